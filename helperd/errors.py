@@ -17,6 +17,7 @@ PROBLEMS: dict[str, str] = {
     "bad-checksum": "a v0 frame's checksum does not match its payload",
     "bad-payload": "a frame's payload cannot be decoded as the message it claims to be",
     "bad-bulk": "a bulk frame's packet index and its blocks do not add up",
+    "bad-pcapng": "a chain of pcapng blocks does not add up",
     "frame-too-long": "a frame announces more bytes than the limit allows",
     "partial-frame": "the stream ended inside a frame",
     "not-allowed-now": "the message is known but not allowed in the present phase of the session",
@@ -43,6 +44,7 @@ PROBLEMS: dict[str, str] = {
     "stopped": "the helper is stopped by a signal",
     "stuck-in-kernel": "the helper waits inside the kernel and cannot be ended",
     "out-of-memory": "the kernel ended the helper for lack of memory",
+    "bad-capture": "a capture file is empty, damaged or not a capture",
     "not-supported": "the helper cannot do this",
     "bug": "an error of helperd's own; please report it with the traceback",
     # consumers and sockets
