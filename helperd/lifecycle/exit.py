@@ -1,0 +1,214 @@
+"""How an incarnation ended, as a value; ``classify`` is the one place that decodes a wait status."""
+
+from __future__ import annotations
+
+import errno as errno_names
+import signal as signal_names
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from helperd.errors import (
+    HelperdError,
+    HelperExited,
+    LaunchFailed,
+    OpenRefused,
+    PrivsepError,
+    RemoteProtocolError,
+)
+
+
+class Why(StrEnum):
+    """The kind of an end; they are counted apart."""
+
+    ASKED = "asked"
+    CONFIG = "config"
+    ACCIDENT = "accident"
+    REFUSAL = "refusal"
+    WRONG_GENERATION = "wrong-generation"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How one incarnation ended, as a value.
+
+    Attributes:
+        kind: what the policy judges by.
+        problem: a word of ``errors.PROBLEMS``, or ``done``, or ``asked``.
+        text: the sentence for people.
+        code: exit code of the main process, None when it did not exit by itself or is unknown.
+        signal: number of the signal that ended it, else None.
+        core: the kernel wrote a core file.
+    """
+
+    kind: Why
+    problem: str
+    text: str
+    code: int | None = None
+    signal: int | None = None
+    core: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is known about an end, for ``classify``; leave out what is not known.
+
+    Attributes:
+        asked: the order that ended it (``stop``, ``reload``, ...), empty when nobody asked.
+        error: what came out of the incarnation, as the exception it was.
+        hung: problem word of the liveness verdict, or ``timed-out``; empty when there was none.
+        hung_text: the evidence for it, for people.
+        how: how the main process ended: ``exited``, ``signal``, ``exec-failed``, ``unverified``; or empty.
+        code: exit code, signal number, errno, or the number of the field that differs, as ``how`` says.
+        core: the kernel wrote a core file.
+        oom: the count of kills for lack of memory rose in the helper's cgroup.
+        greeted: a valid frame was received.
+        v0_allowed: the driver allows wire generation v0 and this incarnation did not use it.
+        shutdown: text of the helper's own Shutdown message; None when none came.
+        status_meaningful: the driver declares that exit code 0 means done.
+    """
+
+    asked: str = ""
+    error: BaseException | None = None
+    hung: str = ""
+    hung_text: str = ""
+    how: str = ""
+    code: int | None = None
+    core: bool = False
+    oom: bool = False
+    greeted: bool = True
+    v0_allowed: bool = False
+    shutdown: str | None = None
+    status_meaningful: bool = False
+
+
+_NOT_INSTALLED = frozenset({errno_names.ENOENT, errno_names.ENOTDIR, errno_names.ELOOP})
+_NOT_PERMITTED = frozenset({errno_names.EACCES, errno_names.EPERM})
+_SHORTAGE = frozenset(
+    {errno_names.EMFILE, errno_names.ENFILE, errno_names.EAGAIN, errno_names.ENOMEM, errno_names.ENOSPC}
+)
+_SHORT_OF = frozenset({"no-resources", "launcher-busy", "launcher-gone", "busy", "timed-out", "bug"})
+_OTHER_GENERATION = frozenset({"wrong-generation", "bad-version", "bad-signature"})
+
+
+def classify(ending: Ending) -> Exit:
+    """Say how an incarnation ended: the one place that decodes a wait status. First hit wins.
+
+    Order: asked; config (the launcher refused, exec failed, code 127) or a shortage met there; wrong
+    generation; refusal; hung or out of time; the wire; our own fault; done; signal; any other exit.
+    """
+    for rule in (_by_order, _at_launch, _before_greeting, _by_refusal, _by_verdict, _by_error, _by_itself):
+        found = rule(ending)
+        if found is not None:
+            return replace(found, code=_code(ending), signal=_signal(ending), core=ending.core)
+    text = "the helper closed its output" if ending.how == "" else f"the helper {_ended_how(ending)}"
+    return Exit(Why.ACCIDENT, "exited", text, _code(ending), None, ending.core)
+
+
+def _code(ending: Ending) -> int | None:
+    return ending.code if ending.how == "exited" else None
+
+
+def _signal(ending: Ending) -> int | None:
+    return ending.code if ending.how == "signal" else None
+
+
+def _ended_how(ending: Ending) -> str:
+    """The wait status in words."""
+    if ending.how == "signal" and ending.code is not None:
+        try:
+            name = signal_names.Signals(ending.code).name
+        except ValueError:
+            name = f"signal {ending.code}"
+        return f"was ended by {name}" + (" and left a core file" if ending.core else "")
+    if ending.how == "exited":
+        return f"exited with code {ending.code}"
+    return "ended; how is unknown"
+
+
+def _by_order(ending: Ending) -> Exit | None:
+    return Exit(Why.ASKED, "asked", f"ended by order: {ending.asked}") if ending.asked else None
+
+
+def _at_launch(ending: Ending) -> Exit | None:
+    """The launcher said no, or the program could not become what its profile says."""
+    error = ending.error
+    if isinstance(error, LaunchFailed | PrivsepError):
+        kind = Why.ACCIDENT if error.problem in _SHORT_OF else Why.CONFIG
+        return Exit(kind, error.problem, error.text)
+    if ending.how == "exec-failed":
+        code = ending.code or 0
+        reason = errno_names.errorcode.get(code, f"errno {code}")
+        if code in _SHORTAGE:
+            return Exit(Why.ACCIDENT, "no-resources", f"the program could not be executed: {reason}")
+        problem = "exec-failed"
+        if code in _NOT_INSTALLED:
+            problem = "not-installed"
+        elif code in _NOT_PERMITTED:
+            problem = "not-permitted"
+        return Exit(
+            Why.CONFIG, problem, f"the program could not be executed: {reason}; check the helper's command"
+        )
+    if ending.how == "unverified":
+        return Exit(
+            Why.CONFIG,
+            "privilege-mismatch",
+            f"the started process differs from its profile (field {ending.code}) and was ended",
+        )
+    if ending.how == "exited" and ending.code == 127:
+        return Exit(
+            Why.CONFIG,
+            "not-installed",
+            "the helper exited with code 127: a program it needs is not installed",
+        )
+    return None
+
+
+def _before_greeting(ending: Ending) -> Exit | None:
+    """A v0 helper exits at a v2 PING: try once more in v0, where the driver allows it."""
+    if ending.greeted or not ending.v0_allowed or ending.hung:
+        return None
+    error = ending.error
+    wire = isinstance(error, RemoteProtocolError) and error.problem in _OTHER_GENERATION
+    left = (error is None or isinstance(error, HelperExited)) and ending.how == "exited"
+    if not wire and not left:
+        return None
+    return Exit(
+        Why.WRONG_GENERATION, "wrong-generation", "no answer to the v2 PING; trying wire generation v0"
+    )
+
+
+def _by_refusal(ending: Ending) -> Exit | None:
+    error = ending.error
+    if isinstance(error, OpenRefused):
+        return Exit(Why.REFUSAL, error.problem, error.text)
+    return None
+
+
+def _by_verdict(ending: Ending) -> Exit | None:
+    if not ending.hung:
+        return None
+    return Exit(Why.ACCIDENT, ending.hung, ending.hung_text or f"judged {ending.hung}")
+
+
+def _by_error(ending: Ending) -> Exit | None:
+    """The wire refused bytes, time ran out, or our own code failed."""
+    error = ending.error
+    if error is None or isinstance(error, HelperExited):
+        return None
+    if isinstance(error, HelperdError):
+        return Exit(Why.ACCIDENT, error.problem, str(error).removeprefix(f"{error.problem}: "))
+    return Exit(Why.ACCIDENT, "bug", f"{type(error).__name__}: {error}")
+
+
+def _by_itself(ending: Ending) -> Exit | None:
+    """The helper ended with nobody asking and nothing wrong on the wire."""
+    if ending.oom:
+        return Exit(Why.ACCIDENT, "out-of-memory", "the kernel ended the helper for lack of memory")
+    if ending.how == "signal":
+        return Exit(Why.ACCIDENT, "killed", f"the helper {_ended_how(ending)}")
+    if ending.shutdown is not None:
+        return Exit(Why.DONE, "done", f"the helper said it is done: {ending.shutdown}".removesuffix(": "))
+    if ending.status_meaningful and ending.how == "exited" and ending.code == 0:
+        return Exit(Why.DONE, "done", "the helper exited with code 0")
+    return None

@@ -1,0 +1,213 @@
+"""One source's life as plain data, and the walker of the table.
+
+Rules:
+  1. Events never move the state. ``post`` answers; the coroutine acts on it and calls ``enter``.
+  2. Only orders change ``wanted``. Policy never starts what an operator stopped.
+  3. An event of an older incarnation is counted and dropped before the look-up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from helperd.errors import HelperdError
+from helperd.lifecycle.policy import GiveUp, History, Policy, Rest, Restart, judge
+from helperd.lifecycle.table import ANSWERS, ARROWS, ORDERS, TRIES, Answer, Event, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from helperd.lifecycle.exit import Exit
+
+
+CRASH_LOOP = 5  # ends in a row
+
+
+@dataclass(slots=True, eq=False)
+class Life:
+    """One source's life as plain data, and the walker of the table.
+
+    Attributes:
+        name: the source's.
+        policy: may be replaced in place by a reload.
+        state: where the coroutine stands; ``since`` when it came there.
+        why: in DOWN and FAILED, the reason; in STOPPING what ended the incarnation; else empty.
+        incarnation: number of the present or last process tree, from 1; 0 before the first.
+        wanted: ``up`` or ``down``; changed by orders alone.
+        kept: False once removed.
+        woken: an order, a due time or a device asks for STARTING; level, not edge: the parked coroutine
+            goes to STARTING when it finds it set, whatever was answered in between.
+        ended_by: the event that ended the present incarnation and its detail; None while it lives.
+        exit: how the last incarnation ended.
+        next_try_at: in BACKOFF, seconds, monotonic; else None.
+        notes: events answered with note; ``bugs``: with bug; ``stale``: dropped, of an older incarnation.
+        on_change: called after every enter and every order that changed something.
+    """
+
+    name: str
+    policy: Policy = field(default_factory=Policy)
+    since: float = 0.0
+    state: State = State.DOWN
+    why: str = "never-started"
+    incarnation: int = 0
+    wanted: str = "down"
+    kept: bool = True
+    woken: bool = False
+    orders: set[Event] = field(default_factory=set)
+    ended_by: tuple[Event, Mapping[str, object]] | None = None
+    exit: Exit | None = None
+    next_try_at: float | None = None
+    history: History = field(default_factory=History)
+    notes: Counter[Event] = field(default_factory=Counter)
+    bugs: int = 0
+    stale: int = 0
+    device_at: float | None = None
+    on_change: Callable[[Life], object] | None = field(default=None, repr=False)
+
+    @property
+    def crash_loop(self) -> bool:
+        """At least five ends in a row and health not proven since."""
+        return self.history.n >= CRASH_LOOP
+
+    @property
+    def settles_at(self) -> float | None:
+        """When this incarnation, if its verdict stays ok, has proven health; None outside RUNNING."""
+        return self.since + self.history.settled_after() if self.state is State.RUNNING else None
+
+    def new_incarnation(self) -> int:
+        """Number the process tree that is about to exist."""
+        self.incarnation += 1
+        self.ended_by = None
+        return self.incarnation
+
+    def post(self, event: Event, now: float, incarnation: int | None = None, **detail: object) -> Answer:
+        """Look up what ``event`` means here, remember what must be remembered, and answer.
+
+        Args:
+            event: what happened.
+            now: seconds, monotonic.
+            incarnation: whose event it is; None for orders and for what belongs to no process.
+            detail: kept beside the event when it ends the incarnation (``reason=...``).
+        """
+        if incarnation is not None and incarnation != self.incarnation:
+            self.stale += 1
+            return Answer.NOTE
+        answer = self._look_up(event, now)
+        if event in ORDERS:
+            self._obey(event, answer)
+        if answer is Answer.WAKE:
+            self.woken = True
+        elif answer is Answer.END:
+            if self.ended_by is None:
+                self.ended_by = (event, detail)
+        elif answer is Answer.NOTE:
+            self.notes[event] += 1
+            if event is Event.SETTLED and self.state is State.RUNNING:
+                self.history = self.history.proven()
+        elif answer is Answer.BUG:
+            self.bugs += 1
+        if event in ORDERS or answer is Answer.END:
+            self._changed()
+        return answer
+
+    def _look_up(self, event: Event, now: float) -> Answer:
+        """The table, and its two footnotes: a kept replace, and one device a second."""
+        state = self.state
+        if event in ORDERS and self.ended_by is not None:
+            state = State.STOPPING  # told to end, not there yet: an order is for what comes after
+        answer, _ = ANSWERS[state][event]
+        if event is Event.REPLACE and state is State.DOWN and self.wanted == "down":
+            return Answer.KEEP
+        if event is Event.DEVICE_APPEARED and answer is Answer.WAKE:
+            if self.device_at is not None and now - self.device_at < 1.0:
+                return Answer.NOTE
+            self.device_at = now
+        return answer
+
+    def _obey(self, order: Event, answer: Answer) -> None:
+        """Set the wish, remember a kept order, and let a human's try be a new first try."""
+        if order in {Event.START, Event.RESTART}:
+            self.wanted = "up"
+        elif order in {Event.STOP, Event.REMOVE}:
+            self.wanted = "down"
+            self.woken = False
+            self.orders.clear()
+        if order is Event.REMOVE:
+            self.kept = False
+        if answer in {Answer.KEEP, Answer.END}:
+            self.orders.add(order)
+        if order in TRIES and answer is not Answer.SAME:
+            self.history = self.history.forgiven()
+
+    def enter(self, state: State | None, now: float, why: str = "") -> None:
+        """Announce that the coroutine stands in ``state`` now; None leaves: the source is removed.
+
+        Raises:
+            HelperdError: "bug", the table has no such arrow, or a source that is not wanted would start.
+        """
+        if state not in ARROWS[self.state]:
+            target = "leave" if state is None else state
+            raise HelperdError("bug", f"{self.name}: no arrow leads from {self.state} to {target}")
+        if state is State.STARTING and self.wanted != "up":
+            raise HelperdError("bug", f"{self.name}: would start although it is not wanted up")
+        if state is None:
+            self._changed()
+            return
+        if state is not self.state:
+            self.since = now
+        self._arrive(state, now, why)
+        self.state = state
+        self._changed()
+
+    def _arrive(self, state: State, now: float, why: str) -> None:
+        """Bring what belongs to a state in line with it."""
+        if state is not State.BACKOFF:
+            self.next_try_at = None
+        if state is State.STARTING:
+            if self.history.n and not self.history.v0_tried:
+                self.history = self.history.restarted(now, self.policy.intensity)
+            self.woken = False
+            self.ended_by = None
+            self.orders.clear()
+        if state in {State.DOWN, State.FAILED}:
+            self.woken = False
+            self.orders.clear()
+            default = "gave-up" if state is State.FAILED else "stopped" if self.wanted == "down" else "done"
+            self.why = why or default
+        elif state is State.STOPPING:
+            self.why = why or (self.ended_by[0].value if self.ended_by else self.why)
+        else:
+            self.why = why
+
+    def verdict(self, exit: Exit, now: float, dice: float) -> State | None:  # noqa: A002 - the room's word
+        """Say where the ended incarnation leads: the one decision taken in STOPPING.
+
+        Removed: None (leave). Not wanted up: DOWN. A restart, replace or start was ordered: STARTING.
+        Otherwise ``judge`` says STARTING, BACKOFF (``next_try_at`` is set), DOWN or FAILED.
+        """
+        self.exit = exit
+        decision = self._decide(exit, now, dice)
+        self.history = self.history.after(exit, decision)
+        if self.orders & TRIES:
+            self.history = self.history.forgiven()
+        if not self.kept:
+            return None
+        if not isinstance(decision, Restart):
+            return decision.state
+        if decision.at <= now:
+            return State.STARTING
+        self.next_try_at = decision.at
+        return State.BACKOFF
+
+    def _decide(self, exit: Exit, now: float, dice: float) -> Restart | Rest | GiveUp:  # noqa: A002
+        if self.wanted == "down":
+            return Rest("stopped")
+        if self.orders & TRIES:
+            return Restart(now, counted=False)
+        return judge(self.policy, self.history, exit, now, dice)
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change(self)
