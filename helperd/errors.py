@@ -3,7 +3,8 @@
 Rules:
   1. Every error carries a problem word: short, hyphenated, stable, listed once in ``PROBLEMS``.
   2. The sentence next to the word says what was wrong and, if known, ends in the fix.
-  3. The class says whose fault it is: Local is our bug, Remote the peer's; Closed we ended it, Broken they did.
+  3. The class says whose fault it is: Local is our bug, Remote the peer's; Closed we ended it, Broken they
+     did.
 """
 
 from __future__ import annotations

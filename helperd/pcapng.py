@@ -1,8 +1,8 @@
 """pcapng blocks: write them, and walk and check a chain of them. Pure.
 
 Rules:
-  1. We write little-endian sections, nanosecond stamps (``if_tsresol`` 9), and section length "unknown", because a
-     live stream has no length.
+  1. We write little-endian sections, nanosecond stamps (``if_tsresol`` 9), and section length "unknown",
+     because a live stream has no length.
   2. Every function returns whole blocks; joining them in order makes a stream.
   3. Text is cut to what a 16-bit option length takes; nothing that a peer sent can make a block invalid.
 
@@ -12,7 +12,7 @@ Rules:
 
     section header   0A0D0D0A   byte order magic, version 1.0, section length, options
     interface        00000001   link type u16, 0 u16, snap length u32, options
-    enhanced packet  00000006   interface, stamp high, stamp low, captured, original, data padded to 4, options
+    enhanced packet  00000006   interface, stamp high, stamp low, captured, original, data, options
     statistics       00000005   interface, stamp high, stamp low, options
 
 Source of facts: draft-ietf-opsawg-pcapng (sections 3.1, 3.5, 4.1 to 4.3 and 4.6).
@@ -94,7 +94,7 @@ def _closed(options: bytes) -> bytes:
 
 
 def section_header(*, hardware: str = "", os: str = "", application: str = "") -> bytes:
-    """The block that begins a stream; its texts are what capinfos shows as capture hardware, OS and application."""
+    """The block that begins a stream; capinfos shows its texts as hardware, OS and application."""
     fixed = struct.pack("<IHHq", BYTE_ORDER_MAGIC, 1, 0, -1)
     options = _text(SHB_HARDWARE, hardware) + _text(SHB_OS, os) + _text(SHB_APPLICATION, application)
     return _block(SECTION_HEADER, fixed + _closed(options))
