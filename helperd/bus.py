@@ -1,0 +1,82 @@
+"""What helpers and helperd say to people: one ring of messages with severity, source and time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+KEPT: Final = 1000
+"""Messages kept; older ones are counted in ``dropped``."""
+_FOLD_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Notice:
+    """One message; repeats within a minute are folded into ``repeated``.
+
+    Attributes:
+        number: position since the daemon's start, from 1.
+        at: wall-clock seconds since the epoch, for people only.
+        severity: ``debug``, ``info``, ``warning``, ``error``, ``alert`` or ``fatal``.
+        source: the source's or helper's name, ``helperd`` for ourselves.
+    """
+
+    number: int
+    at: float
+    severity: str
+    source: str
+    text: str
+    repeated: int = 0
+
+    def as_dict(self) -> dict[str, object]:
+        """The message as the control socket shows it."""
+        return {
+            "number": self.number,
+            "at": self.at,
+            "severity": self.severity,
+            "source": self.source,
+            "text": self.text,
+            "repeated": self.repeated,
+        }
+
+
+@dataclass(slots=True)
+class MessageBus:
+    """The ring, and the wake-up of those who follow it."""
+
+    notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=KEPT))
+    posted: int = 0
+    _recent: dict[tuple[str, str], tuple[Notice, float]] = field(default_factory=dict)
+    _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    def post(self, severity: str, source: str, text: str) -> Notice | None:
+        """Add a message and wake the followers.
+
+        Returns:
+            None when it was folded into an equal one of the last minute.
+        """
+        now = trio.current_time()
+        known = self._recent.get((source, text))
+        if known is not None and now - known[1] < _FOLD_S:
+            known[0].repeated += 1
+            return None
+        self.posted += 1
+        notice = Notice(self.posted, time.time(), severity, source, text)  # noqa: TID251 - printed, never compared
+        if len(self._recent) > KEPT:
+            self._recent.clear()
+        self._recent[source, text] = (notice, now)
+        self.notices.append(notice)
+        self._lot.unpark_all()
+        return notice
+
+    def since(self, number: int) -> list[Notice]:
+        """The kept messages with a higher number."""
+        return [notice for notice in self.notices if notice.number > number]
+
+    async def wait(self) -> None:
+        """Wait for the next message."""
+        await self._lot.park()

@@ -1,0 +1,257 @@
+"""One helper's file descriptors on one side, its wire session on the other: the pump.
+
+Rules:
+  1. One read per turn of the loop, however much there is: a flooding helper gets no more turns than a quiet one.
+  2. Any byte is life. What was read before a protocol error is still delivered.
+  3. Writing never waits: frames that the pipe does not take are kept, whole and few, and leave when it has room.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import trio
+
+from helperd.errors import HelperExited, RemoteProtocolError
+from helperd.wire.frames import Run
+from helperd.wire.messages import Message, Ping, Pong
+from helperd.wire.session import Session
+
+FOREIGN_READ: Final = 64 << 10
+"""Read size for pipes: what the kernel holds of a foreign helper's output."""
+OWN_READ: Final = 1 << 20
+"""Read size for our own helpers, which send many packets per frame over a large socket buffer."""
+MAX_UNSENT: Final = 64 << 10
+"""Bytes kept for a helper that does not read."""
+
+_M = TypeVar("_M")
+
+
+class Channel:
+    """The supervisor's end of one helper.
+
+    Attributes:
+        session: the wire session.
+        life_at: when the last byte came, in the loop's time.
+        eof: the helper's output has ended.
+        refused: its bytes were refused; it is not listened to any more.
+        cut: its output ended inside a frame.
+        pings_stuck: PINGs in a row that could not leave because the helper does not read.
+
+    Args:
+        to_helper: writable fd (the helper's ``--in-fd``); owned from now on, made non-blocking.
+        from_helper: readable fd (the helper's ``--out-fd``); owned from now on, made non-blocking.
+        session: a fresh session in the supervisor's role.
+        read_size: bytes asked for in one read.
+        deliver: called with the packet runs of one read and its size; never waits.
+        on_message: called with every control message except PING, in order.
+    """
+
+    def __init__(
+        self,
+        to_helper: int,
+        from_helper: int,
+        session: Session,
+        *,
+        read_size: int,
+        deliver: Callable[[list[Run], int], None],
+        on_message: Callable[[Message], None],
+    ) -> None:
+        os.set_blocking(to_helper, False)
+        os.set_blocking(from_helper, False)
+        self._to_helper = to_helper
+        self._from_helper = from_helper
+        self.session = session
+        self._read_size = read_size
+        self._deliver = deliver
+        self._on_message = on_message
+        self._inbox: deque[Message] = deque()
+        self._unsent = bytearray()
+        self._writable = trio.Event()
+        self.life_at = trio.current_time()
+        self.ping_sent_at: float | None = None
+        self.pings_stuck = 0
+        self.eof = False
+        self.refused = False
+        self.cut = False
+
+    @property
+    def from_helper(self) -> int:
+        """The descriptor read from; -1 once closed."""
+        return self._from_helper
+
+    # writing
+
+    def send(self, message: Message) -> bool:
+        """Send a message now or as soon as the pipe has room.
+
+        Returns:
+            False when the helper has not read for so long that the message had to be dropped.
+
+        Raises:
+            LocalProtocolError: the session's table does not allow it now.
+        """
+        if len(self._unsent) > MAX_UNSENT:
+            return False
+        self._write(self.session.send(message))
+        return True
+
+    def ping(self) -> None:
+        """Send PING; when it cannot leave, count it in ``pings_stuck``."""
+        if self._unsent:
+            self.pings_stuck += 1
+            return
+        self.send(Ping())
+        if not self._unsent:
+            self.pings_stuck = 0
+            self.ping_sent_at = trio.current_time()
+
+    def _write(self, data: bytes) -> None:
+        if self._to_helper < 0:
+            return
+        if not self._unsent:
+            try:
+                data = data[os.write(self._to_helper, data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return  # it reads no more; the end of its output tells the rest
+        if data:
+            self._unsent += data
+            self._writable.set()
+
+    async def keep_writing(self) -> None:
+        """Send what did not fit, whenever the pipe has room; until cancelled."""
+        while True:
+            await self._writable.wait()
+            try:
+                await trio.lowlevel.wait_writable(self._to_helper)
+                del self._unsent[: os.write(self._to_helper, self._unsent)]
+            except BlockingIOError:
+                continue
+            except (OSError, trio.ClosedResourceError):
+                self._unsent.clear()
+            if not self._unsent:
+                self._writable = trio.Event()
+
+    # reading
+
+    async def _turn(self) -> bool:
+        """Read once and hand on what came.
+
+        Returns:
+            False at the end of the helper's output.
+
+        Raises:
+            RemoteProtocolError: what came is refused; whatever came before it has been handed on.
+        """
+        await trio.lowlevel.wait_readable(self._from_helper)
+        try:
+            data = os.read(self._from_helper, self._read_size)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self.eof = True
+            if not self.refused:
+                self._end_of_output()
+            return False
+        self.life_at = trio.current_time()
+        if self.refused:
+            return True
+        try:
+            came = self.session.receive(data)
+        except RemoteProtocolError as error:
+            self.refused = True
+            self._hand_on(error.before, len(data))
+            raise
+        self._hand_on(came, len(data))
+        return True
+
+    def _end_of_output(self) -> None:
+        try:
+            self.session.receive_eof()
+        except RemoteProtocolError:
+            self.refused = self.cut = True
+            raise
+
+    def _hand_on(self, came: list[Message | Run], size: int) -> None:
+        runs = [item for item in came if type(item) is Run]
+        if runs:
+            self._deliver(runs, size)
+        if len(runs) == len(came):
+            return
+        for item in came:
+            if type(item) is Run:
+                continue
+            if isinstance(item, Ping):
+                self.send(Pong(item.seqno))
+            else:
+                self._on_message(item)
+                self._inbox.append(item)
+
+    async def expect(self, kind: type[_M]) -> _M:
+        """Read until a message of this kind comes; other messages go to ``on_message`` alone.
+
+        Raises:
+            HelperExited: the output ended before.
+            RemoteProtocolError: the bytes were refused.
+        """
+        while True:
+            while self._inbox:
+                message = self._inbox.popleft()
+                if isinstance(message, kind):
+                    return message
+            if not await self._turn():
+                raise HelperExited("exited", f"the helper ended before its {kind.__name__}")
+
+    async def greet(self) -> None:
+        """Find out the helper's generation: the PING that every generation can tell apart, and its answer.
+
+        Raises:
+            HelperExited, RemoteProtocolError: as ``expect``.
+        """
+        self._write(self.session.greeting())
+        await self.expect(Pong)
+
+    async def pump(self, holding: Callable[[], bool], wait_for_room: Callable[[], Awaitable[None]]) -> None:
+        """Read and deliver until the output ends.
+
+        Raises:
+            RemoteProtocolError: the bytes were refused, or the output ended inside a frame.
+        """
+        while await self._turn():
+            self._inbox.clear()
+            while holding():
+                await wait_for_room()
+
+    async def drain(self) -> None:
+        """Deliver what still comes after the decision to stop; ends at the end of the output.
+
+        A helper whose bytes were refused is read on, so that it can end, but not listened to.
+        """
+        while not self.eof:
+            try:
+                await self._turn()
+            except RemoteProtocolError:
+                continue
+            self._inbox.clear()
+
+    def close_input(self) -> None:
+        """Close the helper's input: its sign to end."""
+        if self._to_helper >= 0:
+            trio.lowlevel.notify_closing(self._to_helper)
+            os.close(self._to_helper)
+            self._to_helper = -1
+
+    def close(self) -> None:
+        """Close both descriptors."""
+        self.close_input()
+        if self._from_helper >= 0:
+            trio.lowlevel.notify_closing(self._from_helper)
+            os.close(self._from_helper)
+            self._from_helper = -1

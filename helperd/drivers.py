@@ -1,0 +1,270 @@
+"""Which helpers exist, which definition belongs to which, and asking all of them at once.
+
+Rules:
+  1. Each helper is asked in a process of its own with a time limit of its own; a broken one is one line in the answer.
+  2. The answer always comes, and names every helper that failed with its reason.
+  3. A probe's winner is the first positive answer in the order of the configuration, not in the order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from helperd.config.specs import HelperSpec
+from helperd.errors import HelperdError, HelperError, HelperExited, LaunchFailed, PeerTimedOut, ProtocolError, UsageError
+from helperd.incarnation import Incarnation
+from helperd.launcher import Launcher
+from helperd.wire.definition import SourceDefinition
+from helperd.wire.messages import (
+    ErrorReport,
+    Interface,
+    ListReport,
+    ListRequest,
+    Message,
+    ProbeReport,
+    ProbeRequest,
+)
+
+ASK_S: Final = 2.0
+"""Seconds that one helper has for list or probe, from its launch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A helper that could not be asked, or did not answer."""
+
+    helper: str
+    problem: str
+    text: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for the control socket and ``--json``."""
+        return {"helper": self.helper, "problem": self.problem, "text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One thing that a helper can open."""
+
+    helper: str
+    type: str
+    interface: Interface
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for the control socket and ``--json``."""
+        kind = f"type={self.type}" if self.type else ""
+        options = ",".join(part for part in (kind, self.interface.flags) if part)
+        return {
+            "helper": self.helper,
+            "type": self.type,
+            "interface": self.interface.name,
+            "definition": f"{self.interface.name}:{options}" if options else self.interface.name,
+            "hardware": self.interface.hardware,
+            "flags": self.interface.flags,
+        }
+
+
+@dataclass(slots=True)
+class Listing:
+    """All devices of all helpers, in the order of the configuration, and who failed."""
+
+    devices: list[Device] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for the control socket and ``--json``."""
+        return {
+            "devices": [device.as_dict() for device in self.devices],
+            "failed": [failure.as_dict() for failure in self.failed],
+        }
+
+
+@dataclass(slots=True)
+class Probing:
+    """Who recognises a definition: ``helper`` is None when nobody does."""
+
+    definition: str
+    helper: HelperSpec | None = None
+    report: ProbeReport | None = None
+    failed: list[Failure] = field(default_factory=list)
+    refused: list[Failure] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for the control socket and ``--json``."""
+        report = self.report
+        return {
+            "definition": self.definition,
+            "helper": self.helper.name if self.helper else None,
+            "type": self.helper.types[0] if self.helper and self.helper.types else None,
+            "hardware": report.hardware if report else "",
+            "channels": list(report.channels) if report else [],
+            "channel": report.channel if report else "",
+            "refused": [failure.as_dict() for failure in self.refused],
+            "failed": [failure.as_dict() for failure in self.failed],
+        }
+
+
+def driver_for(helpers: Sequence[HelperSpec], definition: str, name: str | None) -> HelperSpec | None:
+    """The helper that a definition names by itself: by ``name``, else by ``type=``; None: it has to be probed for.
+
+    Raises:
+        LaunchFailed: "unknown-helper": the name or the type is served by no configured helper.
+        UsageError: "bad-definition".
+    """
+    if name is not None:
+        found = next((helper for helper in helpers if helper.name == name), None)
+        if found is None:
+            raise LaunchFailed("unknown-helper", f"no [[helper]] is named {name!r}")
+        return found
+    kind = SourceDefinition.parse(definition).get("type")
+    if not kind or kind.lower() == "auto":
+        return None
+    for helper in helpers:
+        if kind.lower() in (served.lower() for served in helper.types):
+            return helper
+    known = ", ".join(sorted({served for helper in helpers for served in helper.types}))
+    raise LaunchFailed("unknown-helper", f"no [[helper]] serves type {kind!r}; configured types: {known or 'none'}")
+
+
+async def ask(launcher: Launcher, helper: HelperSpec, profile: int, request: Message, limit: float = ASK_S) -> Message:
+    """Start a helper, ask it one thing, and stop it.
+
+    Returns:
+        The ListReport or ProbeReport.
+
+    Raises:
+        HelperError: launch failed, it ended first, or ran out of time, with its last words.
+        ProtocolError: it broke the protocol.
+    """
+    complaints: list[str] = []
+
+    def hear(message: Message) -> None:
+        if isinstance(message, ErrorReport):
+            complaints.append(message.text)
+
+    incarnation = await Incarnation.launch(
+        launcher, helper, profile, deliver=lambda _runs, _size: None, on_message=hear
+    )
+    reason = "asked"
+    kind = ListReport if isinstance(request, ListRequest) else ProbeReport
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(incarnation.channel.keep_writing)
+            nursery.start_soon(incarnation.read_stderr, lambda _line: None)
+            with trio.move_on_after(limit) as timer:
+                await incarnation.channel.greet()
+                incarnation.channel.send(request)
+                report = await incarnation.channel.expect(kind)
+                nursery.cancel_scope.cancel()
+                return report
+            if timer.cancelled_caught:
+                reason = "timed-out"
+                raise PeerTimedOut("timed-out", f"no answer within {limit:g} s{_words(incarnation, complaints)}")
+    except* HelperExited as group:
+        with trio.move_on_after(0.2):
+            await incarnation.wait_ended()
+        ended = incarnation.ended
+        how = f"{ended.how} {ended.code}" if ended else "it closed its output"
+        raise HelperExited("exited", f"ended without an answer ({how}){_words(incarnation, complaints)}") from group
+    finally:
+        await incarnation.stop(reason=reason)
+    raise AssertionError("unreachable")
+
+
+def _words(incarnation: Incarnation, complaints: list[str]) -> str:
+    words = complaints[-1:] or list(incarnation.stderr.tail)[-1:]
+    return f', last words: "{words[0]}"' if words else ""
+
+
+def _failure(helper: HelperSpec, error: BaseException) -> Failure:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, HelperdError):
+        return Failure(helper.name, error.problem, str(error).removeprefix(f"{error.problem}: "))
+    raise error
+
+
+async def list_devices(launcher: Launcher, helpers: Sequence[HelperSpec]) -> Listing:
+    """Ask every helper for its devices, side by side."""
+    answers: dict[str, ListReport] = {}
+    failures: dict[str, Failure] = {}
+
+    async def one(number: int, helper: HelperSpec) -> None:
+        try:
+            report = await ask(launcher, helper, number, ListRequest())
+        except* (HelperError, ProtocolError) as group:
+            failures[helper.name] = _failure(helper, group)
+        else:
+            assert isinstance(report, ListReport)
+            if report.success:
+                answers[helper.name] = report
+            else:
+                failures[helper.name] = Failure(helper.name, "not-supported", report.message or "cannot list")
+
+    async with trio.open_nursery() as nursery:
+        for number, helper in enumerate(helpers, 1):
+            nursery.start_soon(one, number, helper)
+    listing = Listing()
+    for helper in helpers:
+        if helper.name in failures:
+            listing.failed.append(failures[helper.name])
+        elif helper.name in answers:
+            kind = helper.types[0] if helper.types else ""
+            listing.devices += [Device(helper.name, kind, found) for found in answers[helper.name].interfaces]
+    return listing
+
+
+async def probe(launcher: Launcher, helpers: Sequence[HelperSpec], definition: str, name: str | None = None) -> Probing:
+    """Find the helper that recognises a definition.
+
+    Raises:
+        UsageError: "bad-definition".
+        LaunchFailed: "unknown-helper": ``type=`` or ``name`` names none.
+    """
+    SourceDefinition.parse(definition)
+    only = driver_for(helpers, definition, name)
+    asked = [(number, helper) for number, helper in enumerate(helpers, 1) if only is None or helper is only]
+    if not asked:
+        raise UsageError("unknown-helper", "no [[helper]] is configured, so nobody can be asked")
+    results: dict[str, ProbeReport | Failure] = {}
+    settled = trio.Event()
+
+    def winner() -> HelperSpec | None:
+        for _number, helper in asked:
+            result = results.get(helper.name)
+            if result is None:
+                return None
+            if isinstance(result, ProbeReport) and result.success:
+                return helper
+        return None
+
+    async def one(number: int, helper: HelperSpec) -> None:
+        try:
+            report = await ask(launcher, helper, number, ProbeRequest(definition))
+        except* (HelperError, ProtocolError) as group:
+            results[helper.name] = _failure(helper, group)
+        else:
+            assert isinstance(report, ProbeReport)
+            results[helper.name] = report
+        if winner() is not None or len(results) == len(asked):
+            settled.set()
+
+    async with trio.open_nursery() as nursery:
+        for number, helper in asked:
+            nursery.start_soon(one, number, helper)
+        await settled.wait()
+        nursery.cancel_scope.cancel()
+    found = Probing(definition, winner())
+    for _number, helper in asked:
+        result = results.get(helper.name)
+        if isinstance(result, Failure):
+            found.failed.append(result)
+        elif result is not None and not result.success:
+            found.refused.append(Failure(helper.name, "probe-refused", result.message or "not mine"))
+        elif helper is found.helper:
+            found.report = result
+    return found

@@ -1,0 +1,225 @@
+"""One process tree of one helper: from the launch request to the empty tree.
+
+Rules:
+  1. Once launched, a process has an owner on every path; leaving means the stop ladder, shielded.
+  2. What still arrives while it stops is delivered.
+  3. A descriptor has one owner: the pairs are made here, the helper's ends are closed here once sent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from helperd.channel import FOREIGN_READ, OWN_READ, Channel
+from helperd.config.specs import HelperSpec
+from helperd.errors import LaunchFailed, LocalProtocolError
+from helperd.launcher import Exit as ProcessExit
+from helperd.launcher import Launcher, Process
+from helperd.lifecycle import ladder
+from helperd.logs import StderrLines
+from helperd.wire.frames import Run
+from helperd.wire.messages import Message, Shutdown
+from helperd.wire.session import Role, Session
+
+OWN_BUFFER: Final = 4 << 20
+"""Socket buffer asked for our own helpers' output, in bytes; the kernel may give less."""
+_AFTER_EMPTY_S: Final = 0.5
+
+
+@dataclass(slots=True)
+class Ends:
+    """The descriptors of one helper: ours, and those it is given (in, out, err)."""
+
+    to_helper: int
+    from_helper: int
+    stderr: int
+    given: tuple[int, int, int]
+
+    def close_given(self) -> None:
+        """Close the helper's ends in this process."""
+        for fd in self.given:
+            os.close(fd)
+
+    def close_ours(self) -> None:
+        """Close our ends."""
+        for fd in (self.to_helper, self.from_helper, self.stderr):
+            os.close(fd)
+
+
+def make_ends(*, own: bool) -> Ends:
+    """Make the descriptors for one helper.
+
+    Our own helpers send many packets per write and get a socket with large buffers. A foreign C helper writes a frame
+    at a time and waits in ``select``: an ordinary pipe, never enlarged (docs/performance.md).
+
+    Raises:
+        OSError: EMFILE, ENFILE: no descriptors left; nothing stays open then.
+    """
+    opened: list[int] = []
+    try:
+        child_in, to_helper = os.pipe2(os.O_CLOEXEC)
+        opened += [child_in, to_helper]
+        stderr, child_err = os.pipe2(os.O_CLOEXEC)
+        opened += [stderr, child_err]
+        if own:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, OWN_BUFFER)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, OWN_BUFFER)
+            from_helper, child_out = ours.detach(), theirs.detach()
+        else:
+            from_helper, child_out = os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    os.set_blocking(stderr, False)
+    return Ends(to_helper, from_helper, stderr, (child_in, child_out, child_err))
+
+
+class Incarnation:
+    """A launched helper: its process, its channel and what it says on stderr.
+
+    Attributes:
+        ended: how the main process ended, once it is known.
+    """
+
+    def __init__(self, helper: HelperSpec, process: Process, channel: Channel, stderr_fd: int) -> None:
+        self.helper = helper
+        self.process = process
+        self.channel = channel
+        self.stderr = StderrLines(trio.current_time())
+        self.ended: ProcessExit | None = None
+        self._stderr_fd = stderr_fd
+
+    @classmethod
+    async def launch(
+        cls,
+        launcher: Launcher,
+        helper: HelperSpec,
+        profile: int,
+        *,
+        deliver: Callable[[list[Run], int], None],
+        on_message: Callable[[Message], None],
+        generation: str | None = None,
+    ) -> Incarnation:
+        """Ask the launcher for a process of this profile; shielded, so that its answer always finds an owner.
+
+        Raises:
+            LaunchFailed: it said no, with the reason; or there are no descriptors left here.
+            LauncherGone: there is no launcher any more.
+        """
+        own = helper.builtin is not None
+        try:
+            ends = make_ends(own=own)
+        except OSError as error:
+            raise LaunchFailed("no-resources", f"cannot make pipes for {helper.name}: {error.strerror}") from error
+        try:
+            with trio.CancelScope(shield=True):
+                process = await launcher.launch(profile, ends.given)
+        except BaseException:
+            ends.close_ours()
+            raise
+        finally:
+            ends.close_given()
+        session = Session(Role.SUPERVISOR, verify=helper.verify)
+        channel = Channel(
+            ends.to_helper,
+            ends.from_helper,
+            session,
+            read_size=OWN_READ if own else FOREIGN_READ,
+            deliver=deliver,
+            on_message=on_message,
+        )
+        return cls(helper, process, channel, ends.stderr)
+
+    async def read_stderr(self, on_line: Callable[[str], None]) -> None:
+        """Hand on what the helper writes to stderr, line by line and within its budget, until the pipe ends."""
+        while True:
+            with suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(self._stderr_fd)
+            if self._stderr_fd < 0:
+                return
+            try:
+                data = os.read(self._stderr_fd, 16384)
+            except BlockingIOError:
+                continue
+            lines = self.stderr.feed(data, trio.current_time()) if data else self.stderr.close(trio.current_time())
+            for line in lines:
+                on_line(line)
+            if not data:
+                return
+
+    async def wait_ended(self) -> ProcessExit:
+        """Wait for the end of the main process."""
+        if self.ended is None:
+            self.ended = await self.process.exited()
+        return self.ended
+
+    async def stop(self, *, reason: str, entering: Callable[[str], None] = lambda _rung: None) -> None:
+        """Climb the stop ladder until the process tree is empty and its output read; close everything.
+
+        Args:
+            reason: the problem word that ended it; decides which rungs make sense.
+            entering: called with each rung's name.
+        """
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                drained = trio.Event()
+                nursery.start_soon(self._drain, drained)
+                await self._climb(reason, entering)
+                with trio.move_on_after(_AFTER_EMPTY_S):
+                    await drained.wait()
+                nursery.cancel_scope.cancel()
+        self.close()
+
+    async def _drain(self, drained: trio.Event) -> None:
+        await self.channel.drain()
+        drained.set()
+
+    async def _climb(self, reason: str, entering: Callable[[str], None]) -> None:
+        steps = ladder(
+            reason=reason,
+            obeys_shutdown=self.helper.obeys_shutdown or self.helper.builtin is not None,
+            term_grace=self.helper.term_grace,
+        )
+        for rung in steps:
+            if self.ended is not None and rung.name in {"ask", "term"}:
+                continue
+            entering(rung.name)
+            with trio.move_on_after(rung.upto):
+                if rung.name == "ask":
+                    try:
+                        self.channel.send(Shutdown("stopped by helperd"))
+                    except LocalProtocolError:
+                        continue
+                    await self.wait_ended()
+                elif rung.name == "term":
+                    self.channel.close_input()
+                    await self.process.signal(signal.SIGTERM)
+                    await self.process.signal(signal.SIGCONT)
+                    await self.wait_ended()
+                elif rung.name == "kill":
+                    await self.process.kill()
+                    await self.process.empty()
+                    await self.wait_ended()
+                    return
+                else:
+                    await self.process.empty()
+                    await self.wait_ended()
+
+    def close(self) -> None:
+        """Close our descriptors; harmless when done twice."""
+        self.channel.close()
+        if self._stderr_fd >= 0:
+            trio.lowlevel.notify_closing(self._stderr_fd)
+            os.close(self._stderr_fd)
+            self._stderr_fd = -1
+        self.process.close()

@@ -1,0 +1,1 @@
+"""Where packets leave: consumer sockets and files."""

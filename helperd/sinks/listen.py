@@ -1,0 +1,111 @@
+"""Listening sockets: a unix path bound safely, with mode and group; the path goes when the socket does."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import socket
+import stat
+from dataclasses import dataclass
+
+import trio
+
+from helperd.errors import SinkError
+
+MAX_PATH = 107
+"""Bytes in a unix socket path, from unix(7): 108 with the final zero."""
+
+
+@dataclass(slots=True)
+class UnixListener:
+    """A bound unix stream socket; ``close`` removes its path if it is still ours."""
+
+    path: str
+    socket: trio.socket.SocketType
+    inode: tuple[int, int]
+
+    def close(self) -> None:
+        """Stop listening and remove the socket file."""
+        self.socket.close()
+        try:
+            found = os.lstat(self.path)
+        except FileNotFoundError:
+            return
+        if (found.st_dev, found.st_ino) == self.inode:
+            os.unlink(self.path)
+
+
+def listen_unix(path: str, *, mode: int, group: str | None, backlog: int = 128) -> UnixListener:
+    """Bind and listen on a unix stream socket.
+
+    A socket file that nobody listens at is left from a killed daemon and is replaced.
+
+    Raises:
+        SinkError: "path-too-long", "socket-in-use", "sink-failed" (not a socket, no such directory, unknown group).
+    """
+    size = len(os.fsencode(path))
+    if size > MAX_PATH:
+        raise SinkError(
+            "path-too-long",
+            f"{path}: a unix socket path may have {MAX_PATH} bytes, this one has {size}; choose a shorter runtime "
+            "directory with --runtime-dir",
+        )
+    _clear_stale(path)
+    gid = _gid_of(group, path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        umask = os.umask(0o177)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(umask)
+        if gid != -1:
+            os.chown(path, -1, gid)
+        os.chmod(path, mode)
+        listener.listen(backlog)
+        listener.setblocking(False)
+        found = os.lstat(path)
+    except OSError as error:
+        listener.close()
+        raise SinkError("sink-failed", f"cannot listen at {path}: {error.strerror}") from error
+    return UnixListener(path, trio.socket.from_stdlib_socket(listener), (found.st_dev, found.st_ino))
+
+
+def _gid_of(group: str | None, path: str) -> int:
+    if group is None:
+        return -1
+    if group.isdecimal():
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise SinkError(
+            "sink-failed", f"{path}: no group {group!r} on this machine; change socket_group or add the group"
+        ) from None
+
+
+def _clear_stale(path: str) -> None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SinkError("sink-failed", f"cannot look at {path}: {error.strerror}") from error
+    if not stat.S_ISSOCK(found.st_mode):
+        raise SinkError("sink-failed", f"{path} exists and is not a socket; move it away or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return
+            if error.errno not in {errno.EAGAIN, errno.EINPROGRESS}:
+                raise SinkError("sink-failed", f"cannot look at {path}: {error.strerror}") from error
+    raise SinkError(
+        "socket-in-use", f"a process already listens at {path}; stop it, or choose another --runtime-dir"
+    )

@@ -1,0 +1,91 @@
+"""A consumer socket: whoever connects reads live pcapng at once."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from helperd.bell import Bell
+from helperd.routing import OUTBOX_LIMIT, Overflow, RouteTable
+from helperd.sinks.consumer import Consumer
+from helperd.sinks.listen import UnixListener
+
+
+@dataclass(slots=True, eq=False)
+class StreamSink:
+    """One listening socket and its consumers.
+
+    Attributes:
+        name: what status shows, e.g. ``all.sock``.
+        sources: which sources its consumers get; empty means all.
+        single: set for a source's own socket, which carries one link type.
+        on_connect: called when a consumer has connected, for sources that start with their first consumer.
+        refused: connections that could not be accepted for lack of file descriptors.
+    """
+
+    name: str
+    listener: UnixListener
+    table: RouteTable
+    header: bytes
+    on_room: Bell
+    on_connect: Callable[[frozenset[str]], None]
+    sources: frozenset[str] = frozenset()
+    single: str | None = None
+    limit: int = OUTBOX_LIMIT
+    overflow: Overflow = "drop-oldest"
+    hold: float = 10.0
+    consumers: list[Consumer] = field(default_factory=list)
+    refused: int = 0
+
+    async def serve(self) -> None:
+        """Accept consumers until cancelled; then the socket is closed and its path removed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    sock = await self._accept()
+                    nursery.start_soon(self._serve_one, sock)
+        finally:
+            self.listener.close()
+
+    async def _accept(self) -> trio.socket.SocketType:
+        while True:
+            try:
+                sock, _address = await self.listener.socket.accept()
+            except OSError as error:
+                if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ECONNABORTED}:
+                    raise
+                self.refused += 1
+                await trio.sleep(0.1)
+            else:
+                return sock
+
+    async def _serve_one(self, sock: trio.socket.SocketType) -> None:
+        consumer = Consumer(
+            sink=self.name,
+            sock=sock,
+            table=self.table,
+            header=self.header,
+            sources=self.sources,
+            single=self.single,
+            limit=self.limit,
+            overflow=self.overflow,
+            hold=self.hold,
+            on_room=self.on_room,
+            connected_at=trio.current_time(),
+        )
+        self.consumers.append(consumer)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(consumer.serve)
+                await trio.lowlevel.checkpoint()
+                self.on_connect(self.sources)
+        finally:
+            self.consumers.remove(consumer)
+
+    def finish(self) -> None:
+        """Let every consumer have what is queued, then end its stream."""
+        for consumer in self.consumers:
+            consumer.finish()

@@ -1,0 +1,131 @@
+"""Packet runs of any generation become pcapng blocks: once per source, whatever the number of consumers. Pure.
+
+Rules:
+  1. Single-packet frames are rewritten as Enhanced Packet Blocks, one ``join`` per run of neighbours.
+  2. Bulk frames hold such blocks already; their slices pass untouched.
+  3. A data report without a packet (only a signal, a position or JSON) makes no block and is told apart in the count.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from helperd import pcapng
+from helperd.routing import Interfaces, Segment
+from helperd.wire.frames import Kind, Run
+
+if TYPE_CHECKING:
+    from helperd.wire.generation import Generation
+    from helperd.wire.messages import Signal
+
+LINKTYPES: Final = {11: 100, 12: 101, 14: 101, 15: 102, 16: 103}
+"""Link types whose number in memory (DLT_) differs from the one in files (LINKTYPE_), from libpcap's documentation."""
+
+_HEAD: Final = struct.Struct("<IIIIIII").pack
+_TAIL: Final = struct.Struct("<I").pack
+_PAD: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+class Translator:
+    """Blocks of one incarnation of a source.
+
+    Args:
+        source: the source's name.
+        interfaces: the daemon's interfaces; the first packet of a link type takes its number there.
+        generation: what the helper speaks.
+    """
+
+    def __init__(self, source: str, interfaces: Interfaces, generation: Generation) -> None:
+        self._source = source
+        self._interfaces = interfaces
+        self._generation = generation
+        self._numbers: dict[int, int] = {}
+        self.hardware = ""
+        self.definition = ""
+        self.empty = 0
+
+    def number(self, dlt: int) -> int:
+        """The interface number of a libpcap link type (DLT_)."""
+        known = self._numbers.get(dlt)
+        if known is None:
+            known = self._numbers[dlt] = self._interfaces.number(
+                self._source, LINKTYPES.get(dlt, dlt), hardware=self.hardware, definition=self.definition
+            )
+        return known
+
+    def translate(self, runs: Sequence[Run]) -> list[Segment]:
+        """Turn one read's runs into segments, in order.
+
+        Raises:
+            RemoteProtocolError: "bad-payload", "bad-bulk": a frame does not hold what its header claims.
+        """
+        segments: list[Segment] = []
+        for run in runs:
+            if run.kind is Kind.PACKETS:
+                self._rewrite(run, segments)
+            else:
+                self._pass(run, segments)
+        return segments
+
+    def _rewrite(self, run: Run, segments: list[Segment]) -> None:
+        parts: list[bytes | memoryview] = []
+        add = parts.append
+        current_dlt = -1
+        interface = -1
+        packets = 0
+        done = 0
+        nbytes = 0
+        for dlt, sec, usec, original, content, signal in self._generation.packets(run):
+            if dlt != current_dlt:
+                if packets:
+                    segments.append(Segment(interface, (b"".join(parts),), nbytes, packets))
+                    parts.clear()
+                    done += packets
+                    packets = nbytes = 0
+                current_dlt = dlt
+                interface = self.number(dlt)
+            stamp = sec * 1_000_000_000 + usec * 1000
+            if signal is not None:
+                block = pcapng.packet_block(interface, stamp, content, original, comment=describe(signal))
+                add(block)
+                nbytes += len(block)
+            else:
+                size = len(content)
+                pad = _PAD[size & 3]
+                total = 32 + size + len(pad)
+                add(_HEAD(6, total, interface, stamp >> 32, stamp & 0xFFFFFFFF, size, original))
+                add(content)
+                add(pad)
+                add(_TAIL(total))
+                nbytes += total
+            packets += 1
+        if packets:
+            segments.append(Segment(interface, (b"".join(parts),), nbytes, packets))
+            done += packets
+        self.empty += run.packets - done
+
+    def _pass(self, run: Run, segments: list[Segment]) -> None:
+        for interface, slices, nbytes, packets in self._generation.blocks(run):
+            segments.append(Segment(interface, slices, nbytes, packets))
+
+
+def describe(signal: Signal) -> str:
+    """A packet comment that keeps a signal block for readers: ``signal=-60dBm channel=6 freq=2437000kHz``."""
+    words = []
+    if signal.signal_dbm:
+        words.append(f"signal={signal.signal_dbm:g}dBm")
+    if signal.noise_dbm:
+        words.append(f"noise={signal.noise_dbm:g}dBm")
+    if signal.signal_rssi:
+        words.append(f"rssi={signal.signal_rssi:g}")
+    if signal.noise_rssi:
+        words.append(f"noise_rssi={signal.noise_rssi:g}")
+    if signal.channel:
+        words.append(f"channel={signal.channel}")
+    if signal.freq_khz:
+        words.append(f"freq={signal.freq_khz:g}kHz")
+    if signal.datarate:
+        words.append(f"rate={signal.datarate:g}")
+    return " ".join(words)
