@@ -1,0 +1,310 @@
+"""The table of sources and consumers: a snapshot becomes lines; ``status``, ``top`` and the live view use it.
+
+Rules:
+  1. Pure: no clock, no terminal. Every number of seconds in a snapshot is a duration, so no time is needed.
+  2. Nothing that a helper or a config file said reaches the terminal unescaped.
+  3. Colour repeats what a word says already; without it nothing is missing.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+GREEN, YELLOW, RED, BOLD, DIM = "32", "33", "31", "1", "2"
+
+_STATE_COLORS: Final = {
+    "running": GREEN,
+    "starting": YELLOW,
+    "greeting": YELLOW,
+    "opening": YELLOW,
+    "stopping": YELLOW,
+    "backoff": RED,
+    "failed": RED,
+    "down": DIM,
+}
+_SHORT: Final = {"stalled-by-consumer": "stalled"}
+_UNITS: Final = ("", "k", "M", "G", "T", "P", "E")
+
+
+class Cell(NamedTuple):
+    """One field of a line, and the colour it may have."""
+
+    text: str
+    color: str = ""
+
+
+class Column(NamedTuple):
+    """A column: its head, its width bounds, and whether it is a number (then right-aligned)."""
+
+    head: str
+    least: int
+    most: int
+    number: bool = False
+
+
+SOURCE_COLUMNS: Final = (
+    Column("SOURCE", 6, 24),
+    Column("STATE", 8, 9),
+    Column("RATE", 8, 10, number=True),
+    Column("PACKETS", 7, 12, number=True),
+    Column("LOST", 5, 10, number=True),
+    Column("RESTARTS", 8, 8, number=True),
+    Column("LAST", 5, 6, number=True),
+    Column("", 0, 200),
+)
+CONSUMER_COLUMNS: Final = (
+    Column("CONSUMER", 8, 10),
+    Column("SINK", 8, 24),
+    Column("PACKETS", 9, 12, number=True),
+    Column("LOST", 7, 10, number=True),
+    Column("QUEUED", 7, 8, number=True),
+    Column("SINCE", 6, 6, number=True),
+    Column("", 0, 200),
+)
+
+
+def clean(text: object) -> str:
+    """Text that is safe on a terminal: one line, control and format characters escaped."""
+    raw = text if isinstance(text, str) else "" if text is None else str(text)
+    if raw.isascii() and raw.isprintable():
+        return raw
+    return "".join(
+        char if char.isprintable() and unicodedata.category(char) != "Cf" else ascii(char)[1:-1]
+        for char in raw
+    )
+
+
+def columns_of(text: str) -> int:
+    """Terminal columns that cleaned text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
+
+
+def fit(text: str, width: int) -> str:
+    """Cut cleaned text to a number of columns; the last one shows ``~`` when something was cut."""
+    if columns_of(text) <= width:
+        return text
+    if width <= 0:
+        return ""
+    kept, used = "", 0
+    for char in text:
+        used += columns_of(char)
+        if used > width - 1:
+            break
+        kept += char
+    return kept + "~"
+
+
+def pad(text: str, width: int, *, right: bool = False) -> str:
+    """Cut or fill text to exactly ``width`` columns."""
+    text = fit(text, width)
+    room = " " * (width - columns_of(text))
+    return room + text if right else text + room
+
+
+def count(value: object, digits: int = 11) -> str:
+    """A count as people read it: whole while it fits ``digits`` characters, else like ``12.3M``."""
+    if not isinstance(value, int | float):
+        return "-"
+    plain = f"{int(value):,}"
+    if len(plain) <= digits:
+        return plain
+    number, unit = float(value), 0
+    while abs(number) >= 999.95 and unit < len(_UNITS) - 1:
+        number /= 1000
+        unit += 1
+    return f"{number:.1f}{_UNITS[unit]}"
+
+
+def size(value: object) -> str:
+    """Bytes as people read them: ``4.0MiB``."""
+    if not isinstance(value, int | float):
+        return "-"
+    number, unit = float(value), 0
+    while number >= 1023.95 and unit < len(_UNITS) - 1:
+        number /= 1024
+        unit += 1
+    return f"{number:.1f}{_UNITS[unit].upper()}iB" if unit else f"{int(number)}B"
+
+
+def rate(value: object) -> str:
+    """Packets per second."""
+    if not isinstance(value, int | float):
+        return "-"
+    if 0 < value < 9.95:
+        return f"{value:.1f}/s"
+    return f"{count(round(value), 7)}/s"
+
+
+def span(seconds: object) -> str:
+    """A duration in at most five characters: ``0.3s``, ``12s``, ``5m07``, ``3h20``, ``12d``."""
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds != seconds:
+        return "-"
+    if seconds < 9.95:
+        return f"{max(seconds, 0):.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}"
+    return f"{whole // 86400}d"
+
+
+def losses(source: Mapping[str, Any]) -> int:
+    """All packets that a source lost, whatever the reason."""
+    lost = source.get("lost") or {}
+    return sum(lost.values()) if isinstance(lost, Mapping) else int(lost)
+
+
+def state_of(source: Mapping[str, Any]) -> Cell:
+    """The word for what a source is doing, a bad verdict or a pause before the bare state."""
+    state = clean(source.get("state", "?"))
+    verdict = clean(source.get("verdict") or "")
+    if source.get("paused"):
+        return Cell("paused", YELLOW)
+    if state == "running" and verdict not in {"", "ok"}:
+        return Cell(_SHORT.get(verdict, verdict), RED if verdict == "hung" else YELLOW)
+    return Cell(state, _STATE_COLORS.get(state, ""))
+
+
+def note_of(source: Mapping[str, Any]) -> str:
+    """What else there is to say: why it is not running and when it tries again, else what it captures."""
+    state = source.get("state")
+    parts: list[str] = []
+    if state == "running":
+        if source.get("verdict") not in {None, "", "ok"}:
+            parts.append(f"{source['verdict']} {source.get('reason') or ''}".strip())
+        parts += [str(source[key]) for key in ("hardware", "definition") if source.get(key)][:1]
+        if source.get("channel"):
+            parts.append(f"channel {source['channel']}")
+        return clean(", ".join(parts))
+    exit_ = source.get("exit")
+    if source.get("reason"):
+        parts.append(str(source["reason"]))
+    if (
+        exit_
+        and state in {"backoff", "failed", "starting", "down"}
+        and exit_.get("problem") not in {"asked", "done"}
+    ):
+        parts = [f"{exit_.get('problem')}: {exit_.get('text')}"]
+    if source.get("next_try_s") is not None:
+        parts.insert(0, f"next try in {span(source['next_try_s'])}")
+    return clean("; ".join(parts))
+
+
+def source_cells(source: Mapping[str, Any]) -> list[Cell]:
+    """One source's line, by ``SOURCE_COLUMNS``."""
+    lost = losses(source)
+    restarts = source.get("restarts", 0)
+    return [
+        Cell(clean(source.get("name", "?"))),
+        state_of(source),
+        Cell(rate(source.get("rate"))),
+        Cell(count(source.get("packets"))),
+        Cell(count(lost, 7), YELLOW if lost else ""),
+        Cell(count(restarts, 7), YELLOW if restarts else ""),
+        Cell(span(source.get("age_s"))),
+        Cell(note_of(source), DIM),
+    ]
+
+
+def consumer_cells(consumer: Mapping[str, Any]) -> list[Cell]:
+    """One consumer's line, by ``CONSUMER_COLUMNS``."""
+    lost = consumer.get("lost", 0)
+    who = [
+        f"{word} {consumer[key]}" for word, key in (("pid", "pid"), ("uid", "uid")) if _known(consumer, key)
+    ]
+    return [
+        Cell(clean(consumer.get("id", "?"))),
+        Cell(clean(consumer.get("sink", "?"))),
+        Cell(count(consumer.get("packets"))),
+        Cell(count(lost, 7), YELLOW if lost else ""),
+        Cell(size(consumer.get("queued_bytes"))),
+        Cell(span(consumer.get("connected_s"))),
+        Cell(clean(" ".join(who)), DIM),
+    ]
+
+
+def _known(consumer: Mapping[str, Any], key: str) -> bool:
+    return isinstance(consumer.get(key), int) and consumer[key] >= 0
+
+
+def widths_of(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], width: int) -> list[int]:
+    """Columns' widths: as wide as their widest cell, inside their bounds; the last one gets the rest."""
+    wide = [max(column.least, len(column.head)) for column in columns]
+    for row in rows:
+        for at, cell in enumerate(row):
+            wide[at] = max(wide[at], min(columns_of(cell.text), columns[at].most))
+    used = sum(wide[:-1]) + len(columns) - 1
+    wide[-1] = max(0, width - used)
+    return wide
+
+
+def line(
+    cells: Sequence[Cell], columns: Sequence[Column], widths: Sequence[int], width: int, *, color: bool
+) -> str:
+    """Put cells into one line of at most ``width`` columns, without trailing blanks."""
+    plain = [
+        pad(cell.text, wide, right=column.number)
+        for cell, column, wide in zip(cells, columns, widths, strict=True)
+    ]
+    plain[-1] = plain[-1].rstrip()
+    joined = " ".join(plain).rstrip()
+    if not color or columns_of(joined) > width:
+        return fit(joined, width)
+    painted = [
+        f"\033[{cell.color}m{text}\033[0m" if cell.color and text.strip() else text
+        for cell, text in zip(cells, plain, strict=True)
+    ]
+    return " ".join(painted).rstrip()
+
+
+def block(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int, *, color: bool) -> list[str]:
+    """A head line and one line per row."""
+    widths = widths_of(columns, rows, width)
+    head = [Cell(column.head, BOLD) for column in columns]
+    return [line(cells, columns, widths, width, color=color) for cells in (head, *rows)]
+
+
+def summary(snapshot: Mapping[str, Any]) -> str:
+    """One line about the daemon and the sum of its sources."""
+    sources = snapshot.get("sources", [])
+    running = sum(source.get("state") == "running" for source in sources)
+    total = sum(source.get("rate") or 0 for source in sources)
+    consumers = len(snapshot.get("consumers", []))
+    daemon = f"helperd {snapshot.get('version', '?')} pid {snapshot.get('pid', '?')}"
+    text = (
+        f"{daemon}, up {span(snapshot.get('uptime_s'))}: {running} of {len(sources)} sources running, "
+        f"{rate(total)}, {consumers} consumer{'' if consumers == 1 else 's'}"
+    )
+    health = snapshot.get("health")
+    return clean(text if health in {None, "ok"} else f"{text}; {health}")
+
+
+def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) -> list[str]:  # noqa: FBT001, FBT002
+    """A snapshot as lines: the sources, then the consumers if there are any.
+
+    Args:
+        snapshot: what ``ControlApi.snapshot`` returns and ``GetStatus`` replies.
+        width: terminal columns; no line is wider.
+        color: add SGR escapes.
+    """
+    sources = snapshot.get("sources", [])
+    lines = block(SOURCE_COLUMNS, [source_cells(source) for source in sources], width, color=color)
+    if not sources:
+        lines.append(fit("no sources; add a [[source]] to the configuration", width))
+    consumers = snapshot.get("consumers", [])
+    if consumers:
+        lines.append("")
+        lines += block(
+            CONSUMER_COLUMNS, [consumer_cells(consumer) for consumer in consumers], width, color=color
+        )
+    return lines

@@ -1,0 +1,111 @@
+"""Where the sockets are: one answer for the daemon that makes them and the clients that look for them.
+
+Rules:
+  1. Standard library only; a client pays for this import at every start.
+  2. The daemon uses ``default_runtime_dir``, then ``claim_runtime_dir``; a client ``find_runtime_dir``.
+  3. A directory below the shared temporary one is believed only if it is ours and nobody else can write it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+
+from helperd.errors import HelperdError, UnavailableError
+
+SYSTEM_DIR = "/run/helperd"
+CONTROL_SOCKET = "control.sock"
+ALL_SOCKET = "all.sock"
+SOURCES_DIR = "sources"
+
+
+def default_runtime_dir() -> str:
+    """The directory a daemon of this user uses when none is given.
+
+    Returns:
+        ``$RUNTIME_DIRECTORY`` (the first of its colon-separated list), else ``/run/helperd`` as root, else
+        ``$XDG_RUNTIME_DIR/helperd`` if the variable names an existing directory, else ``helperd-UID`` in the
+        temporary directory. The directory need not exist.
+    """
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if given:
+        return given
+    if os.geteuid() == 0:
+        return SYSTEM_DIR
+    session = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(session) and os.path.isdir(session):
+        return os.path.join(session, "helperd")
+    return os.path.join(tempfile.gettempdir(), f"helperd-{os.geteuid()}")
+
+
+def find_runtime_dir(given: str | None = None) -> str:
+    """The directory of the daemon that a client means.
+
+    Args:
+        given: what ``--runtime-dir`` said; it wins.
+
+    Returns:
+        This user's own directory when a control socket is in it, else the system daemon's when one is there,
+        else this user's own.
+
+    Raises:
+        UnavailableError: "unsafe-file", the directory in the temporary one belongs to somebody else.
+    """
+    if given:
+        return given
+    own = default_runtime_dir()
+    if own == SYSTEM_DIR:
+        return own
+    if os.path.exists(os.path.join(own, CONTROL_SOCKET)):
+        fault = _fault(own)
+        if fault:
+            raise UnavailableError("unsafe-file", f"{own}: {fault}; name the right one with --runtime-dir")
+        return own
+    if os.path.exists(os.path.join(SYSTEM_DIR, CONTROL_SOCKET)):
+        return SYSTEM_DIR
+    return own
+
+
+def claim_runtime_dir(path: str, mode: int = 0o755) -> None:
+    """Make the daemon's directory and its ``sources`` below it, or accept what is there.
+
+    Args:
+        path: the directory; its parents are not made.
+        mode: of a directory made here. Sockets have their own modes; 0o711 hides their names.
+
+    Raises:
+        HelperdError: "no-runtime-dir" (cannot be made or written), "unsafe-file" (others can change it).
+    """
+    fix = "; choose another with --runtime-dir or runtime_dir in [helperd]"
+    for directory in (path, os.path.join(path, SOURCES_DIR)):
+        try:
+            os.mkdir(directory, mode)
+            os.chmod(directory, mode)  # a strict umask must not lock consumers out
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise HelperdError("no-runtime-dir", f"cannot make {directory}: {error.strerror}{fix}") from error
+        if not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
+            raise HelperdError("no-runtime-dir", f"{directory} is not a directory this user can write{fix}")
+        fault = _fault(directory)
+        if fault:
+            raise HelperdError("unsafe-file", f"{directory}: {fault}{fix}")
+
+
+def _fault(path: str) -> str:
+    """What makes a directory untrustworthy; empty when nothing does."""
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        return error.strerror or "cannot be looked at"
+    if stat.S_ISLNK(found.st_mode):
+        resolved = os.stat(path)
+        if found.st_uid not in {0, os.geteuid()}:
+            return f"is a link made by uid {found.st_uid}"
+        found = resolved
+    if found.st_uid not in {0, os.geteuid()}:
+        return f"belongs to uid {found.st_uid}"
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        return "everybody can write it"
+    return ""
