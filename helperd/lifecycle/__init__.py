@@ -1,8 +1,8 @@
 """A source's life: states, events, how it ended, when to try again, and whether its helper still lives.
 
 Pure: no trio, no fds, no clock. What needs the time takes ``now`` (seconds, monotonic), what needs chance
-takes ``dice`` in [0, 1). The supervisor's coroutine stands where the state says; this room says what an event means
-there.
+takes ``dice`` in [0, 1). The supervisor's coroutine stands where the state says; this room says what an
+event means there.
 
     table      State, Event, Answer, ANSWERS: every pair answered
     life       Life: one source as plain data, the walker of the table
