@@ -1,0 +1,368 @@
+"""The supervisor's side of the launcher's socket, in trio; and the start of a launcher of one's own.
+
+    async with open_launcher(fd) as launcher:
+        process = await launcher.launch(profile, (in_fd, out_fd, err_fd))
+        exit = await process.exited()      # how the main process ended
+        await process.empty()              # nothing of its tree is left
+
+One task reads; replies find their request by cookie, events their process by handle. When the connection ends, every
+wait raises LauncherGone: the launcher has killed all helpers, or is about to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import struct
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from helperd.errors import LaunchFailed, LauncherGone, RequestRefused
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from helperd.config import HelperSpec
+
+WIRE = struct.Struct("!4sBBHIIQ8x")  # magic, op, n, profile or errno, handle, arg, cookie, zero
+MAGIC = b"HDL1"
+LAUNCH, SIGNAL, PING = 1, 2, 3
+EXITED, EMPTY = 0x84, 0x85
+HOW = ("exited", "signal", "exec-failed", "unverified")
+REPLY_S = 5.0
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+
+# errno of a refusal -> problem word and what to do; texts may name the helper
+REFUSALS: dict[int, tuple[str, str]] = {
+    errno.EPERM: ("no-capability", "the launcher does not have what the profile declares"),
+    errno.EACCES: ("not-permitted", "no [[allow]] rule of the launcher's configuration gives this user the helper"),
+    errno.EAGAIN: ("launcher-busy", "the quota of running helpers is used up; stop one first"),
+    errno.ESTALE: ("not-allowed-now", "the launcher has read a changed configuration; reload this side too"),
+    errno.ENOENT: ("not-installed", "the program does not exist"),
+    errno.ENOTDIR: ("not-installed", "the program's directory does not exist"),
+    errno.ENOEXEC: ("exec-failed", "the program is not executable code"),
+    errno.EKEYREJECTED: ("unsafe-file", "the program, or a directory above it, can be changed by another user"),
+    errno.ELOOP: ("unsafe-file", "a symbolic link is in the program's path; name the real path"),
+    errno.EMFILE: ("no-resources", "the launcher has no descriptor left"),
+    errno.ENFILE: ("no-resources", "the system has no descriptor left"),
+    errno.ENOMEM: ("no-resources", "the system has no memory left"),
+    errno.EUSERS: ("no-resources", "no uid is left in the launcher's pool"),
+}
+
+
+class Exit(NamedTuple):
+    """How a main process ended: one of HOW, with the exit code, signal, errno of exec, or number of the field."""
+
+    how: str
+    code: int
+
+
+class Reply(NamedTuple):
+    """One answer of the launcher."""
+
+    errno: int
+    handle: int
+    arg: int
+    pidfd: int
+
+
+class Process:
+    """One launched helper; made by ``Launcher.launch``.
+
+    Attributes:
+        handle: the launcher's number for it.
+        pidfd: readable once the main process has ended; closed by ``close``.
+        pid: for display; never signalled. -1 when it had ended already.
+    """
+
+    def __init__(self, launcher: Launcher, handle: int, pidfd: int) -> None:
+        self.handle = handle
+        self.pidfd = pidfd
+        self.pid = _pid_of(pidfd)
+        self._launcher = launcher
+        self._exit: Exit | None = None
+        self._exited = trio.Event()
+        self._empty = trio.Event()
+
+    async def exited(self) -> Exit:
+        """Return how the main process ended, once it has.
+
+        Raises:
+            LauncherGone: the connection ended before it was told.
+        """
+        await self._exited.wait()
+        if self._exit is None:
+            raise self._launcher.gone_error()
+        return self._exit
+
+    async def empty(self) -> None:
+        """Return once nothing of the helper's process tree is left.
+
+        Raises:
+            LauncherGone: the connection ended before it was told.
+        """
+        await self._empty.wait()
+        if self._launcher.is_gone:
+            raise self._launcher.gone_error()
+
+    async def signal(self, number: int) -> None:
+        """Send HUP, INT, TERM, USR1 or CONT to the main process, or KILL to the tree; one that has ended is left alone.
+
+        Raises:
+            LauncherGone: the connection has ended. RequestRefused: no such signal is passed on.
+        """
+        reply = await self._launcher.ask(SIGNAL, handle=self.handle, arg=int(number))
+        if reply.errno not in {0, errno.ESRCH, errno.EPROTO}:
+            raise RequestRefused("bad-request", f"signal {number}: {os.strerror(reply.errno)}", errno=reply.errno)
+
+    async def kill(self) -> None:
+        """Kill the whole tree; ``empty`` tells when it is gone."""
+        await self.signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close the pidfd; the process itself is not touched."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    async def __aenter__(self) -> Process:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                if not self._empty.is_set():
+                    await self.kill()
+                    await self.empty()
+            except LauncherGone:
+                pass  # then it is dead or dying, and nobody is left to ask
+            finally:
+                self.close()
+
+
+class Launcher:
+    """An open connection. ``profiles``: how many there are; ``fingerprint``: which reading of the configuration."""
+
+    def __init__(self, sock: trio.socket.SocketType, helpers: Sequence[HelperSpec]) -> None:
+        self.profiles = 0
+        self.fingerprint = 0
+        self._sock = sock
+        self._helpers = tuple(helpers)
+        self._cookie = 0
+        self._waiting: dict[int, trio.MemorySendChannel[Reply]] = {}
+        self._processes: dict[int, Process] = {}
+        self._early: dict[int, list[tuple[int, int, int]]] = {}
+        self._gone = trio.Event()
+        self._turn = trio.Lock()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection has ended."""
+        return self._gone.is_set()
+
+    async def gone(self) -> None:
+        """Return when the connection has ended."""
+        await self._gone.wait()
+
+    def gone_error(self) -> LauncherGone:
+        """Return what every wait raises from then on."""
+        return LauncherGone("launcher-gone", "the launcher has ended, and with it every helper")
+
+    async def refresh(self, *, reload: bool = False) -> None:
+        """Ask for the number of profiles and the fingerprint; ``reload``: after reading its configuration again.
+
+        Raises:
+            LauncherGone: the connection has ended. RequestRefused: "bad-value" the new configuration is refused
+            (EINVAL) and the old one stays, "busy" it was read less than a second ago (EAGAIN).
+        """
+        reply = await self.ask(PING, arg=int(reload))
+        if reply.errno:
+            word = "busy" if reply.errno == errno.EAGAIN else "bad-value"
+            text = f"the launcher did not take its configuration over: {os.strerror(reply.errno)}; its log says why"
+            raise RequestRefused(word, text, errno=reply.errno)
+        self.profiles, self.fingerprint = reply.handle, reply.arg
+
+    async def launch(self, profile: int, fds: Sequence[int]) -> Process:
+        """Start a profile.
+
+        Args:
+            profile: its number, from 1.
+            fds: what the helper gets as 3 (in), 4 (out), 2 (err) and, if sealed memory, 5; stay the caller's.
+
+        Raises:
+            LaunchFailed: the launcher refused; a problem word of ``REFUSALS``.
+            LauncherGone: the connection has ended.
+        """
+        with trio.CancelScope(shield=True):  # once asked for, a process always has an owner
+            reply = await self.ask(LAUNCH, profile=profile, arg=self.fingerprint, fds=fds)
+            if reply.errno:
+                raise self._refusal(profile, reply.errno)
+            process = Process(self, reply.handle, reply.pidfd)
+            self._processes[reply.handle] = process
+            for op, how, code in self._early.pop(reply.handle, []):
+                self._on_event(op, how, reply.handle, code)
+        return process
+
+    def _refusal(self, profile: int, number: int) -> LaunchFailed:
+        spec = self._helpers[profile - 1] if 0 < profile <= len(self._helpers) else None
+        name = spec.name if spec else f"profile {profile}"
+        word, text = REFUSALS.get(number, ("bad-request", f"the launcher refused: {os.strerror(number)}"))
+        if number == errno.EPERM and spec and spec.capabilities:
+            return LaunchFailed(
+                word,
+                f"{name} needs {', '.join(spec.capabilities)}: start helperd-launcher.socket and join group helperd, "
+                'or use "sudo helperd run"',
+            )
+        program = f" ({spec.command[0]})" if spec and word in {"not-installed", "unsafe-file", "exec-failed"} else ""
+        return LaunchFailed(word, f"{name}{program}: {text}")
+
+    async def ask(  # noqa: D417 - the fields of one packet
+        self, op: int, *, profile: int = 0, handle: int = 0, arg: int = 0, fds: Sequence[int] = ()
+    ) -> Reply:
+        """Send one request and return its reply.
+
+        Raises:
+            LauncherGone: the connection has ended, or no reply came for 5 s (it is closed then).
+        """
+        if self.is_gone:
+            raise self.gone_error()
+        self._cookie += 1
+        cookie = self._cookie
+        packet = WIRE.pack(MAGIC, op, len(fds), profile, handle, arg, cookie)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
+        send, receive = trio.open_memory_channel[Reply](1)
+        self._waiting[cookie] = send
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + REPLY_S):
+                async with self._turn:
+                    await self._sock.sendmsg([packet], rights)
+                return await receive.receive()
+        except (OSError, trio.EndOfChannel, trio.ClosedResourceError):
+            raise self.gone_error() from None
+        finally:
+            self._waiting.pop(cookie, None)
+        self._sock.close()  # it hangs: without it every helper ends
+        raise self.gone_error()
+
+    async def read(self) -> None:
+        """Read replies and events until the connection ends; the one reader task."""
+        try:
+            while True:
+                space = socket.CMSG_SPACE(struct.calcsize("i"))
+                data, control, _, _ = await self._sock.recvmsg(WIRE.size, space, socket.MSG_CMSG_CLOEXEC)
+                fds = [fd for _, _, body in control for fd in struct.unpack(f"{len(body) // 4}i", body)]
+                if len(data) != WIRE.size:
+                    break
+                self._on_packet(data, fds[0] if fds else -1)
+        except (OSError, trio.ClosedResourceError):
+            pass  # the same as its end
+        finally:
+            self._end()
+
+    def _on_packet(self, data: bytes, fd: int) -> None:
+        _, op, how, number, handle, arg, cookie = WIRE.unpack(data)
+        if cookie == 0:
+            self._on_event(op, how, handle, arg)
+            return
+        waiting = self._waiting.get(cookie)
+        if waiting is None:
+            if fd >= 0:
+                os.close(fd)
+            return
+        if op == LAUNCH | 0x80 and not number:
+            self._early[handle] = []  # its events may come before its owner runs
+        waiting.send_nowait(Reply(number, handle, arg, fd))
+
+    def _on_event(self, op: int, how: int, handle: int, code: int) -> None:
+        if handle in self._early and handle not in self._processes:
+            self._early[handle].append((op, how, code))
+            return
+        process = self._processes.get(handle)
+        if process is None:
+            return
+        if op == EXITED:
+            process._exit = Exit(HOW[how] if how < len(HOW) else "exited", code)  # noqa: SLF001 - one class in two
+            process._exited.set()  # noqa: SLF001
+        elif op == EMPTY:
+            process._empty.set()  # noqa: SLF001
+            del self._processes[handle]
+
+    def _end(self) -> None:
+        self._gone.set()
+        for waiting in self._waiting.values():
+            waiting.close()
+        for process in self._processes.values():
+            process._exited.set()  # noqa: SLF001
+            process._empty.set()  # noqa: SLF001
+
+
+def _pid_of(pidfd: int) -> int:
+    """Return the pid behind a pidfd, as the kernel tells it; -1 when the process is gone."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    return -1
+
+
+@asynccontextmanager
+async def open_launcher(fd: int, *, helpers: Sequence[HelperSpec] = ()) -> AsyncIterator[Launcher]:
+    """Talk to the launcher at the other end of ``fd``, which belongs to the connection from then on.
+
+    Args:
+        fd: a SOCK_SEQPACKET socket.
+        helpers: the configured helpers, so that refusals can name them.
+
+    Raises:
+        LauncherGone: nobody answers there.
+    """
+    sock = trio.socket.from_stdlib_socket(socket.socket(fileno=fd))
+    launcher = Launcher(sock, helpers)
+    with sock:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(launcher.read)
+            try:
+                await launcher.refresh()
+                yield launcher
+            finally:
+                nursery.cancel_scope.cancel()
+
+
+def launcher_argv(config: str, *args: str) -> list[str]:
+    """Return the command line of a launcher, isolated from the environment and from site-packages."""
+    return [sys.executable, "-I", "-S", os.path.join(PACKAGE, "privsep.py"), f"--config={config}", *args]
+
+
+def launcher_env() -> dict[str, str]:
+    """Return this process's environment with HELPERD_PATH: where isolated children find helperd and its libraries."""
+    places = dict.fromkeys([os.path.dirname(PACKAGE), *(path for path in sys.path if path.startswith("/"))])
+    return dict(os.environ) | {"HELPERD_PATH": os.pathsep.join(places)}
+
+
+@asynccontextmanager
+async def own_launcher(config: str, *, helpers: Sequence[HelperSpec] = ()) -> AsyncIterator[Launcher]:
+    """Start a launcher with this process's own rights as a child, and talk to it; it ends with the block.
+
+    Raises:
+        LauncherGone: it did not start; its standard error says why.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        argv = [*launcher_argv(os.path.abspath(config)), f"--client-fd={theirs.fileno()}", "--unprivileged"]
+        os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003
+        pid = os.posix_spawn(argv[0], argv, launcher_env())
+    pidfd = os.pidfd_open(pid)
+    try:
+        async with open_launcher(ours.detach(), helpers=helpers) as launcher:
+            yield launcher
+    finally:
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(6):
+                await trio.lowlevel.wait_readable(pidfd)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL) if not os.waitpid(pid, os.WNOHANG)[0] else None
+        os.close(pidfd)

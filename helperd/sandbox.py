@@ -1,0 +1,116 @@
+"""System calls that Python does not offer, and the two filters of a helper: seccomp programs and Landlock rules.
+
+Built here; loaded by the launcher's child before exec and by the SDK once the device is open. Every call is checked:
+what the kernel refuses raises OSError, and nothing is silently left out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+MACHINE = os.uname().machine
+_COLUMN = {"x86_64": 0, "aarch64": 1}.get(MACHINE)
+_NUMBERS = """
+capget:125:90 capset:126:91 close_range:436:436 rt_sigaction:13:134
+"""
+NUMBERS: dict[str, int] = {}
+for _entry in _NUMBERS.split():
+    _name, *_both = _entry.split(":")
+    if _COLUMN is not None and _both[_COLUMN] != "-":
+        NUMBERS[_name] = int(_both[_COLUMN])
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+_CAP_VERSION = 0x20080522
+SECUREBITS = 0xEF  # all of securebits(7) but KEEP_CAPS, each with its lock
+
+
+def syscall(name: str, *args: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+    """Call the kernel by name.
+
+    Raises:
+        OSError: its errno; ENOSYS also when the machine's table lacks the name.
+    """
+    if name not in NUMBERS:
+        raise OSError(38, f"{name} is unknown on {MACHINE}")
+    ctypes.set_errno(0)
+    result = int(_libc.syscall(NUMBERS[name], *(ctypes.c_long(a) if isinstance(a, int) else a for a in args)))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def prctl(option: int, arg: int = 0, arg2: int = 0) -> int:
+    """Call prctl(2) for what python-prctl does not know.
+
+    Raises:
+        OSError: its errno.
+    """
+    result = int(_libc.prctl(option, arg, arg2, 0, 0))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def capget() -> tuple[int, int, int]:
+    """Return this thread's effective, permitted and inheritable capabilities as bit masks."""
+    data = ctypes.create_string_buffer(24)
+    syscall("capget", struct.pack("=Ii", _CAP_VERSION, 0), data)
+    low = struct.unpack("=6I", data.raw)
+    return low[0] | low[3] << 32, low[1] | low[4] << 32, low[2] | low[5] << 32
+
+
+def capset(permitted: int, inheritable: int) -> None:
+    """Set this thread's permitted and effective capabilities to one mask, the inheritable ones to another."""
+    low = (permitted & 0xFFFFFFFF, permitted & 0xFFFFFFFF, inheritable & 0xFFFFFFFF)
+    high = (permitted >> 32, permitted >> 32, inheritable >> 32)
+    syscall("capset", struct.pack("=Ii", _CAP_VERSION, 0), struct.pack("=6I", *low, *high))
+
+
+def ambient(mask: int) -> None:
+    """Make the ambient set exactly ``mask``; each bit must be permitted and inheritable."""
+    prctl(47, 4)
+    for number in bits(mask):
+        prctl(47, 2, number)
+
+
+def ambient_set(last: int) -> int:
+    """Return the ambient set, looking at capabilities 0 to ``last``."""
+    return sum(1 << number for number in range(last + 1) if prctl(47, 1, number))
+
+
+def securebits(value: int | None = None) -> int:
+    """Set the securebits if a value is given; return those in force."""
+    if value is not None:
+        prctl(28, value)
+    return prctl(27)
+
+
+def bits(mask: int) -> list[int]:
+    """Return the numbers of the bits set in a mask, lowest first."""
+    return [number for number in range(mask.bit_length()) if mask >> number & 1]
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from ``first`` up."""
+    try:
+        syscall("close_range", first, 0xFFFFFFFF, 0)
+    except OSError as error:
+        if error.errno != 38:  # only a kernel before 5.9 lacks it
+            raise
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) >= first:
+                try:
+                    os.close(int(name))
+                except OSError:
+                    continue  # the listing's own descriptor
+
+
+def default_signals() -> None:
+    """Give every signal its default action; libc's wrapper would refuse 32 and 33."""
+    for number in range(1, 65):
+        if number not in (9, 19):
+            syscall("rt_sigaction", number, bytes(32), None, 8)
