@@ -1,0 +1,458 @@
+"""Every key of helpers.toml, declared once.
+
+The check, the manual page, docs/configuration.md and "did you mean" all read this table; a key that is not in
+it does not exist, and one that is in it works.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from helperd.config import values as v
+
+
+class Key(NamedTuple):
+    """One key.
+
+    Attributes:
+        table: the TOML table it belongs to: helperd, helper, source, sink, allow.
+        name: the key, and the field of the table's spec.
+        kind: which values it takes.
+        default: what an absent key means, as it would be written in the file; None when nothing or
+            something derived.
+        meaning: one or two sentences for people.
+        required: the table is refused without it.
+        needs_process: a change needs a new helper process; other changes are taken over by a reload.
+        otherwise: words for the default when ``default`` is None, e.g. "from the definition".
+    """
+
+    table: str
+    name: str
+    kind: v.Kind
+    meaning: str
+    default: object = None
+    required: bool = False
+    needs_process: bool = False
+    otherwise: str = ""
+
+
+class Table(NamedTuple):
+    """One table of the file.
+
+    Attributes:
+        name: as in the file.
+        many: written ``[[name]]``, any number of times; else ``[name]``, at most once.
+        meaning: one or two sentences for people.
+    """
+
+    name: str
+    many: bool
+    meaning: str
+
+
+TABLES: tuple[Table, ...] = (
+    Table("helperd", many=False, meaning="The daemon itself."),
+    Table(
+        "helper",
+        many=True,
+        meaning="A program that captures, and the privilege it gets. Nothing is started by naming it here; "
+        "sources start it.",
+    ),
+    Table(
+        "source",
+        many=True,
+        meaning="Something to capture from: one definition, kept open by one helper process.",
+    ),
+    Table(
+        "sink",
+        many=True,
+        meaning="A socket for consumers besides the implicit ones (all.sock and sources/NAME.sock in the "
+        "runtime directory).",
+    ),
+    Table(
+        "allow",
+        many=True,
+        meaning="Who, besides the supervisor, may ask an installed launcher for helpers. Without any: "
+        "nobody.",
+    ),
+)
+
+KEYS: tuple[Key, ...] = (
+    # helperd
+    Key(
+        "helperd",
+        "user",
+        v.ACCOUNT,
+        "The user the supervisor becomes when helperd is started as root.",
+        default="helperd",
+    ),
+    Key(
+        "helperd",
+        "group",
+        v.ACCOUNT,
+        "The group the supervisor gets when helperd is started as root.",
+        default="helperd",
+    ),
+    Key(
+        "helperd",
+        "runtime_dir",
+        v.PATH,
+        "Where the sockets are.",
+        otherwise="$RUNTIME_DIRECTORY, else /run/helperd as root, else $XDG_RUNTIME_DIR/helperd, "
+        "else a private directory under the temporary one",
+    ),
+    Key(
+        "helperd",
+        "socket_mode",
+        v.MODE,
+        "File mode of consumer sockets and of control.sock.",
+        default="0660",
+    ),
+    Key(
+        "helperd",
+        "socket_group",
+        v.ACCOUNT,
+        "Group of the sockets.",
+        otherwise="the supervisor's own group",
+    ),
+    Key(
+        "helperd",
+        "admin_group",
+        v.ACCOUNT,
+        "Members may change things over control.sock, besides the supervisor's own user and root.",
+        otherwise="nobody else",
+    ),
+    Key(
+        "helperd",
+        "implicit_sinks",
+        v.BOOLEAN,
+        "Make all.sock and one sources/NAME.sock per source without any [[sink]].",
+        default=True,
+    ),
+    Key(
+        "helperd",
+        "log_format",
+        v.choice("auto", "text", "json", "journal"),
+        "Form of the log on standard error. auto: text on a terminal, journal fields under systemd, "
+        "else JSON lines.",
+        default="auto",
+    ),
+    Key(
+        "helperd",
+        "log_level",
+        v.choice("debug", "info", "warning", "error"),
+        "The least severe line that is logged.",
+        default="info",
+    ),
+    # helper
+    Key(
+        "helper",
+        "name",
+        v.NAME_KIND,
+        "What the helper is called in sources, status and log: 1 to 32 characters a-z 0-9 _ -.",
+        required=True,
+    ),
+    Key(
+        "helper",
+        "command",
+        v.COMMAND,
+        "The program's argument vector, an absolute path first; never read by a shell. builtin:NAME "
+        "is a helper that comes with helperd. --in-fd=3 --out-fd=4 are appended.",
+        required=True,
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "types",
+        v.TYPES,
+        "Source types (type= in a definition) that the helper serves.",
+        default=(),
+    ),
+    Key(
+        "helper",
+        "capabilities",
+        v.CAPABILITY_NAMES,
+        "The Linux capabilities the helper gets, exactly these: lower case, without cap_ (net_raw).",
+        default=(),
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "groups",
+        v.ACCOUNTS,
+        "Supplementary groups the helper gets (dialout, plugdev).",
+        default=(),
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "uid",
+        v.UID_RULE,
+        "Whose uid a helper runs under when the launcher is root. pool: one of its own for each "
+        "process; shared: one for all processes of this helper, for programs that coordinate through "
+        "files; a number: that one.",
+        default="pool",
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "privilege",
+        v.choice("ambient", "file", "suid"),
+        "How the program comes by its capabilities. ambient: given by the launcher, set-user-ID bits "
+        "are void; file: by the program's own file capabilities; suid: by its set-user-ID bit (needs "
+        "no_new_privs = false).",
+        default="ambient",
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "no_new_privs",
+        v.BOOLEAN,
+        "No program the helper executes can gain privilege. false weakens every other measure and "
+        "warns at each start.",
+        default=True,
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "seal",
+        v.integer(0, 3),
+        "How tightly the process is locked. 0: not; 1: a coarse system call filter; 2: also files and "
+        "sockets; 3: also an allow list once the device is open (helpers written with helperd's SDK "
+        "only).",
+        needs_process=True,
+        otherwise="3 for builtin helpers, else 1",
+    ),
+    Key(
+        "helper",
+        "env",
+        v.ENVIRONMENT,
+        "Environment variables, besides PATH and LANG. Nothing is inherited from helperd's own environment.",
+        default={},
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "limits",
+        v.RESOURCE_LIMITS,
+        "Resource limits as in setrlimit(2): as, data, fsize, memlock, stack (sizes), nofile, nproc "
+        "(numbers). Core dumps are always off.",
+        default={},
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "devices",
+        v.PATHS,
+        "Device files the helper may open; handed to it, and checked by a sealed one.",
+        default=(),
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "wire",
+        v.choice("auto", "v0", "v2", "v3"),
+        "Generation of the helper protocol. auto finds out and remembers; v0 saves old helpers a "
+        "second start.",
+        default="auto",
+        needs_process=True,
+    ),
+    Key(
+        "helper",
+        "verify",
+        v.BOOLEAN,
+        "Check the checksums of generation v0 (slow for high packet rates).",
+        default=True,
+    ),
+    Key(
+        "helper",
+        "obeys_shutdown",
+        v.BOOLEAN,
+        "Ends by itself on a SHUTDOWN message.",
+        otherwise="true for builtin helpers",
+    ),
+    Key(
+        "helper",
+        "status_meaningful",
+        v.BOOLEAN,
+        "Exit status 0 means done. Kismet's C helpers end with 1 after success, so theirs means nothing.",
+        otherwise="true for builtin helpers",
+    ),
+    Key(
+        "helper",
+        "needs_child",
+        v.integer(0, 64),
+        "For helpers that wrap a program: how many child processes must live. Fewer, once that many "
+        "were seen, and the helper is restarted (child-gone).",
+        default=0,
+    ),
+    Key(
+        "helper",
+        "term_grace",
+        v.duration(0.0, 60.0),
+        "Time between SIGTERM and SIGKILL. Wi-Fi helpers want 2s, to remove the monitor interface they made.",
+        default="1s",
+    ),
+    # source
+    Key(
+        "source",
+        "definition",
+        v.DEFINITION,
+        'interface:key=value,... such as "wlan0:type=linuxwifi,channels=\\"1,6,11\\"". The interface '
+        "ends at the first colon.",
+        required=True,
+        needs_process=True,
+    ),
+    Key(
+        "source",
+        "name",
+        v.NAME_KIND,
+        "What the source is called in status and in its socket's path: 1 to 32 characters a-z 0-9 _ -.",
+        otherwise="made from the definition's interface",
+    ),
+    Key(
+        "source",
+        "helper",
+        v.NAME_KIND,
+        "The helper that opens it, by name.",
+        needs_process=True,
+        otherwise="the one that serves the definition's type=, else every helper is asked",
+    ),
+    Key(
+        "source",
+        "start",
+        v.choice("boot", "first-consumer", "manual"),
+        "When it is started: with helperd, with the first consumer that would get its packets, or by "
+        "an order alone.",
+        default="boot",
+    ),
+    Key(
+        "source",
+        "restart",
+        v.choice("permanent", "transient", "temporary"),
+        "When it is started again. permanent: after every end; transient: after every end but "
+        "success; temporary: never.",
+        default="permanent",
+    ),
+    Key(
+        "source",
+        "give_up",
+        v.BOOLEAN,
+        "Give up after intensity restarts within period. Otherwise it is tried for ever, ever more slowly.",
+        default=False,
+    ),
+    Key(
+        "source",
+        "intensity",
+        v.integer(1, 1000),
+        "Restarts within period that give_up tolerates.",
+        default=5,
+    ),
+    Key(
+        "source",
+        "period",
+        v.duration(1.0),
+        "The time in which give_up counts.",
+        default="60s",
+    ),
+    Key(
+        "source",
+        "silence",
+        v.duration(0.5),
+        "Longest time without a packet, although the helper answers.",
+        otherwise="no limit",
+    ),
+    Key(
+        "source",
+        "on_silence",
+        v.choice("restart", "alert"),
+        "What happens after silence: the helper is restarted, or only a message is published.",
+        default="restart",
+    ),
+    # sink
+    Key(
+        "sink",
+        "type",
+        v.choice("unix"),
+        "unix: a stream socket in the file system.",
+        default="unix",
+        required=True,
+    ),
+    Key(
+        "sink",
+        "path",
+        v.SOCKET_PATH,
+        "The socket's path; a relative one is inside the runtime directory. At most 107 bytes.",
+        required=True,
+    ),
+    Key(
+        "sink",
+        "format",
+        v.choice("pcapng"),
+        "What consumers read. pcapng: what Wireshark and tcpdump read.",
+        default="pcapng",
+    ),
+    Key(
+        "sink",
+        "sources",
+        v.NAMES,
+        "The sources whose packets it carries, by name.",
+        default=(),
+        otherwise="all",
+    ),
+    Key(
+        "sink",
+        "overflow",
+        v.choice("drop-oldest", "wait", "disconnect"),
+        "What happens when a consumer is too slow. drop-oldest: it loses its oldest packets, counted; "
+        "wait: its sources wait, at most for hold, then drop-oldest; disconnect: its connection is "
+        "ended.",
+        default="drop-oldest",
+    ),
+    Key(
+        "sink",
+        "limit",
+        v.size(4096, 1 << 30),
+        "Bytes that may wait for one consumer.",
+        default="4MiB",
+    ),
+    Key(
+        "sink",
+        "hold",
+        v.duration(0.0, 3600.0),
+        'Longest time that overflow = "wait" holds a source.',
+        default="10s",
+    ),
+    # allow
+    Key(
+        "allow",
+        "uid",
+        v.UID,
+        "The user, by number. Exactly one of uid and group is needed.",
+    ),
+    Key(
+        "allow",
+        "group",
+        v.ACCOUNT,
+        "The group, by name. Exactly one of uid and group is needed.",
+    ),
+    Key(
+        "allow",
+        "helpers",
+        v.NAMES,
+        "The helpers they may start, by name.",
+        required=True,
+    ),
+    Key(
+        "allow",
+        "max_running",
+        v.integer(1, 256),
+        "How many of each helper they may run at once.",
+        default=4,
+    ),
+)
+
+
+def keys_of(table: str) -> dict[str, Key]:
+    """Return the keys of one table by name, in the order of the manual."""
+    return {key.name: key for key in KEYS if key.table == table}

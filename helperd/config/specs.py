@@ -1,0 +1,144 @@
+"""What a configuration says, frozen and compared by value; the rooms below take these and nothing else.
+
+``line`` is where the entry stands in its file; it does not take part in comparisons, so that moved and
+commented entries are equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSpec:
+    """``[helperd]``. ``runtime_dir``, ``socket_group``, ``admin_group``: None when not configured."""
+
+    user: str = "helperd"
+    group: str = "helperd"
+    runtime_dir: str | None = None
+    socket_mode: int = 0o660
+    socket_group: str | None = None
+    admin_group: str | None = None
+    implicit_sinks: bool = True
+    log_format: str = "auto"
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class HelperSpec:
+    """``[[helper]]``: a driver and its profile, whose number is its position in ``Config.helpers``, from 1.
+
+    Attributes:
+        command: absolute path or ``builtin:NAME``, then arguments.
+        uid: "pool", "shared" or a uid.
+        env: (name, value), sorted by name.
+        limits: (name of the limit as in RLIMIT_*, lower case; number), sorted by name.
+        term_grace: seconds.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    types: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    uid: str | int = "pool"
+    privilege: str = "ambient"
+    no_new_privs: bool = True
+    seal: int = 1
+    env: tuple[tuple[str, str], ...] = ()
+    limits: tuple[tuple[str, int], ...] = ()
+    devices: tuple[str, ...] = ()
+    wire: str = "auto"
+    verify: bool = True
+    obeys_shutdown: bool = False
+    status_meaningful: bool = False
+    needs_child: int = 0
+    term_grace: float = 1.0
+    line: int = field(default=0, compare=False)
+
+    @property
+    def builtin(self) -> str | None:
+        """The NAME of ``builtin:NAME``, or None for an external program."""
+        head, _, name = self.command[0].partition(":")
+        return name if head == "builtin" else None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """``[[source]]``.
+
+    Attributes:
+        definition: as written; nobody has parsed it.
+        helper: name of the helper that opens it; None: ask them all.
+        period: seconds.
+        silence: seconds without a packet; None: no limit.
+    """
+
+    definition: str
+    name: str
+    helper: str | None = None
+    start: str = "boot"
+    restart: str = "permanent"
+    give_up: bool = False
+    intensity: int = 5
+    period: float = 60.0
+    silence: float | None = None
+    on_silence: str = "restart"
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSpec:
+    """``[[sink]]``.
+
+    Attributes:
+        path: of the socket; relative: inside the runtime directory.
+        sources: names; empty: all.
+        limit: bytes that may wait for one consumer.
+        hold: seconds that overflow "wait" may hold a source.
+    """
+
+    path: str
+    type: str = "unix"
+    format: str = "pcapng"
+    sources: tuple[str, ...] = ()
+    overflow: str = "drop-oldest"
+    limit: int = 4 << 20
+    hold: float = 10.0
+    line: int = field(default=0, compare=False)
+
+    @property
+    def name(self) -> str:
+        """What status calls the sink: its path."""
+        return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class AllowSpec:
+    """``[[allow]]``: exactly one of ``uid`` and ``group`` is set; ``helpers`` are names, never empty."""
+
+    helpers: tuple[str, ...]
+    uid: int | None = None
+    group: str | None = None
+    max_running: int = 4
+    line: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One checked helpers.toml. ``file`` is the path as given; it does not take part in comparisons."""
+
+    file: str = field(default="", compare=False)
+    helperd: DaemonSpec = DaemonSpec()
+    helpers: tuple[HelperSpec, ...] = ()
+    sources: tuple[SourceSpec, ...] = ()
+    sinks: tuple[SinkSpec, ...] = ()
+    allow: tuple[AllowSpec, ...] = ()
+
+    def helper(self, name: str) -> HelperSpec | None:
+        """Return the helper of that name, or None."""
+        return next((helper for helper in self.helpers if helper.name == name), None)
+
+    def profile(self, name: str) -> int:
+        """Return the launcher's number for the helper of that name: its position from 1, 0 when absent."""
+        return next((number for number, helper in enumerate(self.helpers, 1) if helper.name == name), 0)
