@@ -25,6 +25,7 @@ _STATE_COLORS: Final = {
     "down": DIM,
 }
 _SHORT: Final = {"stalled-by-consumer": "stalled"}
+_ORDERLY: Final = {"asked", "done"}
 _UNITS: Final = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -186,15 +187,11 @@ def note_of(source: Mapping[str, Any]) -> str:
         if source.get("channel"):
             parts.append(f"channel {source['channel']}")
         return clean(", ".join(parts))
-    exit_ = source.get("exit")
-    if source.get("reason"):
-        parts.append(str(source["reason"]))
-    if (
-        exit_
-        and state in {"backoff", "failed", "starting", "down"}
-        and exit_.get("problem") not in {"asked", "done"}
-    ):
-        parts = [f"{exit_.get('problem')}: {exit_.get('text')}"]
+    ended = source.get("exit")
+    if state in {"down", "failed", "stopping"}:
+        parts += [str(source[key]) for key in ("why", "rung") if source.get(key)]
+    if ended and state in {"backoff", "failed", "starting", "down"} and ended.get("problem") not in _ORDERLY:
+        parts.append(f"{ended.get('problem')}: {ended.get('text')}")
     if source.get("next_try_s") is not None:
         parts.insert(0, f"next try in {span(source['next_try_s'])}")
     return clean("; ".join(parts))
