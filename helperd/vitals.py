@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T", int, float)
 
 CGROUP_ROOT = "/sys/fs/cgroup"
+_TICKS = os.sysconf("SC_CLK_TCK")
 MAX_TREE = 1024
 """Members of one process tree that are looked at; a fork bomb must not cost more."""
 
@@ -33,7 +34,7 @@ class Vitals:
     Attributes:
         pid: its number in our pid namespace.
         state: letter of /proc/PID/stat: R S D T t Z; empty when unreadable.
-        started: start time, seconds since the epoch as the kernel counts; tells a reused pid.
+        started: start time, seconds since boot; tells a reused pid.
         cpu_s: user and system time used so far, seconds.
         memory: resident, bytes.
         fds: open file descriptors.
@@ -86,12 +87,12 @@ class Turn(NamedTuple):
 
     Attributes:
         state: letter of /proc/PID/stat.
-        delay_s: runnable and not run, seconds so far; grows only when it gets to run.
+        delay_ns: runnable and not run, nanoseconds so far; grows only when it gets to run.
         slices: times it was put on a cpu.
     """
 
     state: str
-    delay_s: float
+    delay_ns: int
     slices: int
 
 
@@ -105,16 +106,17 @@ def sample(pid: int) -> Vitals | None:
         return Vitals(pid)
     with process.oneshot():
         turn = run_queue(pid)
+        words = _stat(pid)
         return Vitals(
             pid=pid,
-            state=state(pid),
-            started=_get(process.create_time),
+            state=words[0] if words else "",
+            started=int(words[19]) / _TICKS if words else None,
             cpu_s=_get(lambda: sum(process.cpu_times()[:2])),
             memory=_get(lambda: process.memory_info().rss),
             fds=_get(process.num_fds),
             threads=_get(process.num_threads),
             children=children(pid),
-            run_delay_s=None if turn is None else turn.delay_s,
+            run_delay_s=None if turn is None else turn.delay_ns / 1e9,
         )
 
 
@@ -133,10 +135,15 @@ def _read(path: str) -> bytes | None:
         return None
 
 
-def state(pid: int) -> str:
+def _stat(pid: int) -> list[str]:
+    """The words of /proc/PID/stat from the third, the state, on; empty when it is gone or hidden."""
+    raw = _read(f"/proc/{pid}/stat") or b""
+    return raw[raw.rfind(b")") + 1 :].decode().split()
+
+
+def process_state(pid: int) -> str:
     """Return the state letter of a process; empty when it is gone or hidden."""
-    raw = _read(f"/proc/{pid}/stat")
-    return "" if not raw else raw[raw.rindex(b")") + 2 :][:1].decode()
+    return (_stat(pid) or [""])[0]
 
 
 def children(pid: int) -> tuple[int, ...] | None:
@@ -175,7 +182,7 @@ def living_descendants(pid: int) -> int | None:
         if child in seen:
             continue
         seen.add(child)
-        living += state(child) not in {"", "Z", "X"}
+        living += process_state(child) not in {"", "Z", "X"}
         open_ends += children(child) or ()
     return living
 
@@ -185,7 +192,13 @@ def run_queue(pid: int) -> Turn | None:
     words = (_read(f"/proc/{pid}/schedstat") or b"").split()
     if len(words) != 3:
         return None
-    return Turn(state(pid), int(words[1]) / 1e9, int(words[2]))
+    return Turn(process_state(pid), int(words[1]), int(words[2]))
+
+
+def run_delay(pid: int) -> int | None:
+    """Return the nanoseconds the main thread has waited for a cpu so far; None when it may not be read."""
+    turn = run_queue(pid)
+    return None if turn is None else turn.delay_ns
 
 
 def starved(before: Turn | None, after: Turn | None, window: float) -> bool:
@@ -200,7 +213,7 @@ def starved(before: Turn | None, after: Turn | None, window: float) -> bool:
         return False
     if after.state == "R" and after.slices == before.slices and before.state == "R":
         return True  # still waiting: the kernel adds the delay only when it runs
-    return after.delay_s - before.delay_s > window / 2
+    return after.delay_ns - before.delay_ns > window / 2 * 1e9
 
 
 def cgroup(pid: int) -> str | None:

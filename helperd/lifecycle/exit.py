@@ -11,7 +11,6 @@ from helperd.errors import (
     HelperdError,
     HelperExited,
     LaunchFailed,
-    OpenRefused,
     PrivsepError,
     RemoteProtocolError,
 )
@@ -61,6 +60,7 @@ class Ending:
         how: how the main process ended: ``exited``, ``signal``, ``exec-failed``, ``unverified``; or empty.
         code: exit code, signal number, errno, or the number of the field that differs, as ``how`` says.
         core: the kernel wrote a core file.
+        climbed: the stop ladder's TERM or KILL came before the main process ended, so a signal is ours.
         oom: the count of kills for lack of memory rose in the helper's cgroup.
         greeted: a valid frame was received.
         v0_allowed: the driver allows wire generation v0 and this incarnation did not use it.
@@ -75,6 +75,7 @@ class Ending:
     how: str = ""
     code: int | None = None
     core: bool = False
+    climbed: bool = False
     oom: bool = False
     greeted: bool = True
     v0_allowed: bool = False
@@ -87,7 +88,11 @@ _NOT_PERMITTED = frozenset({errno_names.EACCES, errno_names.EPERM})
 _SHORTAGE = frozenset(
     {errno_names.EMFILE, errno_names.ENFILE, errno_names.EAGAIN, errno_names.ENOMEM, errno_names.ENOSPC}
 )
-_SHORT_OF = frozenset({"no-resources", "launcher-busy", "launcher-gone", "busy", "timed-out", "bug"})
+_PASSING = frozenset({"no-resources", "launcher-busy", "launcher-gone", "busy", "timed-out", "bug"})
+_MISCONFIGURED = frozenset(
+    {"unknown-helper", "bad-definition", "not-installed", "not-permitted", "no-capability", "not-supported"}
+)
+_REFUSALS = frozenset({"open-refused", "probe-refused"})
 _OTHER_GENERATION = frozenset({"wrong-generation", "bad-version", "bad-signature"})
 
 
@@ -97,33 +102,18 @@ def classify(ending: Ending) -> Exit:
     Order: asked; config (the launcher refused, exec failed, code 127) or a shortage met there; wrong
     generation; refusal; hung or out of time; the wire; our own fault; done; signal; any other exit.
     """
-    for rule in (_by_order, _at_launch, _before_greeting, _by_refusal, _by_verdict, _by_error, _by_itself):
-        found = rule(ending)
-        if found is not None:
-            return replace(found, code=_code(ending), signal=_signal(ending), core=ending.core)
-    text = "the helper closed its output" if ending.how == "" else f"the helper {_ended_how(ending)}"
-    return Exit(Why.ACCIDENT, "exited", text, _code(ending), None, ending.core)
-
-
-def _code(ending: Ending) -> int | None:
-    return ending.code if ending.how == "exited" else None
-
-
-def _signal(ending: Ending) -> int | None:
-    return ending.code if ending.how == "signal" else None
-
-
-def _ended_how(ending: Ending) -> str:
-    """The wait status in words."""
-    if ending.how == "signal" and ending.code is not None:
-        try:
-            name = signal_names.Signals(ending.code).name
-        except ValueError:
-            name = f"signal {ending.code}"
-        return f"was ended by {name}" + (" and left a core file" if ending.core else "")
-    if ending.how == "exited":
-        return f"exited with code {ending.code}"
-    return "ended; how is unknown"
+    found = (
+        _by_order(ending)
+        or _at_launch(ending)
+        or _before_greeting(ending)
+        or _by_refusal(ending)
+        or _by_verdict(ending)
+        or _by_error(ending)
+        or _by_itself(ending)
+    )
+    code = ending.code if ending.how == "exited" else None
+    signal = ending.code if ending.how == "signal" else None
+    return replace(found, code=code, signal=signal, core=ending.core)
 
 
 def _by_order(ending: Ending) -> Exit | None:
@@ -134,8 +124,10 @@ def _at_launch(ending: Ending) -> Exit | None:
     """The launcher said no, or the program could not become what its profile says."""
     error = ending.error
     if isinstance(error, LaunchFailed | PrivsepError):
-        kind = Why.ACCIDENT if error.problem in _SHORT_OF else Why.CONFIG
+        kind = Why.ACCIDENT if error.problem in _PASSING else Why.CONFIG
         return Exit(kind, error.problem, error.text)
+    if isinstance(error, HelperdError) and error.problem in _MISCONFIGURED and not ending.how:
+        return Exit(Why.CONFIG, error.problem, error.text)
     if ending.how == "exec-failed":
         code = ending.code or 0
         reason = errno_names.errorcode.get(code, f"errno {code}")
@@ -180,7 +172,7 @@ def _before_greeting(ending: Ending) -> Exit | None:
 
 def _by_refusal(ending: Ending) -> Exit | None:
     error = ending.error
-    if isinstance(error, OpenRefused):
+    if isinstance(error, HelperdError) and error.problem in _REFUSALS:
         return Exit(Why.REFUSAL, error.problem, error.text)
     return None
 
@@ -192,23 +184,40 @@ def _by_verdict(ending: Ending) -> Exit | None:
 
 
 def _by_error(ending: Ending) -> Exit | None:
-    """The wire refused bytes, time ran out, or our own code failed."""
+    """The wire refused bytes, time ran out, or our own code failed; not: a frame cut off by a death."""
     error = ending.error
     if error is None or isinstance(error, HelperExited):
+        return None
+    if isinstance(error, RemoteProtocolError) and error.problem == "partial-frame" and _died(ending):
         return None
     if isinstance(error, HelperdError):
         return Exit(Why.ACCIDENT, error.problem, str(error).removeprefix(f"{error.problem}: "))
     return Exit(Why.ACCIDENT, "bug", f"{type(error).__name__}: {error}")
 
 
-def _by_itself(ending: Ending) -> Exit | None:
-    """The helper ended with nobody asking and nothing wrong on the wire."""
+def _by_itself(ending: Ending) -> Exit:
+    """The helper ended, nobody asked it to, and nothing was wrong on the wire."""
     if ending.oom:
         return Exit(Why.ACCIDENT, "out-of-memory", "the kernel ended the helper for lack of memory")
-    if ending.how == "signal":
-        return Exit(Why.ACCIDENT, "killed", f"the helper {_ended_how(ending)}")
+    if _died(ending):
+        core = " and left a core file" if ending.core else ""
+        return Exit(Why.ACCIDENT, "killed", f"the helper was ended by {_signal_name(ending.code)}{core}")
     if ending.shutdown is not None:
         return Exit(Why.DONE, "done", f"the helper said it is done: {ending.shutdown}".removesuffix(": "))
-    if ending.status_meaningful and ending.how == "exited" and ending.code == 0:
+    if ending.how != "exited":
+        return Exit(Why.ACCIDENT, "exited", "the helper closed its output")
+    if ending.status_meaningful and ending.code == 0:
         return Exit(Why.DONE, "done", "the helper exited with code 0")
-    return None
+    return Exit(Why.ACCIDENT, "exited", f"the helper exited with code {ending.code}")
+
+
+def _died(ending: Ending) -> bool:
+    """True when a signal that was not ours ended it."""
+    return ending.how == "signal" and not ending.climbed
+
+
+def _signal_name(number: int | None) -> str:
+    try:
+        return signal_names.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}"

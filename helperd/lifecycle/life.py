@@ -77,9 +77,8 @@ class Life:
         return self.since + self.history.settled_after() if self.state is State.RUNNING else None
 
     def new_incarnation(self) -> int:
-        """Number the process tree that is about to exist."""
+        """Number the process tree that is about to exist; call it once in STARTING."""
         self.incarnation += 1
-        self.ended_by = None
         return self.incarnation
 
     def post(self, event: Event, now: float, incarnation: int | None = None, **detail: object) -> Answer:
@@ -188,7 +187,13 @@ class Life:
         Otherwise ``judge`` says STARTING, BACKOFF (``next_try_at`` is set), DOWN or FAILED.
         """
         self.exit = exit
-        decision = self._decide(exit, now, dice)
+        decision: Restart | Rest | GiveUp
+        if self.wanted == "down":
+            decision = Rest("stopped")
+        elif self.orders & TRIES:
+            decision = Restart(now)
+        else:
+            decision = judge(self.policy, self.history, exit, now, dice)
         self.history = self.history.after(exit, decision)
         if self.orders & TRIES:
             self.history = self.history.forgiven()
@@ -200,13 +205,6 @@ class Life:
             return State.STARTING
         self.next_try_at = decision.at
         return State.BACKOFF
-
-    def _decide(self, exit: Exit, now: float, dice: float) -> Restart | Rest | GiveUp:  # noqa: A002
-        if self.wanted == "down":
-            return Rest("stopped")
-        if self.orders & TRIES:
-            return Restart(now, counted=False)
-        return judge(self.policy, self.history, exit, now, dice)
 
     def _changed(self) -> None:
         if self.on_change is not None:
