@@ -76,7 +76,7 @@ def _syntax(error: Exception, text: str, file: str) -> ConfigError:
     elif place[1]:
         line = int(place[1])
     words = _TOML_PLACE.sub("", words)
-    return ConfigError("bad-syntax", f"not valid TOML: {words[:1].lower()}{words[1:]}", file=file, line=line)
+    return ConfigError("bad-syntax", f"not valid TOML: {words}", file=file, line=line)
 
 
 class _Check:

@@ -376,7 +376,6 @@ KEYS: tuple[Key, ...] = (
         v.choice("unix"),
         "unix: a stream socket in the file system.",
         default="unix",
-        required=True,
     ),
     Key(
         "sink",

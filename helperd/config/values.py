@@ -1,7 +1,7 @@
 """What a value in the configuration may look like: one ``Kind`` per sort of value.
 
-A kind has words for people and a function from the value tomli returns to the value a spec holds; the function
-raises ``ValueError`` with the sentence that follows the key's name ("must be ...").
+A kind has words for people and a function from the value tomli returns to the value a spec holds; the
+function raises ``ValueError`` with the sentence that follows the key's name ("must be ...").
 """
 
 from __future__ import annotations
