@@ -164,12 +164,15 @@ class Channel:
         if self.refused:
             return True
         try:
-            came = self.session.receive(data)
-        except RemoteProtocolError as error:
+            try:
+                came = self.session.receive(data)
+            except RemoteProtocolError as error:
+                self._hand_on(error.before, len(data))
+                raise
+            self._hand_on(came, len(data))
+        except RemoteProtocolError:
             self.refused = True
-            self._hand_on(error.before, len(data))
             raise
-        self._hand_on(came, len(data))
         return True
 
     def _end_of_output(self) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from helperd.config.specs import HelperSpec
-from helperd.errors import HelperdError, HelperError, HelperExited, LaunchFailed, PeerTimedOut, ProtocolError, UsageError
+from helperd.errors import HelperdError, HelperError, HelperExited, PeerTimedOut, ProtocolError, UsageError
 from helperd.incarnation import Incarnation
 from helperd.launcher import Launcher
 from helperd.wire.definition import SourceDefinition
@@ -112,13 +112,12 @@ def driver_for(helpers: Sequence[HelperSpec], definition: str, name: str | None)
     """The helper that a definition names by itself: by ``name``, else by ``type=``; None: it has to be probed for.
 
     Raises:
-        LaunchFailed: "unknown-helper": the name or the type is served by no configured helper.
-        UsageError: "bad-definition".
+        UsageError: "bad-definition"; "unknown-helper": the name or the type is served by no configured helper.
     """
     if name is not None:
         found = next((helper for helper in helpers if helper.name == name), None)
         if found is None:
-            raise LaunchFailed("unknown-helper", f"no [[helper]] is named {name!r}")
+            raise UsageError("unknown-helper", f"no [[helper]] is named {name!r}")
         return found
     kind = SourceDefinition.parse(definition).get("type")
     if not kind or kind.lower() == "auto":
@@ -127,7 +126,7 @@ def driver_for(helpers: Sequence[HelperSpec], definition: str, name: str | None)
         if kind.lower() in (served.lower() for served in helper.types):
             return helper
     known = ", ".join(sorted({served for helper in helpers for served in helper.types}))
-    raise LaunchFailed("unknown-helper", f"no [[helper]] serves type {kind!r}; configured types: {known or 'none'}")
+    raise UsageError("unknown-helper", f"no [[helper]] serves type {kind!r}; configured types: {known or 'none'}")
 
 
 async def ask(launcher: Launcher, helper: HelperSpec, profile: int, request: Message, limit: float = ASK_S) -> Message:
@@ -144,7 +143,7 @@ async def ask(launcher: Launcher, helper: HelperSpec, profile: int, request: Mes
 
     def hear(message: Message) -> None:
         if isinstance(message, ErrorReport):
-            complaints.append(message.text)
+            complaints.append(message.message)
 
     incarnation = await Incarnation.launch(
         launcher, helper, profile, deliver=lambda _runs, _size: None, on_message=hear
@@ -176,7 +175,7 @@ async def ask(launcher: Launcher, helper: HelperSpec, profile: int, request: Mes
 
 
 def _words(incarnation: Incarnation, complaints: list[str]) -> str:
-    words = complaints[-1:] or list(incarnation.stderr.tail)[-1:]
+    words = complaints[-1:] or list(incarnation.stderr.last)[-1:]
     return f', last words: "{words[0]}"' if words else ""
 
 
@@ -222,8 +221,7 @@ async def probe(launcher: Launcher, helpers: Sequence[HelperSpec], definition: s
     """Find the helper that recognises a definition.
 
     Raises:
-        UsageError: "bad-definition".
-        LaunchFailed: "unknown-helper": ``type=`` or ``name`` names none.
+        UsageError: "bad-definition"; "unknown-helper": ``type=`` or ``name`` names none.
     """
     SourceDefinition.parse(definition)
     only = driver_for(helpers, definition, name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import select
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ from helperd.wire.messages import (
     Severity,
     Shutdown,
     Text,
-    Warning_,
+    WarningReport,
 )
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Source:
         self.last_words: list[str] = []
         self.meter = Meter()
         self.incarnation: Incarnation | None = None
-        self.vitals: dict[str, object] | None = None
+        self.vitals: vitals.Tree | None = None
         self._translator: Translator | None = None
         self._scope: trio.CancelScope | None = None
         self._gone: Exit | None = None
@@ -303,6 +304,7 @@ class Source:
         opened.version = report.version
         if self._translator is not None:
             self._translator.hardware = report.hardware
+            self._translator.dlt = report.dlt
 
     def _limit(self, seconds: float, what: str) -> _Limit:
         return _Limit(seconds, f"{what} did not come within {seconds:g} s")
@@ -322,15 +324,15 @@ class Source:
         route.count(packets, nbytes)
         self.last_packet_at = trio.current_time()
         if route.wanted and self._translator is not None:
-            route.dispatch(self._translator.translate(runs), size)
+            route.dispatch(self._translator.translate(runs, time.time_ns()), size)
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):
             self._say(_SEVERITIES[message.severity], message.text)
-        elif isinstance(message, Warning_):
-            self._say("warning", message.text)
+        elif isinstance(message, WarningReport):
+            self._say("warning", message.warning)
         elif isinstance(message, ErrorReport):
-            self._say("error", message.text or "the helper reports an error without words")
+            self._say("error", message.message or "the helper reports an error without words")
         elif isinstance(message, Shutdown):
             self._shutdown = message.reason
 
@@ -375,7 +377,7 @@ class Source:
         silence = Patience(self.spec.silence, trio.current_time()) if self.spec.silence else None
         pinged_at: float | None = None
         next_ping_at = trio.current_time()
-        run_delay = vitals.run_delay(incarnation.process.pid)
+        turn = vitals.run_queue(incarnation.process.pid)
         while True:
             now = trio.current_time()
             if now >= next_ping_at:
@@ -386,13 +388,13 @@ class Source:
                         pinged_at = now
             if pinged_at is not None and pinged_at < channel.life_at:
                 pinged_at = None
-                run_delay = vitals.run_delay(incarnation.process.pid)
-            judged = verdict(self._evidence(incarnation, now, pinged_at, run_delay, deadline), deadline)
+                turn = vitals.run_queue(incarnation.process.pid)
+            judged = verdict(self._evidence(incarnation, now, pinged_at, turn, deadline), deadline)
             self.liveness = (judged.word, judged.reason)
             if judged.life_at > channel.life_at:
                 channel.life_at = judged.life_at
                 pinged_at = None
-                run_delay = vitals.run_delay(incarnation.process.pid)
+                turn = vitals.run_queue(incarnation.process.pid)
             if judged.hung:
                 text = f"no byte for {now - channel.life_at:.1f} s, PING unanswered"
                 self.post(Event.HUNG, incarnation=number, reason=judged.reason, text=text)
@@ -411,14 +413,13 @@ class Source:
             await trio.sleep_until(wake_at)
 
     def _evidence(
-        self, incarnation: Incarnation, now: float, pinged_at: float | None, run_delay: int | None, deadline: float
+        self, incarnation: Incarnation, now: float, pinged_at: float | None, turn: vitals.Turn | None, deadline: float
     ) -> Evidence:
         channel = incarnation.channel
         pid = incarnation.process.pid
         if now - channel.life_at <= deadline:
             return Evidence(now, channel.life_at, pinged_at)
-        delayed = vitals.run_delay(pid)
-        starved = run_delay is not None and delayed is not None and delayed - run_delay > deadline / 2 * 1e9
+        starved = vitals.starved(turn, vitals.run_queue(pid), now - channel.life_at)
         return Evidence(
             now,
             channel.life_at,
@@ -426,8 +427,8 @@ class Source:
             holding=bool(self.route.holding()),
             our_lag=self.shell.lagged_at > channel.life_at,
             readable=_readable(channel.from_helper),
-            runnable_starved=starved,
-            proc_state=vitals.process_state(pid) or "",
+            runnable_starved=starved or vitals.frozen(vitals.cgroup(pid)),
+            proc_state=vitals.state(pid),
         )
 
     def _is_silent(self, silence: Patience | None, now: float) -> bool:
@@ -481,7 +482,7 @@ class Source:
         await incarnation.stop(reason=reason, entering=self._on_rung)
         if incarnation.channel.cut:
             self.route.ledger.upstream["partial-frame"] += 1
-        self.last_words = list(incarnation.stderr.tail)
+        self.last_words = list(incarnation.stderr.last)
         self.incarnation = None
         self._translator = None
         self.rung = ""

@@ -13,15 +13,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from helperd import pcapng
+from helperd.errors import RemoteProtocolError
 from helperd.routing import Interfaces, Segment
 from helperd.wire.frames import Kind, Run
 
 if TYPE_CHECKING:
-    from helperd.wire.generation import Generation
+    from helperd.wire.frames import Generation
     from helperd.wire.messages import Signal
 
 LINKTYPES: Final = {11: 100, 12: 101, 14: 101, 15: 102, 16: 103}
 """Link types whose number in memory (DLT_) differs from the one in files (LINKTYPE_), from libpcap's documentation."""
+
+MAX_LINKTYPE: Final = 0xFFFF
+MAX_LINKTYPES: Final = 16
+"""Link types that one incarnation may bring; more would let one helper fill every reader's list of interfaces."""
+UNKNOWN_LINKTYPE: Final = 147
+"""DLT_USER0: for packets of a helper that never names a link type."""
 
 _HEAD: Final = struct.Struct("<IIIIIII").pack
 _TAIL: Final = struct.Struct("<I").pack
@@ -42,6 +49,7 @@ class Translator:
         self._interfaces = interfaces
         self._generation = generation
         self._numbers: dict[int, int] = {}
+        self.dlt: int | None = None
         self.hardware = ""
         self.definition = ""
         self.empty = 0
@@ -50,13 +58,22 @@ class Translator:
         """The interface number of a libpcap link type (DLT_)."""
         known = self._numbers.get(dlt)
         if known is None:
+            if not 0 <= dlt <= MAX_LINKTYPE or len(self._numbers) >= MAX_LINKTYPES:
+                raise RemoteProtocolError(
+                    "bad-payload",
+                    f"link type {dlt}: a source may have {MAX_LINKTYPES} of them, numbers up to {MAX_LINKTYPE}",
+                )
             known = self._numbers[dlt] = self._interfaces.number(
                 self._source, LINKTYPES.get(dlt, dlt), hardware=self.hardware, definition=self.definition
             )
         return known
 
-    def translate(self, runs: Sequence[Run]) -> list[Segment]:
+    def translate(self, runs: Sequence[Run], arrived_ns: int) -> list[Segment]:
         """Turn one read's runs into segments, in order.
+
+        Args:
+            runs: packet runs of one read.
+            arrived_ns: nanoseconds since 1970, for packets that carry no time of their own.
 
         Raises:
             RemoteProtocolError: "bad-payload", "bad-bulk": a frame does not hold what its header claims.
@@ -64,15 +81,15 @@ class Translator:
         segments: list[Segment] = []
         for run in runs:
             if run.kind is Kind.PACKETS:
-                self._rewrite(run, segments)
+                self._rewrite(run, arrived_ns, segments)
             else:
                 self._pass(run, segments)
         return segments
 
-    def _rewrite(self, run: Run, segments: list[Segment]) -> None:
+    def _rewrite(self, run: Run, arrived_ns: int, segments: list[Segment]) -> None:
         parts: list[bytes | memoryview] = []
         add = parts.append
-        current_dlt = -1
+        current_dlt: int | None = -1
         interface = -1
         packets = 0
         done = 0
@@ -85,8 +102,8 @@ class Translator:
                     done += packets
                     packets = nbytes = 0
                 current_dlt = dlt
-                interface = self.number(dlt)
-            stamp = sec * 1_000_000_000 + usec * 1000
+                interface = self.number(self._default_dlt() if dlt is None else dlt)
+            stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
             if signal is not None:
                 block = pcapng.packet_block(interface, stamp, content, original, comment=describe(signal))
                 add(block)
@@ -106,6 +123,9 @@ class Translator:
             done += packets
         self.empty += run.packets - done
 
+    def _default_dlt(self) -> int:
+        return self.dlt if self.dlt is not None and 0 <= self.dlt <= MAX_LINKTYPE else UNKNOWN_LINKTYPE
+
     def _pass(self, run: Run, segments: list[Segment]) -> None:
         for interface, slices, nbytes, packets in self._generation.blocks(run):
             segments.append(Segment(interface, slices, nbytes, packets))
@@ -113,19 +133,15 @@ class Translator:
 
 def describe(signal: Signal) -> str:
     """A packet comment that keeps a signal block for readers: ``signal=-60dBm channel=6 freq=2437000kHz``."""
-    words = []
-    if signal.signal_dbm:
-        words.append(f"signal={signal.signal_dbm:g}dBm")
-    if signal.noise_dbm:
-        words.append(f"noise={signal.noise_dbm:g}dBm")
-    if signal.signal_rssi:
-        words.append(f"rssi={signal.signal_rssi:g}")
-    if signal.noise_rssi:
-        words.append(f"noise_rssi={signal.noise_rssi:g}")
+    fields = (
+        ("signal", signal.dbm, "dBm"),
+        ("noise", signal.noise_dbm, "dBm"),
+        ("rssi", signal.rssi, ""),
+        ("noise_rssi", signal.noise_rssi, ""),
+        ("freq", signal.khz, "kHz"),
+        ("rate", signal.rate, ""),
+    )
+    words = [f"{name}={value:.15g}{unit}" for name, value, unit in fields if value is not None]
     if signal.channel:
         words.append(f"channel={signal.channel}")
-    if signal.freq_khz:
-        words.append(f"freq={signal.freq_khz:g}kHz")
-    if signal.datarate:
-        words.append(f"rate={signal.datarate:g}")
     return " ".join(words)

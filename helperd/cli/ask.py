@@ -1,0 +1,68 @@
+"""What ``list`` and ``probe`` share: ask the running daemon, or be a launcher's client for a moment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from helperd.cli.defaults import add_config, config_file
+from helperd.control.client import Client
+from helperd.errors import HelperdError, UnavailableError
+from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
+
+if TYPE_CHECKING:
+    from helperd.config.specs import Config
+    from helperd.launcher import Launcher
+
+Question = Callable[["Launcher", "Config"], Awaitable[dict[str, Any]]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of both commands."""
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object for scripts")
+    parser.add_argument(
+        "--runtime-dir", metavar="DIR", help="ask the daemon there (default: see FILES in helperd(8))"
+    )
+
+
+def answer_of(args: argparse.Namespace, method: str, parameters: dict[str, Any], question: Question) -> dict[str, Any]:
+    """The running daemon's answer, or, without one and with ``-c``, an own launcher's.
+
+    Raises:
+        HelperdError: as the question does.
+    """
+    if args.config is None:
+        path = os.path.join(find_runtime_dir(args.runtime_dir), CONTROL_SOCKET)
+        try:
+            with Client(path) as client:
+                return client.call(method, **parameters)
+        except UnavailableError:
+            if args.runtime_dir is not None:
+                raise
+    return _alone(config_file(args), question)
+
+
+def _alone(path: str, question: Question) -> dict[str, Any]:
+    import trio  # noqa: PLC0415 - only a question without a daemon pays for it
+
+    from helperd import config  # noqa: PLC0415
+    from helperd.launcher import own_launcher  # noqa: PLC0415
+
+    settings = config.load(path)
+
+    async def run() -> dict[str, Any]:
+        async with own_launcher(path, helpers=settings.helpers) as launcher:
+            return await question(launcher, settings)
+
+    try:
+        return trio.run(run)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, HelperdError):
+            raise error from None
+        raise

@@ -1,0 +1,45 @@
+"""``helperd list``: every device that a configured helper can open, and every helper that could not say."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from helperd.cli import ask
+from helperd.errors import Code
+from helperd.table import clean
+
+if TYPE_CHECKING:
+    from helperd.config.specs import Config
+    from helperd.launcher import Launcher
+
+add_arguments = ask.add_arguments
+
+
+async def _question(launcher: Launcher, settings: Config) -> dict[str, Any]:
+    from helperd.drivers import list_devices  # noqa: PLC0415
+
+    return (await list_devices(launcher, settings.helpers)).as_dict()
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the devices; broken helpers go to stderr, one line each.
+
+    Returns:
+        0, or 1 when nothing can be listed.
+    """
+    answer = ask.answer_of(args, "io.helperd.ListDevices", {}, _question)
+    devices = answer["devices"]
+    if args.json:
+        print(json.dumps(answer, indent=2))  # noqa: T201
+    else:
+        wide = max([len(device["definition"]) for device in devices] + [10])
+        for device in devices:
+            print(f"{clean(device['definition']):<{wide}}  {clean(device['helper']):<16}  {clean(device['hardware'])}".rstrip())  # noqa: T201
+        if not devices:
+            print("no devices found", file=sys.stderr)  # noqa: T201
+        for failure in answer["failed"]:
+            print(f"{clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}", file=sys.stderr)  # noqa: T201
+    return Code.DONE if devices else Code.NO

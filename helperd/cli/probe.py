@@ -1,0 +1,54 @@
+"""``helperd probe DEFINITION``: which helper recognises it, and what it would open."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from helperd.cli import ask
+from helperd.errors import Code
+from helperd.table import clean
+from helperd.wire.definition import SourceDefinition
+
+if TYPE_CHECKING:
+    from helperd.config.specs import Config
+    from helperd.launcher import Launcher
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("definition", metavar="DEFINITION", help="interface:key=value,...; for example demo:type=pcapfile")
+    ask.add_arguments(parser)
+
+
+async def _question(definition: str, launcher: Launcher, settings: Config) -> dict[str, Any]:
+    from helperd.drivers import probe  # noqa: PLC0415
+
+    return (await probe(launcher, settings.helpers, definition)).as_dict()
+
+
+def main(args: argparse.Namespace) -> int:
+    """Ask, and print who said yes.
+
+    Returns:
+        0 for yes, 1 when no helper recognises it; a definition that nobody could parse or serve is a usage error, 64.
+    """
+    SourceDefinition.parse(args.definition)
+    answer = ask.answer_of(
+        args, "io.helperd.Probe", {"definition": args.definition}, partial(_question, args.definition)
+    )
+    if args.json:
+        print(json.dumps(answer, indent=2))  # noqa: T201
+    elif answer["helper"]:
+        hardware = f" ({clean(answer['hardware'])})" if answer["hardware"] else ""
+        print(f"{clean(args.definition)}: yes, by {clean(answer['helper'])}{hardware}")  # noqa: T201
+        if answer["channels"]:
+            print(f"  channels: {clean(', '.join(answer['channels']))}")  # noqa: T201
+    else:
+        print(f"{clean(args.definition)}: no helper recognises it", file=sys.stderr)  # noqa: T201
+        for failure in [*answer["refused"], *answer["failed"]]:
+            print(f"  {clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}", file=sys.stderr)  # noqa: T201
+    return Code.DONE if answer["helper"] else Code.NO

@@ -1,0 +1,252 @@
+"""What ``helperd run`` is: configuration, launcher, sources, sinks and control put together in one process.
+
+Started by the launcher, which hands over its socket as a descriptor. Order of a stop: sources (their helpers end, what
+still comes is delivered), consumers (what is queued is sent), sockets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import trio
+
+from helperd import __version__, config, pcapng
+from helperd.config.specs import Config, DaemonSpec, SinkSpec
+from helperd.control import server as control_server
+from helperd.drivers import list_devices, probe
+from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone
+from helperd.launcher import Launcher, open_launcher
+from helperd.lifecycle import State
+from helperd.logs import Log, open_log
+from helperd.notify import Notifier
+from helperd.routing import RouteTable
+from helperd.runtime import ALL_SOCKET, CONTROL_SOCKET, SOURCES_DIR, claim_runtime_dir, default_runtime_dir
+from helperd.sinks.listen import listen_unix
+from helperd.sinks.stream import StreamSink
+from helperd.status import snapshot
+from helperd.supervisor import Supervisor
+from helperd.view import LiveView
+
+FLUSH_S: Final = 1.0
+"""Seconds that consumers have to read what is queued when the daemon stops."""
+
+
+@dataclass(slots=True, eq=False)
+class Daemon:
+    """The parts of a running daemon, and what the control socket may ask of it."""
+
+    supervisor: Supervisor
+    launcher: Launcher
+    runtime_dir: str
+    spec: DaemonSpec
+    log: Log
+    started_at: float
+    sinks: list[StreamSink] = field(default_factory=list)
+    header: bytes = b""
+
+    # sinks
+
+    def open_sinks(self, nursery: trio.Nursery) -> None:
+        """Open the implicit consumer sockets and those of the configuration.
+
+        Raises:
+            SinkError: one of them cannot be opened; those before it are closed by the nursery's cancellation.
+        """
+        wanted = self._implicit() if self.spec.implicit_sinks else []
+        wanted += [(sink, None) for sink in self.supervisor.config.sinks]
+        for sink, single in wanted:
+            self._open(sink, single, nursery)
+
+    def _implicit(self) -> list[tuple[SinkSpec, str | None]]:
+        every: list[tuple[SinkSpec, str | None]] = [(SinkSpec(path=ALL_SOCKET), None)]
+        return every + [self._own_socket(source.name) for source in self.supervisor.config.sources]
+
+    def _own_socket(self, name: str) -> tuple[SinkSpec, str | None]:
+        return SinkSpec(path=f"{SOURCES_DIR}/{name}.sock", sources=(name,)), name
+
+    def _open(self, spec: SinkSpec, single: str | None, nursery: trio.Nursery) -> None:
+        path = os.path.join(self.runtime_dir, spec.path)
+        listener = listen_unix(path, mode=self.spec.socket_mode, group=self.spec.socket_group)
+        sink = StreamSink(
+            name=spec.name,
+            listener=listener,
+            table=self.supervisor.table,
+            header=self.header,
+            on_room=self.supervisor.room,
+            on_connect=self.supervisor.on_consumer,
+            sources=frozenset(spec.sources),
+            single=single,
+            limit=spec.limit,
+            overflow=spec.overflow,
+            hold=spec.hold,
+        )
+        self.sinks.append(sink)
+        nursery.start_soon(sink.serve)
+
+    # ControlApi
+
+    def snapshot(self) -> dict[str, object]:
+        """Everything that is true now."""
+        return snapshot(self.supervisor, self.sinks, self.runtime_dir, self.started_at, trio.current_time())
+
+    async def order(self, source: str, verb: str) -> None:
+        """Carry out start, stop, restart, pause or resume."""
+        await self.supervisor.order(source, verb)
+
+    async def list_devices(self) -> dict[str, object]:
+        """Ask every helper for its devices; those of running sources are marked ``in_use``."""
+        listing = await list_devices(self.launcher, self.supervisor.config.helpers)
+        answer = listing.as_dict()
+        running = {
+            source.spec.definition.partition(":")[0]: source.name
+            for source in self.supervisor.sources
+            if source.life.state is State.RUNNING
+        }
+        for device in answer["devices"]:  # type: ignore[attr-defined]
+            device["in_use"] = running.get(device["interface"])
+        return answer
+
+    async def probe(self, definition: str) -> dict[str, object]:
+        """Ask who recognises a definition."""
+        return (await probe(self.launcher, self.supervisor.config.helpers, definition)).as_dict()
+
+    def messages(self, since: int) -> list[dict[str, object]]:
+        """Kept messages with a number above ``since``."""
+        return [notice.as_dict() for notice in self.supervisor.bus.since(since)]
+
+    async def wait_message(self) -> None:
+        """Wait for the next message."""
+        await self.supervisor.bus.wait()
+
+    async def wait_change(self) -> None:
+        """Wait for the next change of state."""
+        await self.supervisor.wait_change()
+
+
+@asynccontextmanager
+async def _control(daemon: Daemon) -> AsyncIterator[None]:
+    path = os.path.join(daemon.runtime_dir, CONTROL_SOCKET)
+    listener = listen_unix(path, mode=daemon.spec.socket_mode, group=daemon.spec.socket_group)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control_server.serve, trio.SocketListener(listener.socket), daemon)
+            yield
+            nursery.cancel_scope.cancel()
+    finally:
+        listener.close()
+
+
+async def run(settings: Config, launcher_fd: int, runtime_dir: str, log: Log, view: LiveView | None) -> Code:
+    """Run until SIGINT or SIGTERM.
+
+    Raises:
+        SinkError: a socket cannot be opened.
+        LauncherGone: the launcher ended; so have all helpers.
+    """
+    notifier = Notifier()
+    async with open_launcher(launcher_fd, helpers=settings.helpers) as launcher:
+        table = RouteTable()
+        write = log.write if view is None else view.write
+        supervisor = Supervisor(settings, launcher, table, write)
+        header = pcapng.section_header(
+            hardware=os.uname().machine, os=f"{os.uname().sysname} {os.uname().release}", application=f"helperd {__version__}"
+        )
+        daemon = Daemon(supervisor, launcher, runtime_dir, settings.helperd, log, trio.current_time(), header=header)
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as outer, _control(daemon):
+                daemon.open_sinks(outer)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(supervisor.run)
+                    if view is not None:
+                        view.snapshot = daemon.snapshot
+                        nursery.start_soon(view.show)
+                    nursery.start_soon(_end_with_launcher, launcher)
+                    notifier.ready(f"{len(settings.sources)} sources")
+                    async for _signal in signals:
+                        break
+                    notifier.stopping()
+                    write("info", "helperd", "stopping")
+                    await supervisor.stop()
+                    await _flush(daemon)
+                    nursery.cancel_scope.cancel()
+                outer.cancel_scope.cancel()
+    return Code.DONE
+
+
+async def _end_with_launcher(launcher: Launcher) -> None:
+    await launcher.gone()
+    raise LauncherGone("launcher-gone", "the launcher process has ended, and every helper with it")
+
+
+async def _flush(daemon: Daemon) -> None:
+    """Let consumers read what is queued; those that do not read lose it, counted."""
+    for sink in daemon.sinks:
+        sink.finish()
+    with trio.move_on_after(FLUSH_S):
+        while any(sink.consumers for sink in daemon.sinks):
+            await trio.sleep(0.01)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the supervisor process: the launcher's child."""
+    parser = argparse.ArgumentParser(prog="helperd-supervisor", description="Started by the launcher; not by hand.")
+    parser.add_argument("--launcher-fd", type=int, required=True)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--runtime-dir")
+    parser.add_argument("--demo", action="store_true")
+    options = parser.parse_args(argv)
+    try:
+        settings = config.load(options.config)
+        if options.demo:
+            settings = replace(settings, helperd=replace(settings.helperd, socket_mode=0o666))
+        runtime_dir = os.path.abspath(options.runtime_dir or settings.helperd.runtime_dir or default_runtime_dir())
+        claim_runtime_dir(runtime_dir)
+        view = LiveView() if sys.stdout.isatty() else None
+        with open_log(settings.helperd.log_format, settings.helperd.log_level) as log:
+            if options.demo:
+                _invite(runtime_dir)
+            return trio.run(_run_quietly, settings, options.launcher_fd, runtime_dir, log, view)
+    except ConfigRefused as refused:
+        print(refused, file=sys.stderr)  # noqa: T201
+        return refused.exit_code
+    except HelperdError as error:
+        print(f"helperd: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+
+
+async def _run_quietly(
+    settings: Config, launcher_fd: int, runtime_dir: str, log: Log, view: LiveView | None
+) -> Code:
+    """Turn a group of one into the error it holds."""
+    try:
+        return await run(settings, launcher_fd, runtime_dir, log, view)
+    except BaseExceptionGroup as group:
+        known, other = group.split(HelperdError)
+        if other is None and known is not None:
+            error: BaseException = known
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            raise error from None
+        raise
+
+
+def _invite(runtime_dir: str) -> None:
+    """Print what to try next."""
+    for line in (
+        "helperd demo: two real helper processes, no root, no hardware. In another terminal, try:",
+        f"  tshark -i {runtime_dir}/{ALL_SOCKET}",
+        f"  tcpdump -r - < <(nc -U {runtime_dir}/{SOURCES_DIR}/radio0.sock)",
+        f"  helperd status --runtime-dir {runtime_dir}",
+    ):
+        print(line, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,122 @@
+"""What is true now, as plain data: the answer of ``status`` and the rows of the live view."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from helperd import __version__
+from helperd.lifecycle import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from helperd.sinks.consumer import Consumer
+    from helperd.sinks.stream import StreamSink
+    from helperd.source import Source
+    from helperd.supervisor import Supervisor
+    from helperd.vitals import Tree
+
+
+def source_status(source: Source, now: float, linktypes: list[int]) -> dict[str, object]:
+    """One source; ages and times in seconds, None where there is nothing to say."""
+    life = source.life
+    ledger = source.route.ledger
+    incarnation = source.incarnation
+    ended = life.exit
+    words = source.last_words if incarnation is None else incarnation.stderr.last
+    return {
+        "name": source.name,
+        "definition": source.spec.definition,
+        "helper": source.helper.name if source.helper else source.spec.helper,
+        "state": str(life.state),
+        "wanted": life.wanted,
+        "why": life.why,
+        "verdict": source.liveness[0] if life.state is State.RUNNING else "",
+        "reason": source.liveness[1],
+        "rung": source.rung,
+        "crash_loop": life.crash_loop,
+        "since_s": now - life.since,
+        "incarnation": life.incarnation,
+        "pid": incarnation.process.pid if incarnation else None,
+        "generation": source.opened.generation,
+        "uuid": source.opened.uuid,
+        "hardware": source.opened.hardware,
+        "channel": source.opened.channel,
+        "linktypes": linktypes,
+        "packets": ledger.received,
+        "bytes": ledger.received_bytes,
+        "rate": source.meter.rate(now, ledger.received),
+        "produced": ledger.produced,
+        "routed": ledger.routed,
+        "lost": ledger.losses(),
+        "restarts": life.history.tally.restarts,
+        "age_s": None if source.last_packet_at is None else now - source.last_packet_at,
+        "exit": None if ended is None else {"kind": str(ended.kind), "problem": ended.problem, "text": ended.text},
+        "next_try_s": None if life.next_try_at is None else max(0.0, life.next_try_at - now),
+        "stderr": list(words),
+        "vitals": None if source.vitals is None else _vitals(source.vitals),
+        "paused": source.route.paused,
+    }
+
+
+def _vitals(tree: Tree) -> dict[str, object]:
+    return {
+        "processes": len(tree.members),
+        "cpu_percent": tree.cpu_percent,
+        "cpu_s": tree.cpu_s,
+        "memory": tree.memory,
+        "fds": tree.fds,
+        "threads": tree.threads,
+    }
+
+
+def consumer_status(consumer: Consumer, now: float) -> dict[str, object]:
+    """One consumer; ``offered`` = ``packets`` + ``lost`` + ``queued``, always."""
+    outbox = consumer.outbox
+    return {
+        "id": consumer.number,
+        "sink": consumer.sink,
+        "format": "pcapng",
+        "pid": consumer.peer.pid,
+        "uid": consumer.peer.uid,
+        "offered": outbox.offered,
+        "packets": outbox.delivered,
+        "bytes": outbox.delivered_bytes,
+        "lost": outbox.lost,
+        "lost_by": dict(outbox.lost_by),
+        "queued": outbox.queued + outbox.inflight,
+        "queued_bytes": outbox.pinned,
+        "connected_s": now - consumer.connected_at,
+    }
+
+
+def snapshot(
+    supervisor: Supervisor, sinks: Iterable[StreamSink], runtime_dir: str, started_at: float, now: float
+) -> dict[str, object]:
+    """Everything at once, at one moment of the loop."""
+    interfaces = supervisor.table.interfaces
+    sources = [
+        source_status(source, now, [interface.linktype for interface in interfaces.of(source.name)])
+        for source in supervisor.sources
+    ]
+    sick = [row["name"] for row in sources if row["wanted"] == "up" and row["state"] not in {"running", "down"}]
+    sinks = list(sinks)
+    return {
+        "pid": os.getpid(),
+        "version": __version__,
+        "uptime_s": now - started_at,
+        "config": supervisor.config.file,
+        "runtime_dir": runtime_dir,
+        "health": "degraded" if sick else "ok",
+        "late_beats": supervisor.late_beats,
+        "sources": sources,
+        "sinks": [
+            {"name": sink.name, "type": "unix", "path": sink.listener.path, "format": "pcapng"} for sink in sinks
+        ],
+        "consumers": [consumer_status(consumer, now) for sink in sinks for consumer in sink.consumers],
+        "launcher": {
+            "pid": os.getppid(),
+            "profiles": supervisor.launcher.profiles,
+        },
+    }

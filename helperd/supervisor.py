@@ -1,0 +1,212 @@
+"""All sources: one task each, started, ordered about, reloaded and stopped together.
+
+Rules:
+  1. The nursery of sources never sees an exception of a helper; a bug in one source ends that source's try alone.
+  2. An order is a message to the source that owns the process; nothing here signals or waits for processes.
+  3. Time here is trio's; wall-clock time decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from helperd import vitals
+from helperd.bell import Bell
+from helperd.bus import MessageBus
+from helperd.config.specs import Config, HelperSpec, SourceSpec
+from helperd.drivers import driver_for, probe
+from helperd.errors import HelperdError, LaunchFailed, UsageError
+from helperd.gate import StartGate
+from helperd.launcher import Launcher
+from helperd.lifecycle import Event, State
+from helperd.routing import RouteTable
+from helperd.source import Source, policy_of
+
+HEARTBEAT_S: Final = 0.25
+LAG_S: Final = 0.5
+"""A heartbeat later than this means that we, not a helper, were away."""
+STOP_S: Final = 4.0
+VITALS_S: Final = 5.0
+
+
+class UnknownSource(HelperdError):  # noqa: N818
+    """No source has that name."""
+
+
+@dataclass(slots=True)
+class _Running:
+    source: Source
+    left: trio.Event
+
+
+class Supervisor:
+    """The sources of one configuration and what they share."""
+
+    def __init__(
+        self, config: Config, launcher: Launcher, table: RouteTable, log: Callable[[str, str, str], None]
+    ) -> None:
+        self.config = config
+        self.launcher = launcher
+        self.table = table
+        self.room = Bell()
+        self.bus = MessageBus()
+        self.gate = StartGate()
+        self.log = log
+        self.lagged_at = -1.0
+        self.late_beats = 0
+        self.changes = 0
+        self._lot = trio.lowlevel.ParkingLot()
+        self._running: dict[str, _Running] = {}
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def sources(self) -> list[Source]:
+        """All sources, in the order in which they were added."""
+        return [running.source for running in self._running.values()]
+
+    def source(self, name: str) -> Source:
+        """Find a source by name.
+
+        Raises:
+            UnknownSource: "unknown-source", with the names there are.
+        """
+        try:
+            return self._running[name].source
+        except KeyError:
+            known = ", ".join(self._running) or "none"
+            raise UnknownSource("unknown-source", f"no source is named {name!r}; there are: {known}") from None
+
+    def changed(self) -> None:
+        """Wake whoever follows the state."""
+        self.changes += 1
+        self._lot.unpark_all()
+
+    async def wait_change(self) -> None:
+        """Wait for the next change of state."""
+        await self._lot.park()
+
+    # Shell
+
+    async def choose(self, spec: SourceSpec) -> tuple[HelperSpec, int]:
+        """Find the helper for a definition: named, by type, or by probing.
+
+        Raises:
+            LaunchFailed: "unknown-helper", "probe-refused".
+        """
+        helpers = self.config.helpers
+        try:
+            helper = driver_for(helpers, spec.definition, spec.helper)
+        except UsageError as error:
+            raise LaunchFailed(error.problem, error.text) from error
+        if helper is None:
+            found = await probe(self.launcher, helpers, spec.definition)
+            if found.helper is None:
+                reasons = "; ".join(f"{failure.helper}: {failure.text}" for failure in found.refused + found.failed)
+                raise LaunchFailed("probe-refused", f"no helper recognises {spec.definition!r} ({reasons})")
+            helper = found.helper
+        return helper, self.config.profile(helper.name)
+
+    # the nursery
+
+    async def run(self) -> None:
+        """Keep all sources until cancelled; ``stop`` first, or their processes end by the launcher's hand."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._heartbeat)
+            nursery.start_soon(self._watch_vitals)
+            for spec in self.config.sources:
+                self._add(spec)
+
+    def _add(self, spec: SourceSpec) -> Source:
+        assert self._nursery is not None
+        source = Source(spec, self)
+        running = _Running(source, trio.Event())
+        self._running[spec.name] = running
+        self._nursery.start_soon(self._keep, running)
+        if spec.start == "boot" or (spec.start == "first-consumer" and source.route.taps):
+            source.post(Event.START)
+        return source
+
+    async def _keep(self, running: _Running) -> None:
+        source = running.source
+        try:
+            await source.keep_running()
+        finally:
+            running.left.set()
+            if self._running.get(source.name) is running:
+                del self._running[source.name]
+            self.changed()
+
+    def on_consumer(self, wanted: frozenset[str]) -> None:
+        """Start the sources that wait for their first consumer."""
+        for source in self.sources:
+            first = source.spec.start == "first-consumer" and source.life.incarnation == 0
+            if first and source.life.state is State.DOWN and (not wanted or source.name in wanted):
+                source.post(Event.START)
+
+    async def stop(self) -> None:
+        """Stop all sources side by side; returns when every tree is empty."""
+        for source in self.sources:
+            source.post(Event.STOP)
+        while any(source.life.state not in {State.DOWN, State.FAILED} for source in self.sources):
+            await self.wait_change()
+
+    async def _heartbeat(self) -> None:
+        """Notice when our own loop was late, or the machine slept."""
+        slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+        while True:
+            due = trio.current_time() + HEARTBEAT_S
+            await trio.sleep_until(due)
+            now = trio.current_time()
+            asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+            if now - due > LAG_S or asleep - slept > LAG_S:
+                self.lagged_at = now
+                self.late_beats += 1
+            slept = asleep
+
+    async def _watch_vitals(self) -> None:
+        """Sample every helper's process tree now and then, in a thread."""
+        sampler = vitals.Sampler()
+        while True:
+            await trio.sleep(VITALS_S)
+            pids = [source.incarnation.process.pid for source in self.sources if source.incarnation is not None]
+            trees = await trio.to_thread.run_sync(sampler.sample, pids, trio.current_time())
+            for source in self.sources:
+                incarnation = source.incarnation
+                source.vitals = trees.get(incarnation.process.pid) if incarnation is not None else None
+
+    # orders
+
+    async def order(self, name: str, verb: str) -> None:
+        """Carry out an operator's order and wait until it is done, or its failure known.
+
+        Raises:
+            UnknownSource: no such source.
+            HelperdError: what the source ended with instead.
+        """
+        source = self.source(name)
+        if verb in {"pause", "resume"}:
+            source.route.paused = verb == "pause"
+            self.changed()
+            return
+        source.post(Event(verb))
+        life = source.life
+        if verb == "stop":
+            while life.wanted == "down" and life.state not in {State.DOWN, State.FAILED}:
+                await self.wait_change()
+            return
+        number = life.incarnation + (life.state not in {State.STARTING, State.GREETING, State.OPENING})
+        if verb == "start" and life.state is State.RUNNING:
+            return
+        while not (life.state is State.RUNNING and life.incarnation >= number):
+            failed = life.state in {State.BACKOFF, State.FAILED, State.DOWN} and life.incarnation >= number
+            if failed and not life.woken and life.exit is not None:
+                raise HelperdError(life.exit.problem, f"{name}: {life.exit.text}")
+            await self.wait_change()
+

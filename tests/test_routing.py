@@ -1,0 +1,229 @@
+"""Interfaces, outboxes and routes, without a loop and without sockets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helperd.routing import Batch, Outbox, RouteTable, Segment, batch_of
+
+
+def batch(packets: int = 1, nbytes: int = 100, interface: int = 0, pinned: int | None = None) -> Batch:
+    return Batch((b"x" * nbytes,), nbytes, packets, nbytes if pinned is None else pinned, ((interface, packets),))
+
+
+def segment(interface: int, packets: int, nbytes: int = 40) -> Segment:
+    return Segment(interface, (bytes(nbytes),), nbytes, packets)
+
+
+def balanced(outbox: Outbox) -> bool:
+    return outbox.offered == outbox.delivered + outbox.lost + outbox.queued + outbox.inflight
+
+
+class TestOutbox:
+    def test_overflow_drops_the_oldest_and_counts_every_packet(self):
+        outbox = Outbox(limit=250)
+        for number in range(5):
+            outbox.put(batch(packets=number + 1))
+        assert [one.packets for one in outbox.take(10_000)] == [4, 5]
+        assert outbox.lost == 1 + 2 + 3
+        assert outbox.lost_by == {"consumer-slow": 6}
+        assert outbox.unreported == {0: 6}
+        assert balanced(outbox)
+
+    def test_a_batch_larger_than_the_limit_is_accepted_alone(self):
+        outbox = Outbox(limit=10)
+        outbox.put(batch(nbytes=1000))
+        assert outbox.lost == 0
+        assert len(outbox.take(1)) == 1
+
+    def test_the_limit_counts_what_slices_keep_alive(self):
+        outbox = Outbox(limit=1000)
+        outbox.put(batch(nbytes=10, pinned=900))
+        outbox.put(batch(nbytes=10, pinned=900))
+        assert outbox.lost == 1
+
+    def test_wait_asks_to_hold_and_tells_when_there_is_room(self):
+        rung = []
+        outbox = Outbox(limit=150, overflow="wait", on_room=lambda: rung.append(1))
+        outbox.put(batch())
+        assert not outbox.holding
+        outbox.put(batch())
+        assert outbox.holding
+        assert outbox.lost == 0
+        taken = outbox.take(100)
+        assert outbox.holding, "what is being sent still counts"
+        outbox.sent(taken)
+        assert not outbox.holding
+        assert rung
+
+    def test_wait_that_gave_up_drops_until_it_was_empty_once(self):
+        outbox = Outbox(limit=150, overflow="wait")
+        for _ in range(4):
+            outbox.put(batch())
+        outbox.give_up()
+        assert outbox.lost == 3
+        assert not outbox.holding
+        outbox.sent(outbox.take(1000))
+        outbox.put(batch())
+        outbox.put(batch())
+        assert outbox.holding
+        assert balanced(outbox)
+
+    def test_disconnect_gives_everything_up_at_once(self):
+        outbox = Outbox(limit=150, overflow="disconnect")
+        for _ in range(3):
+            outbox.put(batch())
+        assert outbox.disconnected
+        assert outbox.lost == 3
+        assert balanced(outbox)
+
+    def test_clear_counts_what_is_queued_and_what_is_in_flight(self):
+        outbox = Outbox()
+        outbox.put(batch(packets=2))
+        outbox.put(batch(packets=3))
+        outbox.take(1)
+        outbox.clear("consumer-left")
+        assert outbox.lost_by == {"consumer-left": 5}
+        assert balanced(outbox)
+
+    @given(
+        st.sampled_from(["drop-oldest", "wait", "disconnect"]),
+        st.lists(
+            st.one_of(
+                st.tuples(st.just("put"), st.integers(1, 50), st.integers(1, 400)),
+                st.tuples(st.just("take"), st.integers(1, 1000), st.just(0)),
+                st.tuples(st.just("sent"), st.just(0), st.just(0)),
+                st.tuples(st.just("give_up"), st.just(0), st.just(0)),
+            ),
+            max_size=60,
+        ),
+    )
+    def test_offered_is_always_delivered_plus_lost_plus_queued(self, overflow, steps):
+        outbox = Outbox(limit=1000, overflow=overflow)
+        taken: list[Batch] = []
+        for step, first, second in steps:
+            if step == "put":
+                outbox.put(batch(packets=first, nbytes=second))
+            elif step == "take" and not taken:
+                taken = outbox.take(first)
+            elif step == "sent":
+                outbox.sent(taken)
+                taken = []
+            elif step == "give_up":
+                outbox.give_up()
+            if outbox.disconnected:
+                break
+            assert balanced(outbox)
+            held = outbox.pinned - sum(one.pinned for one in taken)
+            assert overflow == "wait" or held <= 1000 or len(outbox._batches) == 1
+        outbox.sent(taken) if not outbox.disconnected else None
+        outbox.clear("end")
+        assert outbox.offered == outbox.delivered + outbox.lost
+
+
+class TestInterfaces:
+    def test_numbers_are_given_once_and_kept(self):
+        table = RouteTable()
+        first = table.interfaces.number("wlan0", 127)
+        second = table.interfaces.number("eth0", 1)
+        assert (first, second) == (0, 1)
+        assert table.interfaces.number("wlan0", 127) == 0
+        assert table.interfaces.number("wlan0", 105) == 2
+        assert [interface.number for interface in table.interfaces.of("wlan0")] == [0, 2]
+
+    def test_a_late_reader_gets_the_blocks_it_has_not_seen(self):
+        table = RouteTable()
+        table.interfaces.number("a", 1)
+        table.interfaces.number("b", 1)
+        assert len(table.interfaces.blocks(0)) == 2
+        assert table.interfaces.blocks(1) == [table.interfaces[1].block]
+        assert table.interfaces.blocks(2) == []
+
+    def test_a_single_stream_fills_the_numbers_before_its_own_with_its_own_link_type(self):
+        table = RouteTable()
+        table.interfaces.number("a", 105)
+        table.interfaces.number("b", 1)
+        third = table.interfaces.number("c", 127)
+        stream = table.interfaces.single(third)
+        filler = table.interfaces[third].filler
+        assert stream == filler * 2 + table.interfaces[third].block
+        assert filler[8:10] == b"\x7f\0"
+
+
+class TestRoute:
+    def test_every_wanting_outbox_gets_the_same_buffers(self):
+        table = RouteTable()
+        route = table.route("a")
+        every, other, mine = Outbox(), Outbox(), Outbox()
+        table.connect(every, frozenset(), single=False)
+        table.connect(other, frozenset({"b"}), single=False)
+        table.connect(mine, frozenset({"a"}), single=True)
+        route.count(3, 120)
+        route.dispatch([segment(0, 3)], 120)
+        assert every.take(1)[0].parts[0] is mine.take(1)[0].parts[0]
+        assert not other
+        assert route.ledger.received == route.ledger.routed == 3
+
+    def test_a_source_that_comes_later_is_wanted_by_those_who_want_all(self):
+        table = RouteTable()
+        every = Outbox()
+        table.connect(every, frozenset(), single=False)
+        assert table.route("late").wanted
+        table.disconnect(every)
+        assert not table.route("late").wanted
+        assert not table.route("later").wanted
+
+    def test_packets_that_nobody_wants_are_counted(self):
+        route = RouteTable().route("a")
+        route.count(7, 700)
+        assert route.ledger.losses() == {"no-consumer": 7}
+
+    def test_a_paused_source_counts_what_it_does_not_pass_on(self):
+        table = RouteTable()
+        route = table.route("a")
+        table.connect(Outbox(), frozenset(), single=False)
+        route.paused = True
+        route.count(4, 1)
+        assert not route.wanted
+        assert route.ledger.losses() == {"paused": 4}
+
+    def test_a_single_stream_refuses_a_second_link_type_and_counts_it(self):
+        table = RouteTable()
+        route = table.route("a")
+        mixed, single = Outbox(), Outbox()
+        table.connect(mixed, frozenset(), single=False)
+        table.connect(single, frozenset({"a"}), single=True)
+        route.dispatch([segment(0, 2), segment(1, 5), segment(0, 1)], 300)
+        assert mixed.offered == 8
+        assert single.queued == 3
+        assert single.lost_by == {"link-type": 5}
+        assert balanced(single)
+        route.dispatch([segment(1, 4)], 100)
+        assert single.queued == 3
+        assert single.lost == 9
+
+    def test_a_waiting_outbox_holds_its_sources(self):
+        table = RouteTable()
+        route = table.route("a")
+        slow = Outbox(limit=10, overflow="wait")
+        table.connect(slow, frozenset(), single=False)
+        route.dispatch([segment(0, 1)], 40)
+        assert route.holding() == [slow]
+
+
+def test_a_read_with_two_interfaces_is_one_batch():
+    joined = batch_of([segment(0, 2, 10), segment(1, 3, 20)], 25)
+    assert joined.packets == 5
+    assert joined.nbytes == 30
+    assert joined.pinned == 30
+    assert dict(joined.counts) == {0: 2, 1: 3}
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096])
+def test_take_gives_at_least_one_batch(size):
+    outbox = Outbox()
+    outbox.put(batch(nbytes=5000))
+    outbox.put(batch(nbytes=5000))
+    assert len(outbox.take(size)) == 1
