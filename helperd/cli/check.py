@@ -1,0 +1,116 @@
+"""``helperd check``: every mistake of a configuration file, with line and suggestion, before it is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from helperd import config
+from helperd.cli.defaults import config_file
+from helperd.errors import Code, ConfigError, ConfigRefused, UsageError
+from helperd.wire.definition import SourceDefinition
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from helperd.config import Config, HelperSpec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "config", metavar="FILE", nargs="?", help="the configuration (default: the one that run would use)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object for scripts")
+
+
+def checked(path: str) -> Config:
+    """Load a configuration and parse the definitions in it, which the config room leaves as text.
+
+    Raises:
+        ConfigRefused: every mistake of the file, in the order of its lines.
+    """
+    settings = config.load(path)
+    mistakes = []
+    for number, source in enumerate(settings.sources, 1):
+        try:
+            SourceDefinition.parse(source.definition)
+        except UsageError as error:
+            key = f"source[{number}].definition"
+            mistakes.append(ConfigError(error.problem, error.text, file=path, line=source.line, key=key))
+    if mistakes:
+        raise ConfigRefused(mistakes)
+    return settings
+
+
+def warnings(settings: Config) -> Iterator[ConfigError]:
+    """What is allowed but probably not meant: weakened helpers, programs that are absent, unused helpers."""
+    for number, helper in enumerate(settings.helpers, 1):
+        for problem, key, text in _doubts(helper):
+            yield ConfigError(
+                problem, text, file=settings.file, line=helper.line, key=f"helper[{number}].{key}"
+            )
+
+
+def _doubts(helper: HelperSpec) -> Iterator[tuple[str, str, str]]:
+    program = helper.command[0]
+    if helper.builtin is None and not os.path.exists(program):
+        yield "not-installed", "command", f"{helper.name}: {program} does not exist on this machine"
+    elif helper.builtin is None and not os.access(program, os.X_OK):
+        yield "not-installed", "command", f"{helper.name}: {program} cannot be executed by this user"
+    if not helper.no_new_privs:
+        text = f"{helper.name}: no_new_privs = false leaves it without filter and sandbox"
+        yield "not-permitted", "no_new_privs", f'{text}; privilege = "ambient" is enough for most programs'
+    if helper.seal == 0:
+        yield "not-permitted", "seal", f"{helper.name}: seal = 0 leaves it without a system call filter"
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the verdict; mistakes and warnings go to stderr, one line each.
+
+    Returns:
+        0, or 78 when the file has a mistake.
+    """
+    path = config_file(args)
+    mistakes: list[ConfigError] = []
+    doubts: list[ConfigError] = []
+    settings = config.Config()
+    try:
+        settings = checked(path)
+        doubts = list(warnings(settings))
+    except ConfigRefused as error:
+        mistakes = error.mistakes
+    if args.json:
+        answer = {
+            "file": path,
+            "ok": not mistakes,
+            "mistakes": [_as_dict(mistake) for mistake in mistakes],
+            "warnings": [_as_dict(doubt) for doubt in doubts],
+        }
+        print(json.dumps(answer, indent=2))
+        return Code.CONFIG if mistakes else Code.DONE
+    for mistake in mistakes:
+        print(mistake, file=sys.stderr)
+    for doubt in doubts:
+        print(f"{doubt.file}:{doubt.line}: warning: {doubt.text}", file=sys.stderr)
+    if mistakes:
+        print(f"{path}: {_count(len(mistakes), 'mistake')}", file=sys.stderr)
+        return Code.CONFIG
+    found = (
+        (len(settings.helpers), "helper"),
+        (len(settings.sources), "source"),
+        (len(settings.sinks), "sink"),
+    )
+    print(f"{path}: good: {', '.join(_count(number, noun) for number, noun in found)}")
+    return Code.DONE
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _as_dict(mistake: ConfigError) -> dict[str, str | int]:
+    return {"line": mistake.line, "key": mistake.key, "problem": mistake.problem, "text": mistake.text}

@@ -1,0 +1,47 @@
+"""The commands, one line each; a command is a module with ``add_arguments(parser)`` and ``main(args)``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+if TYPE_CHECKING:
+    import argparse
+
+
+class CommandModule(Protocol):
+    """What a command's module offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+
+    def main(self, args: argparse.Namespace) -> int:
+        """Do it; return the exit status. Raises HelperdError."""
+
+
+class Command(NamedTuple):
+    """One command.
+
+    Attributes:
+        name: the word after ``helperd``.
+        help: what it does, for the list of commands.
+        module: imported only when the command is chosen.
+    """
+
+    name: str
+    help: str
+    module: str
+
+    def load(self) -> CommandModule:
+        """Import the command's module."""
+        return cast("CommandModule", importlib.import_module(self.module))
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("run", "run the sources of a configuration", "helperd.cli.run"),
+    Command("demo", "run a replay and a synthetic radio; needs no root, no hardware", "helperd.cli.demo"),
+    Command("status", "show what a running helperd is doing", "helperd.cli.status"),
+    Command("list", "list the devices that the configured helpers can open", "helperd.cli.list"),
+    Command("probe", "ask which helper recognises a definition", "helperd.cli.probe"),
+    Command("check", "check a configuration file", "helperd.cli.check"),
+)
