@@ -169,12 +169,14 @@ class RemoteProtocolError(ProtocolError):
     Attributes:
         at: offset in the peer's stream of the frame that was refused, in bytes since the stream began.
         excerpt: the first bytes of what was refused, at most 64.
+        before: messages and runs of the same read that came ahead of it, in order; they are good.
     """
 
     def __init__(self, problem: str, text: str, *, at: int = 0, excerpt: bytes = b"") -> None:
         super().__init__(problem, text)
         self.at = at
         self.excerpt = excerpt[:64]
+        self.before: list[object] = []
 
     def __str__(self) -> str:
         tail = f" [{self.excerpt.hex(' ')}]" if self.excerpt else ""

@@ -1,0 +1,405 @@
+"""Session: one peer, from its first byte to its end.
+
+Rules:
+  1. Nothing outside this file changes a phase.
+  2. The table speaks of SUPERVISOR and HELPER, never of us and them: one table judges what we send and what
+     they send.
+  3. What may arrive late, because it was on its way when the other side spoke, is allowed in the next phase
+     too.
+  4. After a protocol error a session stays in ERROR for good: it neither listens nor speaks.
+  5. Nothing is coalesced: ``send`` returns one frame, to be written by itself, because helpers up to 2025
+     handle one frame per read (kismet-protocol.md, H1) and need the first PING in one piece (H25).
+
+The life of a helper, as its supervisor sees it:
+
+    GREETING --Pong--> READY --ListRequest--> LISTING --ListReport--> READY
+                       READY --ProbeRequest-> PROBING --ProbeReport-> READY
+                       READY --OpenRequest--> OPENING --OpenReport--> OPEN, or CLOSING when refused
+                       any   --Shutdown-----> CLOSING
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+from helperd.errors import LocalProtocolError, RemoteProtocolError
+from helperd.wire import bulk
+from helperd.wire.frames import MAX_FRAME, ControlFrame, FrameScanner, Run
+from helperd.wire.generations import GENERATIONS, named
+from helperd.wire.messages import (
+    AuthRequest,
+    AuthToken,
+    BluetoothReport,
+    CloseRequest,
+    ConfigureReport,
+    ConfigureRequest,
+    DataReport,
+    ErrorReport,
+    Event,
+    EventPublish,
+    EventRegister,
+    HttpCancel,
+    HttpRegister,
+    HttpRequest,
+    HttpResponse,
+    ListReport,
+    ListRequest,
+    NewSource,
+    OpenReport,
+    OpenRequest,
+    Ping,
+    Pong,
+    ProbeReport,
+    ProbeRequest,
+    Register,
+    Shutdown,
+    Text,
+    Unknown,
+    WarningReport,
+)
+
+if TYPE_CHECKING:
+    from helperd.wire.frames import Generation
+    from helperd.wire.messages import Message
+
+
+class Role(enum.Enum):
+    """Which end of the connection."""
+
+    SUPERVISOR = "supervisor"
+    HELPER = "helper"
+
+    @property
+    def other(self) -> Role:
+        """The opposite end."""
+        return Role.HELPER if self is Role.SUPERVISOR else Role.SUPERVISOR
+
+
+class Phase(enum.Enum):
+    """Where the conversation stands."""
+
+    GREETING = "greeting"
+    """Nobody has spoken, or the first PING has not been answered."""
+    READY = "ready"
+    """Nothing is asked."""
+    LISTING = "listing"
+    PROBING = "probing"
+    OPENING = "opening"
+    OPEN = "open"
+    """Data flows."""
+    CLOSING = "closing"
+    """The end was announced, or the open request refused; late frames are still read."""
+    ERROR = "error"
+    """A protocol error; nothing more is read or written."""
+
+
+_G, _R, _L, _P, _N, _O, _C, _E = Phase
+_BOTH: Final = dict.fromkeys((_G, _R, _L, _P, _N, _O, _C))
+_OPENED: Final = dict.fromkeys((_R, _O))
+
+Table = dict[type, "dict[Phase, Phase | None]"]
+"""Message to phases it is allowed in, each with the next phase; None is the same phase."""
+
+ALLOWED: Final[dict[Role, Table]] = {
+    Role.SUPERVISOR: {
+        Ping: {**_BOTH},
+        Pong: {**_BOTH},
+        ListRequest: {_G: _L, _R: _L},
+        ProbeRequest: {_G: _P, _R: _P},
+        OpenRequest: {_G: _N, _R: _N},
+        ConfigureRequest: {_O: None},
+        CloseRequest: {_N: _C, _O: _C},
+        Register: {_G: None, _R: None},
+        Shutdown: {**_BOTH, _G: _C, _R: _C, _L: _C, _P: _C, _N: _C, _O: _C},
+        Event: {**_BOTH},
+        HttpRequest: {**_BOTH},
+        HttpCancel: {**_BOTH},
+        AuthToken: {**_BOTH},
+        Unknown: {**_BOTH},
+    },
+    Role.HELPER: {
+        Ping: {**_BOTH},
+        Pong: {**_BOTH, _G: _R},
+        NewSource: {_G: _R},
+        ListReport: {_L: _R, _C: None},
+        ProbeReport: {**_BOTH, _P: _R},
+        OpenReport: {_N: _O, _C: None},
+        ConfigureReport: {_N: None, _O: None, _C: None},
+        DataReport: {_O: None, _C: None},
+        BluetoothReport: {_O: None, _C: None},
+        ErrorReport: {**_BOTH, _L: _C, _P: _C, _N: _C, _O: _C},
+        WarningReport: {**_BOTH},
+        Text: {**_BOTH},
+        Register: {**_BOTH},
+        Shutdown: {**_BOTH, _G: _C, _R: _C, _L: _C, _P: _C, _N: _C, _O: _C},
+        EventRegister: {**_BOTH},
+        EventPublish: {**_BOTH},
+        HttpRegister: {**_BOTH},
+        HttpResponse: {**_BOTH},
+        AuthRequest: {**_BOTH},
+        Unknown: {**_BOTH},
+    },
+}
+"""Who may say what, when, and where it leads. A missing entry is a protocol error of whoever sent it."""
+
+
+def step(role: Role, phase: Phase, message: Message) -> Phase | None:
+    """The phase after ``role`` sent ``message`` in ``phase``, or None when it may not.
+
+    Two kinds of message look at their content: a report that may refuse, and the failed probe report with
+    which C helpers answer every command they do not know (kismet-protocol.md, H5), which changes nothing.
+    """
+    allowed = ALLOWED[role].get(type(message))
+    if allowed is None or phase not in allowed:
+        return None
+    after = allowed[phase] or phase
+    match message:
+        case OpenReport(success=False) if phase is _N:
+            return _C
+        case ErrorReport(success=True):
+            return phase
+        case ProbeReport(success=True) if phase not in (_P, _C):
+            return None
+        case _:
+            return after
+
+
+class Session:
+    """One peer.
+
+    Attributes:
+        role: which end we are.
+        phase: where the conversation stands.
+        generation: what we send in; None until it is known.
+        last_seqno: number of the last frame we sent, 0 before the first.
+        bulk: interface number of the bulk extension, None until it is agreed.
+        requests: our (supervisor) or the peer's (helper) unanswered list, probe and open request: class and
+            number.
+    """
+
+    __slots__ = ("_asked", "_scanner", "bulk", "generation", "last_seqno", "phase", "role")
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        generation: Generation | None = None,
+        verify: bool = True,
+        max_frame: int = MAX_FRAME,
+    ) -> None:
+        """Begin.
+
+        Args:
+            role: which end we are.
+            generation: what to speak. A supervisor without one greets with the v2 PING and learns it from the
+                answer; a helper without one learns it from the supervisor's first frame.
+            verify: whether checksums of v0 frames are checked.
+            max_frame: largest frame accepted, in bytes.
+        """
+        self.role = role
+        self.generation = generation
+        self.phase = Phase.GREETING
+        self.last_seqno = 0
+        self.bulk: int | None = None
+        self._asked = 0
+        self._scanner = FrameScanner(
+            self._expected(), sticky=role is Role.SUPERVISOR, max_frame=max_frame, verify=verify
+        )
+        if generation is not None and role is Role.SUPERVISOR:
+            self.phase = Phase.READY
+
+    def _expected(self) -> tuple[Generation, ...]:
+        """Generations the peer's frames may be in.
+
+        A helper that is addressed in v0 may answer in v2 (kismet-protocol.md, 1.5); one that is greeted
+        with the v2 PING cannot speak v0. A supervisor may greet in v2 and go on in v3.
+        """
+        if self.role is Role.HELPER:
+            return GENERATIONS
+        if self.generation is None:
+            return tuple(generation for generation in GENERATIONS if generation.name != "v0")
+        if self.generation.name == "v0":
+            return tuple(generation for generation in GENERATIONS if generation.name in ("v2", "v0"))
+        return (self.generation,)
+
+    @property
+    def received(self) -> int:
+        """Bytes received, whole frames or not."""
+        return self._scanner.at
+
+    @property
+    def pending(self) -> int:
+        """Bytes held of an unfinished frame."""
+        return self._scanner.pending
+
+    def greeting(self) -> bytes:
+        """The supervisor's first frame; to be written in one piece.
+
+        Returns:
+            The v2 PING with number 0, which v2 and v3 helpers answer; or a PING in the generation that was
+            given.
+        """
+        if self.generation is not None:
+            return self.send(Ping())
+        if self.phase is not Phase.GREETING or self.role is not Role.SUPERVISOR:
+            raise LocalProtocolError(
+                "not-allowed-now", f"{self.role.value} cannot greet in phase {self.phase.value}"
+            )
+        return V2_PING
+
+    def send(self, message: Message) -> bytes:
+        """Encode a message, if it may be sent now.
+
+        Returns:
+            One frame.
+
+        Raises:
+            LocalProtocolError: "not-allowed-now" by the table or before the generation is known,
+            "not-supported"
+                when the generation has no such message.
+        """
+        if self.phase is Phase.ERROR:
+            raise LocalProtocolError("not-allowed-now", "the session ended with a protocol error")
+        after = step(self.role, self.phase, message)
+        if after is None or self.generation is None:
+            raise LocalProtocolError(
+                "not-allowed-now",
+                f"{self.role.value} may not send {type(message).__name__} in phase {self.phase.value}",
+            )
+        seqno = self.last_seqno % 0xFFFFFFFF + 1
+        frame = self.generation.encode(message, seqno)
+        self._note(message, seqno)
+        self.last_seqno = seqno
+        self.phase = after
+        return frame
+
+    def receive(self, data: bytes) -> list[Message | Run]:
+        """Take one read.
+
+        Args:
+            data: bytes as they came, cut anywhere; not empty.
+
+        Returns:
+            Messages and runs in the order of the stream.
+
+        Raises:
+            RemoteProtocolError: the peer broke the protocol; ``at`` and ``excerpt`` say where, ``before``
+            holds what
+                came ahead of it in the same read.
+            LocalProtocolError: this session has already ended with an error.
+        """
+        if self.phase is Phase.ERROR:
+            raise LocalProtocolError("not-allowed-now", "the session ended with a protocol error")
+        out: list[Message | Run] = []
+        base = self._scanner.at
+        try:
+            try:
+                items = self._scanner.feed(data)
+            except RemoteProtocolError as error:
+                self._take(
+                    [item for item in error.before if isinstance(item, (Run, ControlFrame))], out, base
+                )
+                raise
+            self._take(items, out, base)
+        except RemoteProtocolError as error:
+            self.phase = Phase.ERROR
+            error.before = list(out)
+            raise
+        return out
+
+    def receive_eof(self) -> None:
+        """The peer's stream has ended.
+
+        Raises:
+            RemoteProtocolError: "partial-frame"; it ended inside a frame.
+        """
+        if self.phase is not Phase.ERROR and self._scanner.pending:
+            self.phase = Phase.ERROR
+            raise RemoteProtocolError(
+                "partial-frame",
+                f"the stream ended after {self._scanner.pending} bytes of a frame",
+                at=self._scanner.at - self._scanner.pending,
+            )
+
+    def _take(self, items: list[Run | ControlFrame], out: list[Message | Run], base: int) -> None:
+        """Judge what the scanner found, in order."""
+        for item in items:
+            if isinstance(item, Run):
+                if self.role is not Role.SUPERVISOR or self.phase not in ALLOWED[Role.HELPER][DataReport]:
+                    raise self._refusal("data", base, item.data[item.start : item.start + 64])
+                out.append(item)
+                continue
+            message = item.generation.decode(item)
+            after = step(self.role.other, self.phase, message)
+            if after is None:
+                raise self._refusal(type(message).__name__, item.at, item.payload)
+            self._learn(item, message)
+            self._note(message, item.seqno)
+            self.phase = after
+            out.append(message)
+
+    def _refusal(self, what: str, at: int, excerpt: bytes) -> RemoteProtocolError:
+        return RemoteProtocolError(
+            "not-allowed-now",
+            f"{self.role.other.value} sent {what} in phase {self.phase.value}",
+            at=at,
+            excerpt=excerpt,
+        )
+
+    def _learn(self, frame: ControlFrame, message: Message) -> None:
+        """Fix our generation by the peer's frame.
+
+        A supervisor follows its helper. A helper answers the v2 probe PING, which has number 0, in v3, and
+        anything else in the generation of the first frame; later v2 PINGs among v3 frames are tolerated,
+        nothing else is.
+        """
+        if self.role is Role.SUPERVISOR:
+            self.generation = frame.generation
+        elif self.generation is None:
+            probe = frame.generation.name == "v2" and isinstance(message, Ping) and frame.seqno == 0
+            self.generation = named("v3") if probe else frame.generation
+        elif frame.generation is not self.generation and not (
+            isinstance(message, Ping) and (self.generation.name, frame.generation.name) == ("v3", "v2")
+        ):
+            raise RemoteProtocolError(
+                "wrong-generation",
+                f"a {frame.generation.name} frame came in a {self.generation.name} conversation",
+                at=frame.at,
+                excerpt=frame.payload,
+            )
+
+    def _note(self, message: Message, seqno: int) -> None:
+        """Remember what was asked and agreed, whoever said it."""
+        match message:
+            case ListRequest() | ProbeRequest() | OpenRequest():
+                self._asked = seqno
+            case Register(bulk.SUBSYSTEM, int(interface)):
+                self.bulk = interface
+                self._scanner.bulk = interface if self.role is Role.SUPERVISOR else None
+            case _:
+                pass
+
+
+def render_table() -> str:
+    """The state table as Markdown, one table per role; ``docs/protocol.md`` holds a copy that a test
+    compares.
+    """
+    lines: list[str] = []
+    for role, table in ALLOWED.items():
+        phases = [phase for phase in Phase if phase is not Phase.ERROR]
+        lines += [
+            f"Sent by the {role.value}:",
+            "",
+            "| message | " + " | ".join(p.value for p in phases) + " |",
+        ]
+        lines.append("|---|" + "---|" * len(phases))
+        for message, allowed in table.items():
+            cells = [(allowed[p] or p).value if p in allowed else "" for p in phases]
+            lines.append(f"| {message.__name__} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+V2_PING: Final = bytes.fromhex("decafbadabcd000200000000") + b"PING".ljust(32, b"\0") + bytes(4)
+"""The probe: a v2 PING with number 0 and no payload (kismet-protocol.md, 1.6)."""
