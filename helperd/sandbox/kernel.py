@@ -1,25 +1,13 @@
-"""System calls that Python does not offer, and the two filters of a helper: seccomp programs and Landlock rules.
-
-Built here; loaded by the launcher's child before exec and by the SDK once the device is open. Every call is checked:
-what the kernel refuses raises OSError, and nothing is silently left out.
-"""
+"""System calls that Python does not offer, each one checked: what the kernel refuses raises OSError."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
-MACHINE = os.uname().machine
-_COLUMN = {"x86_64": 0, "aarch64": 1}.get(MACHINE)
-_NUMBERS = """
-capget:125:90 capset:126:91 close_range:436:436 rt_sigaction:13:134
-"""
-NUMBERS: dict[str, int] = {}
-for _entry in _NUMBERS.split():
-    _name, *_both = _entry.split(":")
-    if _COLUMN is not None and _both[_COLUMN] != "-":
-        NUMBERS[_name] = int(_both[_COLUMN])
+from helperd.sandbox.numbers import MACHINE, NUMBERS
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -35,7 +23,7 @@ def syscall(name: str, *args: int | bytes | ctypes.Array[ctypes.c_char] | None) 
         OSError: its errno; ENOSYS also when the machine's table lacks the name.
     """
     if name not in NUMBERS:
-        raise OSError(38, f"{name} is unknown on {MACHINE}")
+        raise OSError(errno.ENOSYS, f"{name} is unknown on {MACHINE}")
     ctypes.set_errno(0)
     result = int(_libc.syscall(NUMBERS[name], *(ctypes.c_long(a) if isinstance(a, int) else a for a in args)))
     if result < 0:
@@ -44,7 +32,7 @@ def syscall(name: str, *args: int | bytes | ctypes.Array[ctypes.c_char] | None) 
 
 
 def prctl(option: int, arg: int = 0, arg2: int = 0) -> int:
-    """Call prctl(2) for what python-prctl does not know.
+    """Call for options that python-prctl does not know.
 
     Raises:
         OSError: its errno.
@@ -99,7 +87,7 @@ def close_from(first: int) -> None:
     try:
         syscall("close_range", first, 0xFFFFFFFF, 0)
     except OSError as error:
-        if error.errno != 38:  # only a kernel before 5.9 lacks it
+        if error.errno != errno.ENOSYS:  # only a kernel before 5.9 lacks it
             raise
         for name in os.listdir("/proc/self/fd"):
             if int(name) >= first:
@@ -114,3 +102,8 @@ def default_signals() -> None:
     for number in range(1, 65):
         if number not in (9, 19):
             syscall("rt_sigaction", number, bytes(32), None, 8)
+
+
+def no_new_privs() -> None:
+    """Make sure that no program executed from here on can gain privilege."""
+    prctl(38, 1)

@@ -1,0 +1,120 @@
+"""Seccomp programs: the coarse one for every helper before exec, the tight one once a device is open.
+
+A program is a row of 8-byte instructions (code, jump if true, jump if false, constant). Every test is two of
+them, "is it this? then return", so no jump is ever longer than a few steps. The machine is checked first,
+then x32 is refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from helperd.sandbox import kernel
+from helperd.sandbox.numbers import (
+    ALLOWED_NUMBERS,
+    AUDIT_ARCH,
+    DENIED_NUMBERS,
+    HIDDEN_NUMBERS,
+    MACHINE,
+    NUMBERS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+NR, ARCH, ARG = 0, 4, 16  # offsets in struct seccomp_data; an argument is 8 bytes, its low half first
+ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+NAMESPACES = 0x7E020080  # CLONE_NEWTIME, NS, CGROUP, UTS, IPC, USER, PID, NET
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+PROT_EXEC = 4
+X32 = 0x40000000
+Row = tuple[int, int, int, int]
+
+PLAIN_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+RAW_FAMILIES = (socket.AF_PACKET, 31, 38)  # with net_raw or net_admin: also Bluetooth, kernel crypto (wpa)
+
+
+def refuse(number: int) -> int:
+    """Return the verdict that makes a call fail with an errno."""
+    return ERRNO | number
+
+
+def when(value: int, verdict: int, test: int = EQUAL) -> list[Row]:
+    """Return: if what was loaded is ``value``, this is the verdict."""
+    return [(test, 0, 1, value), (RETURN, 0, 0, verdict)]
+
+
+def when_argument(call: str, position: int, tests: list[Row], otherwise: int) -> list[Row]:
+    """Return: for one call, load an argument's low half, test it, and end with ``otherwise``."""
+    body = [(LOAD, 0, 0, ARG + 8 * position), *tests, (RETURN, 0, 0, otherwise)]
+    return [(EQUAL, 0, len(body), NUMBERS[call]), *body]
+
+
+def _program(rows: list[Row], verdict: int) -> bytes:
+    head: list[Row] = [
+        (LOAD, 0, 0, ARCH),
+        (EQUAL, 1, 0, AUDIT_ARCH[MACHINE]),
+        (RETURN, 0, 0, KILL),
+        (LOAD, 0, 0, NR),
+    ]
+    if MACHINE == "x86_64":
+        head += when(X32, KILL, AT_LEAST)
+    return b"".join(struct.pack("=HBBI", *row) for row in [*head, *rows, (RETURN, 0, 0, verdict)])
+
+
+def coarse(families: Iterable[int]) -> bytes:
+    """Return the filter of tiers 1 and 1b.
+
+    Args:
+        families: address families that ``socket`` may name; any other is EAFNOSUPPORT.
+
+    Returns:
+        The program; empty on a machine whose numbers we do not know.
+    """
+    if not NUMBERS:
+        return b""
+    rows = [row for number in DENIED_NUMBERS for row in when(number, refuse(errno.EPERM))]
+    rows += when(NUMBERS["clone3"], refuse(errno.ENOSYS))  # its flags are in memory; libc falls back to clone
+    rows += when_argument("clone", 0, when(NAMESPACES, refuse(errno.EPERM), ANY_BIT), ALLOW)
+    stuffing = [*when(TIOCSTI, refuse(errno.EPERM)), *when(TIOCLINUX, refuse(errno.EPERM))]
+    rows += when_argument("ioctl", 1, stuffing, ALLOW)
+    known = [row for family in sorted(set(families)) for row in when(family, ALLOW)]
+    rows += when_argument("socket", 0, known, refuse(errno.EAFNOSUPPORT))
+    return _program(rows, ALLOW)
+
+
+def tight(ioctls: Iterable[int] = ()) -> bytes:
+    """Return the filter of tier 3.
+
+    Args:
+        ioctls: request numbers that stay possible, for tuning.
+
+    Returns:
+        The program; empty on a machine whose numbers we do not know.
+    """
+    if not NUMBERS:
+        return b""
+    rows = [row for number in ALLOWED_NUMBERS for row in when(number, ALLOW)]
+    for call in ("mmap", "mprotect"):
+        rows += when_argument(call, 2, when(PROT_EXEC, refuse(errno.EACCES), ANY_BIT), ALLOW)
+    rows += when_argument(
+        "ioctl", 1, [row for request in ioctls for row in when(request, ALLOW)], refuse(errno.EPERM)
+    )
+    rows += [row for number in HIDDEN_NUMBERS for row in when(number, refuse(errno.EACCES))]
+    return _program(rows, KILL)
+
+
+def load(program: bytes) -> None:
+    """Load a filter into every thread of this process.
+
+    Raises:
+        OSError: EACCES without no_new_privs; ENOSYS or EINVAL where the kernel has no filters.
+    """
+    rows = ctypes.create_string_buffer(program, len(program))
+    head = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(rows))
+    kernel.syscall("seccomp", 1, 1, head)  # SECCOMP_SET_MODE_FILTER, TSYNC
