@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import trio
 
 from helperd.errors import HelperExited, RemoteProtocolError
 from helperd.wire.frames import Run
 from helperd.wire.messages import Message, Ping, Pong
-from helperd.wire.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from helperd.wire.session import Session
 
 FOREIGN_READ: Final = 64 << 10
 """Read size for pipes: what the kernel holds of a foreign helper's output."""
@@ -167,7 +170,7 @@ class Channel:
             try:
                 came = self.session.receive(data)
             except RemoteProtocolError as error:
-                self._hand_on(error.before, len(data))
+                self._hand_on(cast("list[Message | Run]", error.before), len(data))
                 raise
             self._hand_on(came, len(data))
         except RemoteProtocolError:
@@ -183,13 +186,13 @@ class Channel:
             raise
 
     def _hand_on(self, came: list[Message | Run], size: int) -> None:
-        runs = [item for item in came if type(item) is Run]
+        runs = [item for item in came if isinstance(item, Run)]
         if runs:
             self._deliver(runs, size)
         if len(runs) == len(came):
             return
         for item in came:
-            if type(item) is Run:
+            if isinstance(item, Run):
                 continue
             if isinstance(item, Ping):
                 self.send(Pong(item.seqno))

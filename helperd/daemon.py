@@ -10,10 +10,10 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
@@ -24,15 +24,18 @@ from helperd.drivers import list_devices, probe
 from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone
 from helperd.launcher import Launcher, open_launcher
 from helperd.lifecycle import State
-from helperd.logs import Log, open_log
+from helperd.logs import Log
 from helperd.notify import Notifier
-from helperd.routing import RouteTable
+from helperd.routing import Overflow, RouteTable
 from helperd.runtime import ALL_SOCKET, CONTROL_SOCKET, SOURCES_DIR, claim_runtime_dir, default_runtime_dir
 from helperd.sinks.listen import listen_unix
 from helperd.sinks.stream import StreamSink
 from helperd.status import snapshot
 from helperd.supervisor import Supervisor
 from helperd.view import LiveView
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
 
 FLUSH_S: Final = 1.0
 """Seconds that consumers have to read what is queued when the daemon stops."""
@@ -84,7 +87,7 @@ class Daemon:
             sources=frozenset(spec.sources),
             single=single,
             limit=spec.limit,
-            overflow=spec.overflow,
+            overflow=cast("Overflow", spec.overflow),
             hold=spec.hold,
         )
         self.sinks.append(sink)
@@ -153,12 +156,16 @@ async def run(settings: Config, launcher_fd: int, runtime_dir: str, log: Log, vi
     notifier = Notifier()
     async with open_launcher(launcher_fd, helpers=settings.helpers) as launcher:
         table = RouteTable()
-        write = log.write if view is None else view.write
+        write = partial(_write, log) if view is None else view.write
         supervisor = Supervisor(settings, launcher, table, write)
         header = pcapng.section_header(
-            hardware=os.uname().machine, os=f"{os.uname().sysname} {os.uname().release}", application=f"helperd {__version__}"
+            hardware=os.uname().machine,
+            os=f"{os.uname().sysname} {os.uname().release}",
+            application=f"helperd {__version__}",
         )
-        daemon = Daemon(supervisor, launcher, runtime_dir, settings.helperd, log, trio.current_time(), header=header)
+        daemon = Daemon(
+            supervisor, launcher, runtime_dir, settings.helperd, log, trio.current_time(), header=header
+        )
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as outer, _control(daemon):
                 daemon.open_sinks(outer)
@@ -180,6 +187,13 @@ async def run(settings: Config, launcher_fd: int, runtime_dir: str, log: Log, vi
     return Code.DONE
 
 
+_LEVELS: Final = {"alert": "error", "fatal": "error"}
+
+
+def _write(log: Log, severity: str, source: str, text: str) -> None:
+    log.write(_LEVELS.get(severity, severity), text, {"source": source})
+
+
 async def _end_with_launcher(launcher: Launcher) -> None:
     await launcher.gone()
     raise LauncherGone("launcher-gone", "the launcher process has ended, and every helper with it")
@@ -196,7 +210,9 @@ async def _flush(daemon: Daemon) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the supervisor process: the launcher's child."""
-    parser = argparse.ArgumentParser(prog="helperd-supervisor", description="Started by the launcher; not by hand.")
+    parser = argparse.ArgumentParser(
+        prog="helperd-supervisor", description="Started by the launcher; not by hand."
+    )
     parser.add_argument("--launcher-fd", type=int, required=True)
     parser.add_argument("--config", required=True)
     parser.add_argument("--runtime-dir")
@@ -206,10 +222,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = config.load(options.config)
         if options.demo:
             settings = replace(settings, helperd=replace(settings.helperd, socket_mode=0o666))
-        runtime_dir = os.path.abspath(options.runtime_dir or settings.helperd.runtime_dir or default_runtime_dir())
+        runtime_dir = os.path.abspath(
+            options.runtime_dir or settings.helperd.runtime_dir or default_runtime_dir()
+        )
         claim_runtime_dir(runtime_dir)
         view = LiveView() if sys.stdout.isatty() else None
-        with open_log(settings.helperd.log_format, settings.helperd.log_level) as log:
+        with Log(form=settings.helperd.log_format, level=settings.helperd.log_level) as log:
             if options.demo:
                 _invite(runtime_dir)
             return trio.run(_run_quietly, settings, options.launcher_fd, runtime_dir, log, view)

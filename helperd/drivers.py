@@ -8,16 +8,13 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from helperd.config.specs import HelperSpec
 from helperd.errors import HelperdError, HelperError, HelperExited, PeerTimedOut, ProtocolError, UsageError
 from helperd.incarnation import Incarnation
-from helperd.launcher import Launcher
 from helperd.wire.definition import SourceDefinition
 from helperd.wire.messages import (
     ErrorReport,
@@ -28,6 +25,12 @@ from helperd.wire.messages import (
     ProbeReport,
     ProbeRequest,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from helperd.config.specs import HelperSpec
+    from helperd.launcher import Launcher
 
 ASK_S: Final = 2.0
 """Seconds that one helper has for list or probe, from its launch."""
@@ -126,10 +129,18 @@ def driver_for(helpers: Sequence[HelperSpec], definition: str, name: str | None)
         if kind.lower() in (served.lower() for served in helper.types):
             return helper
     known = ", ".join(sorted({served for helper in helpers for served in helper.types}))
-    raise UsageError("unknown-helper", f"no [[helper]] serves type {kind!r}; configured types: {known or 'none'}")
+    raise UsageError(
+        "unknown-helper", f"no [[helper]] serves type {kind!r}; configured types: {known or 'none'}"
+    )
 
 
-async def ask(launcher: Launcher, helper: HelperSpec, profile: int, request: Message, limit: float = ASK_S) -> Message:
+async def ask(
+    launcher: Launcher,
+    helper: HelperSpec,
+    profile: int,
+    request: ListRequest | ProbeRequest,
+    limit: float = ASK_S,
+) -> ListReport | ProbeReport:
     """Start a helper, ask it one thing, and stop it.
 
     Returns:
@@ -149,7 +160,7 @@ async def ask(launcher: Launcher, helper: HelperSpec, profile: int, request: Mes
         launcher, helper, profile, deliver=lambda _runs, _size: None, on_message=hear
     )
     reason = "asked"
-    kind = ListReport if isinstance(request, ListRequest) else ProbeReport
+    kind: type[ListReport | ProbeReport] = ListReport if isinstance(request, ListRequest) else ProbeReport
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(incarnation.channel.keep_writing)
@@ -162,13 +173,17 @@ async def ask(launcher: Launcher, helper: HelperSpec, profile: int, request: Mes
                 return report
             if timer.cancelled_caught:
                 reason = "timed-out"
-                raise PeerTimedOut("timed-out", f"no answer within {limit:g} s{_words(incarnation, complaints)}")
+                raise PeerTimedOut(
+                    "timed-out", f"no answer within {limit:g} s{_words(incarnation, complaints)}"
+                )
     except* HelperExited as group:
         with trio.move_on_after(0.2):
             await incarnation.wait_ended()
         ended = incarnation.ended
         how = f"{ended.how} {ended.code}" if ended else "it closed its output"
-        raise HelperExited("exited", f"ended without an answer ({how}){_words(incarnation, complaints)}") from group
+        raise HelperExited(
+            "exited", f"ended without an answer ({how}){_words(incarnation, complaints)}"
+        ) from group
     finally:
         await incarnation.stop(reason=reason)
     raise AssertionError("unreachable")
@@ -217,7 +232,9 @@ async def list_devices(launcher: Launcher, helpers: Sequence[HelperSpec]) -> Lis
     return listing
 
 
-async def probe(launcher: Launcher, helpers: Sequence[HelperSpec], definition: str, name: str | None = None) -> Probing:
+async def probe(
+    launcher: Launcher, helpers: Sequence[HelperSpec], definition: str, name: str | None = None
+) -> Probing:
     """Find the helper that recognises a definition.
 
     Raises:

@@ -7,12 +7,14 @@ mute helpers cannot close the gate.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 SLOT_S: Final = 0.25
 

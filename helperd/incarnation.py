@@ -11,23 +11,26 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from helperd.channel import FOREIGN_READ, OWN_READ, Channel
-from helperd.config.specs import HelperSpec
 from helperd.errors import LaunchFailed, LocalProtocolError
-from helperd.launcher import Exit as ProcessExit
-from helperd.launcher import Launcher, Process
 from helperd.lifecycle import ladder
 from helperd.logs import StderrLines
-from helperd.wire.frames import Run
 from helperd.wire.messages import Message, Shutdown
 from helperd.wire.session import Role, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from helperd.config.specs import HelperSpec
+    from helperd.launcher import Exit as ProcessExit
+    from helperd.launcher import Launcher, Process
+    from helperd.wire.frames import Run
 
 OWN_BUFFER: Final = 4 << 20
 """Socket buffer asked for our own helpers' output, in bytes; the kernel may give less."""
@@ -120,7 +123,9 @@ class Incarnation:
         try:
             ends = make_ends(own=own)
         except OSError as error:
-            raise LaunchFailed("no-resources", f"cannot make pipes for {helper.name}: {error.strerror}") from error
+            raise LaunchFailed(
+                "no-resources", f"cannot make pipes for {helper.name}: {error.strerror}"
+            ) from error
         try:
             with trio.CancelScope(shield=True):
                 process = await launcher.launch(profile, ends.given)
@@ -151,7 +156,11 @@ class Incarnation:
                 data = os.read(self._stderr_fd, 16384)
             except BlockingIOError:
                 continue
-            lines = self.stderr.feed(data, trio.current_time()) if data else self.stderr.close(trio.current_time())
+            lines = (
+                self.stderr.feed(data, trio.current_time())
+                if data
+                else self.stderr.close(trio.current_time())
+            )
             for line in lines:
                 on_line(line)
             if not data:

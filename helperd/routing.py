@@ -11,11 +11,13 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from helperd import pcapng
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 Overflow = Literal["drop-oldest", "wait", "disconnect"]
 Part = bytes | memoryview
@@ -116,7 +118,9 @@ def batch_of(segments: Sequence[Segment], read: int) -> Batch:
     """Join the segments of one read; ``read`` is the read's size in bytes, what the slices keep alive."""
     if len(segments) == 1:
         one = segments[0]
-        return Batch(one.parts, one.nbytes, one.packets, max(read, one.nbytes), ((one.interface, one.packets),))
+        return Batch(
+            one.parts, one.nbytes, one.packets, max(read, one.nbytes), ((one.interface, one.packets),)
+        )
     counts: Counter[int] = Counter()
     parts: list[Part] = []
     nbytes = 0

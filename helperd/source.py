@@ -12,7 +12,6 @@ import random
 import select
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -37,7 +36,6 @@ from helperd.lifecycle import (
     classify,
     verdict,
 )
-from helperd.routing import Route
 from helperd.translate import Translator
 from helperd.wire.messages import (
     ErrorReport,
@@ -55,7 +53,7 @@ if TYPE_CHECKING:
     from helperd.config.specs import HelperSpec, SourceSpec
     from helperd.gate import StartGate
     from helperd.launcher import Launcher
-    from helperd.routing import RouteTable
+    from helperd.routing import Route, RouteTable
     from helperd.wire.frames import Run
 
 GREET_S: Final = 5.0
@@ -76,12 +74,14 @@ class Shell(Protocol):
     gate: StartGate
     room: Bell
     lagged_at: float
-    changed: Callable[[], None]
+
+    def changed(self) -> None:
+        """Wake whoever follows the state."""
 
     async def choose(self, spec: SourceSpec) -> tuple[HelperSpec, int]:
         """The helper that opens a definition, and its profile number."""
 
-    def log(self, severity: str, source: str, text: str) -> None:
+    def log(self, severity: str, source: str, text: str, /) -> None:
         """Write a log line."""
 
 
@@ -165,7 +165,7 @@ class Source:
         while life.kept:
             if life.state in {State.DOWN, State.FAILED} and not life.woken:
                 await self.orders.wait()
-                if not life.kept and life.state is not State.STOPPING:
+                if not life.kept:
                     life.enter(None, trio.current_time())
                 continue
             if life.state is State.BACKOFF and not life.woken:
@@ -202,7 +202,12 @@ class Source:
 
     def _announce_end(self, ended: Exit, target: State | None, now: float) -> None:
         life = self.life
-        after = {State.STARTING: "starting again", State.DOWN: "stays down", State.FAILED: "given up", None: "removed"}
+        after = {
+            State.STARTING: "starting again",
+            State.DOWN: "stays down",
+            State.FAILED: "given up",
+            None: "removed",
+        }
         if target is State.BACKOFF and life.next_try_at is not None:
             then = f"next try in {life.next_try_at - now:.1f} s"
         else:
@@ -291,7 +296,9 @@ class Source:
         self._take(report)
         life.post(Event.OPENED, trio.current_time(), number)
         life.enter(State.RUNNING, trio.current_time())
-        self.shell.log("info", self.name, f"running: {report.message or report.hardware or self.spec.definition}")
+        self.shell.log(
+            "info", self.name, f"running: {report.message or report.hardware or self.spec.definition}"
+        )
         await channel.pump(self._holding, self._wait_for_room)
         self.post(Event.ENDED, incarnation=number)
 
@@ -401,9 +408,14 @@ class Source:
                 return
             if self._is_silent(silence, now) and self._on_silence(number, silence):
                 return
-            if children is not None and children.gone(vitals.living_descendants(incarnation.process.pid), now):
+            if children is not None and children.gone(
+                vitals.living_descendants(incarnation.process.pid), now
+            ):
                 self.post(
-                    Event.HUNG, incarnation=number, reason="child-gone", text="a process the helper depends on is gone"
+                    Event.HUNG,
+                    incarnation=number,
+                    reason="child-gone",
+                    text="a process the helper depends on is gone",
                 )
                 return
             self._settle(number, now, judged.word)
@@ -413,7 +425,12 @@ class Source:
             await trio.sleep_until(wake_at)
 
     def _evidence(
-        self, incarnation: Incarnation, now: float, pinged_at: float | None, turn: vitals.Turn | None, deadline: float
+        self,
+        incarnation: Incarnation,
+        now: float,
+        pinged_at: float | None,
+        turn: vitals.Turn | None,
+        deadline: float,
     ) -> Evidence:
         channel = incarnation.channel
         pid = incarnation.process.pid
@@ -428,7 +445,7 @@ class Source:
             our_lag=self.shell.lagged_at > channel.life_at,
             readable=_readable(channel.from_helper),
             runnable_starved=starved or vitals.frozen(vitals.cgroup(pid)),
-            proc_state=vitals.state(pid),
+            proc_state=vitals.process_state(pid),
         )
 
     def _is_silent(self, silence: Patience | None, now: float) -> bool:

@@ -52,7 +52,9 @@ def source_status(source: Source, now: float, linktypes: list[int]) -> dict[str,
         "lost": ledger.losses(),
         "restarts": life.history.tally.restarts,
         "age_s": None if source.last_packet_at is None else now - source.last_packet_at,
-        "exit": None if ended is None else {"kind": str(ended.kind), "problem": ended.problem, "text": ended.text},
+        "exit": None
+        if ended is None
+        else {"kind": str(ended.kind), "problem": ended.problem, "text": ended.text},
         "next_try_s": None if life.next_try_at is None else max(0.0, life.next_try_at - now),
         "stderr": list(words),
         "vitals": None if source.vitals is None else _vitals(source.vitals),
@@ -100,7 +102,9 @@ def snapshot(
         source_status(source, now, [interface.linktype for interface in interfaces.of(source.name)])
         for source in supervisor.sources
     ]
-    sick = [row["name"] for row in sources if row["wanted"] == "up" and row["state"] not in {"running", "down"}]
+    sick = [
+        row["name"] for row in sources if row["wanted"] == "up" and row["state"] not in {"running", "down"}
+    ]
     sinks = list(sinks)
     return {
         "pid": os.getpid(),
@@ -112,7 +116,8 @@ def snapshot(
         "late_beats": supervisor.late_beats,
         "sources": sources,
         "sinks": [
-            {"name": sink.name, "type": "unix", "path": sink.listener.path, "format": "pcapng"} for sink in sinks
+            {"name": sink.name, "type": "unix", "path": sink.listener.path, "format": "pcapng"}
+            for sink in sinks
         ],
         "consumers": [consumer_status(consumer, now) for sink in sinks for consumer in sink.consumers],
         "launcher": {

@@ -8,25 +8,27 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from helperd import vitals
 from helperd.bell import Bell
 from helperd.bus import MessageBus
-from helperd.config.specs import Config, HelperSpec, SourceSpec
 from helperd.drivers import driver_for, probe
 from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate
-from helperd.launcher import Launcher
 from helperd.lifecycle import Event, State
-from helperd.routing import RouteTable
-from helperd.source import Source, policy_of
+from helperd.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from helperd.config.specs import Config, HelperSpec, SourceSpec
+    from helperd.launcher import Launcher
+    from helperd.routing import RouteTable
 
 HEARTBEAT_S: Final = 0.25
 LAG_S: Final = 0.5
@@ -57,7 +59,7 @@ class Supervisor:
         self.room = Bell()
         self.bus = MessageBus()
         self.gate = StartGate()
-        self.log = log
+        self._log = log
         self.lagged_at = -1.0
         self.late_beats = 0
         self.changes = 0
@@ -80,7 +82,9 @@ class Supervisor:
             return self._running[name].source
         except KeyError:
             known = ", ".join(self._running) or "none"
-            raise UnknownSource("unknown-source", f"no source is named {name!r}; there are: {known}") from None
+            raise UnknownSource(
+                "unknown-source", f"no source is named {name!r}; there are: {known}"
+            ) from None
 
     def changed(self) -> None:
         """Wake whoever follows the state."""
@@ -92,6 +96,10 @@ class Supervisor:
         await self._lot.park()
 
     # Shell
+
+    def log(self, severity: str, source: str, text: str, /) -> None:
+        """Write a log line."""
+        self._log(severity, source, text)
 
     async def choose(self, spec: SourceSpec) -> tuple[HelperSpec, int]:
         """Find the helper for a definition: named, by type, or by probing.
@@ -107,7 +115,9 @@ class Supervisor:
         if helper is None:
             found = await probe(self.launcher, helpers, spec.definition)
             if found.helper is None:
-                reasons = "; ".join(f"{failure.helper}: {failure.text}" for failure in found.refused + found.failed)
+                reasons = "; ".join(
+                    f"{failure.helper}: {failure.text}" for failure in found.refused + found.failed
+                )
                 raise LaunchFailed("probe-refused", f"no helper recognises {spec.definition!r} ({reasons})")
             helper = found.helper
         return helper, self.config.profile(helper.name)
@@ -175,7 +185,9 @@ class Supervisor:
         sampler = vitals.Sampler()
         while True:
             await trio.sleep(VITALS_S)
-            pids = [source.incarnation.process.pid for source in self.sources if source.incarnation is not None]
+            pids = [
+                source.incarnation.process.pid for source in self.sources if source.incarnation is not None
+            ]
             trees = await trio.to_thread.run_sync(sampler.sample, pids, trio.current_time())
             for source in self.sources:
                 incarnation = source.incarnation
@@ -209,4 +221,3 @@ class Supervisor:
             if failed and not life.woken and life.exit is not None:
                 raise HelperdError(life.exit.problem, f"{name}: {life.exit.text}")
             await self.wait_change()
-

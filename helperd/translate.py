@@ -9,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from helperd import pcapng
@@ -18,6 +17,8 @@ from helperd.routing import Interfaces, Segment
 from helperd.wire.frames import Kind, Run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from helperd.wire.frames import Generation
     from helperd.wire.messages import Signal
 

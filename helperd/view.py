@@ -7,12 +7,14 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from helperd.table import clean, fit, render, summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REDRAW_S: Final = 0.5
 _MAX_PENDING: Final = 200

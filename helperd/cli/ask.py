@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ from helperd.errors import HelperdError, UnavailableError
 from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
 
 if TYPE_CHECKING:
+    import argparse
+
     from helperd.config.specs import Config
     from helperd.launcher import Launcher
 
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def answer_of(args: argparse.Namespace, method: str, parameters: dict[str, Any], question: Question) -> dict[str, Any]:
+def answer_of(
+    args: argparse.Namespace, method: str, parameters: dict[str, Any], question: Question
+) -> dict[str, Any]:
     """The running daemon's answer, or, without one and with ``-c``, an own launcher's.
 
     Raises:

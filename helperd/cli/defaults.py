@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from helperd.errors import ConfigError, ConfigRefused
+
+if TYPE_CHECKING:
+    import argparse
 
 SYSTEM_CONFIG: Final = "/etc/helperd/helpers.toml"
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ from helperd.errors import Code
 from helperd.table import clean
 
 if TYPE_CHECKING:
+    import argparse
+
     from helperd.config.specs import Config
     from helperd.launcher import Launcher
 
@@ -37,9 +38,13 @@ def main(args: argparse.Namespace) -> int:
     else:
         wide = max([len(device["definition"]) for device in devices] + [10])
         for device in devices:
-            print(f"{clean(device['definition']):<{wide}}  {clean(device['helper']):<16}  {clean(device['hardware'])}".rstrip())  # noqa: T201
+            print(
+                f"{clean(device['definition']):<{wide}}  {clean(device['helper']):<16}  {clean(device['hardware'])}".rstrip()
+            )  # noqa: T201
         if not devices:
             print("no devices found", file=sys.stderr)  # noqa: T201
         for failure in answer["failed"]:
-            print(f"{clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}", file=sys.stderr)  # noqa: T201
+            print(
+                f"{clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}", file=sys.stderr
+            )  # noqa: T201
     return Code.DONE if devices else Code.NO

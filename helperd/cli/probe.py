@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from functools import partial
@@ -14,13 +13,17 @@ from helperd.table import clean
 from helperd.wire.definition import SourceDefinition
 
 if TYPE_CHECKING:
+    import argparse
+
     from helperd.config.specs import Config
     from helperd.launcher import Launcher
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("definition", metavar="DEFINITION", help="interface:key=value,...; for example demo:type=pcapfile")
+    parser.add_argument(
+        "definition", metavar="DEFINITION", help="interface:key=value,...; for example demo:type=pcapfile"
+    )
     ask.add_arguments(parser)
 
 
@@ -50,5 +53,8 @@ def main(args: argparse.Namespace) -> int:
     else:
         print(f"{clean(args.definition)}: no helper recognises it", file=sys.stderr)  # noqa: T201
         for failure in [*answer["refused"], *answer["failed"]]:
-            print(f"  {clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}", file=sys.stderr)  # noqa: T201
+            print(
+                f"  {clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}",
+                file=sys.stderr,
+            )  # noqa: T201
     return Code.DONE if answer["helper"] else Code.NO

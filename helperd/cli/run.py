@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from helperd import config
 from helperd.cli.defaults import add_config, config_file
+
+if TYPE_CHECKING:
+    import argparse
 
 _FLAGS: Final = ("-I", "-S")
 _LAUNCHER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "privsep.py")

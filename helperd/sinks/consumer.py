@@ -13,16 +13,18 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from helperd import pcapng
 from helperd.bell import Bell
 from helperd.routing import Batch, Interfaces, Outbox, Overflow, Part, RouteTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SEND_BYTES: Final = 256 << 10
 """Bytes taken from the outbox for one send."""

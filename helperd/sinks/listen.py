@@ -93,7 +93,9 @@ def _clear_stale(path: str) -> None:
     except OSError as error:
         raise SinkError("sink-failed", f"cannot look at {path}: {error.strerror}") from error
     if not stat.S_ISSOCK(found.st_mode):
-        raise SinkError("sink-failed", f"{path} exists and is not a socket; move it away or choose another path")
+        raise SinkError(
+            "sink-failed", f"{path} exists and is not a socket; move it away or choose another path"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

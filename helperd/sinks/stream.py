@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import trio
 
-from helperd.bell import Bell
 from helperd.routing import OUTBOX_LIMIT, Overflow, RouteTable
 from helperd.sinks.consumer import Consumer
-from helperd.sinks.listen import UnixListener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from helperd.bell import Bell
+    from helperd.sinks.listen import UnixListener
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +59,13 @@ class StreamSink:
             try:
                 sock, _address = await self.listener.socket.accept()
             except OSError as error:
-                if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ECONNABORTED}:
+                if error.errno not in {
+                    errno.EMFILE,
+                    errno.ENFILE,
+                    errno.ENOMEM,
+                    errno.ENOBUFS,
+                    errno.ECONNABORTED,
+                }:
                     raise
                 self.refused += 1
                 await trio.sleep(0.1)
