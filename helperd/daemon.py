@@ -204,7 +204,7 @@ async def _flush(daemon: Daemon) -> None:
     for sink in daemon.sinks:
         sink.finish()
     with trio.move_on_after(FLUSH_S):
-        while any(sink.consumers for sink in daemon.sinks):
+        while any(sink.consumers for sink in daemon.sinks):  # noqa: ASYNC110 - for a second at most
             await trio.sleep(0.01)
 
 
@@ -232,10 +232,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _invite(runtime_dir)
             return trio.run(_run_quietly, settings, options.launcher_fd, runtime_dir, log, view)
     except ConfigRefused as refused:
-        print(refused, file=sys.stderr)  # noqa: T201
+        print(refused, file=sys.stderr)
         return refused.exit_code
     except HelperdError as error:
-        print(f"helperd: {error}", file=sys.stderr)  # noqa: T201
+        print(f"helperd: {error}", file=sys.stderr)
         return error.exit_code
 
 
@@ -263,7 +263,7 @@ def _invite(runtime_dir: str) -> None:
         f"  tcpdump -r - < <(nc -U {runtime_dir}/{SOURCES_DIR}/radio0.sock)",
         f"  helperd status --runtime-dir {runtime_dir}",
     ):
-        print(line, flush=True)  # noqa: T201
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -240,46 +240,60 @@ async def probe(
     Raises:
         UsageError: "bad-definition"; "unknown-helper": ``type=`` or ``name`` names none.
     """
-    SourceDefinition.parse(definition)
     only = driver_for(helpers, definition, name)
-    asked = [(number, helper) for number, helper in enumerate(helpers, 1) if only is None or helper is only]
-    if not asked:
+    poll = _Poll(
+        definition, [(n, helper) for n, helper in enumerate(helpers, 1) if only is None or helper is only]
+    )
+    if not poll.asked:
         raise UsageError("unknown-helper", "no [[helper]] is configured, so nobody can be asked")
-    results: dict[str, ProbeReport | Failure] = {}
-    settled = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for number, helper in poll.asked:
+            nursery.start_soon(poll.ask, launcher, number, helper)
+        await poll.settled.wait()
+        nursery.cancel_scope.cancel()
+    return poll.result()
 
-    def winner() -> HelperSpec | None:
-        for _number, helper in asked:
-            result = results.get(helper.name)
-            if result is None:
+
+class _Poll:
+    """One definition, asked of several helpers at once."""
+
+    def __init__(self, definition: str, asked: list[tuple[int, HelperSpec]]) -> None:
+        self.definition = definition
+        self.asked = asked
+        self.answers: dict[str, ProbeReport | Failure] = {}
+        self.settled = trio.Event()
+
+    async def ask(self, launcher: Launcher, number: int, helper: HelperSpec) -> None:
+        """Ask one helper, and see whether that decides it."""
+        try:
+            report = await ask(launcher, helper, number, ProbeRequest(self.definition))
+        except* (HelperError, ProtocolError) as group:
+            self.answers[helper.name] = _failure(helper, group)
+        else:
+            assert isinstance(report, ProbeReport)
+            self.answers[helper.name] = report
+        if self.winner() is not None or len(self.answers) == len(self.asked):
+            self.settled.set()
+
+    def winner(self) -> HelperSpec | None:
+        """The first that said yes, once all before it have answered; None while that is open."""
+        for _number, helper in self.asked:
+            answer = self.answers.get(helper.name)
+            if answer is None:
                 return None
-            if isinstance(result, ProbeReport) and result.success:
+            if isinstance(answer, ProbeReport) and answer.success:
                 return helper
         return None
 
-    async def one(number: int, helper: HelperSpec) -> None:
-        try:
-            report = await ask(launcher, helper, number, ProbeRequest(definition))
-        except* (HelperError, ProtocolError) as group:
-            results[helper.name] = _failure(helper, group)
-        else:
-            assert isinstance(report, ProbeReport)
-            results[helper.name] = report
-        if winner() is not None or len(results) == len(asked):
-            settled.set()
-
-    async with trio.open_nursery() as nursery:
-        for number, helper in asked:
-            nursery.start_soon(one, number, helper)
-        await settled.wait()
-        nursery.cancel_scope.cancel()
-    found = Probing(definition, winner())
-    for _number, helper in asked:
-        result = results.get(helper.name)
-        if isinstance(result, Failure):
-            found.failed.append(result)
-        elif result is not None and not result.success:
-            found.refused.append(Failure(helper.name, "probe-refused", result.message or "not mine"))
-        elif helper is found.helper:
-            found.report = result
-    return found
+    def result(self) -> Probing:
+        """Who recognised it, who did not, who failed."""
+        found = Probing(self.definition, self.winner())
+        for _number, helper in self.asked:
+            answer = self.answers.get(helper.name)
+            if isinstance(answer, Failure):
+                found.failed.append(answer)
+            elif answer is not None and not answer.success:
+                found.refused.append(Failure(helper.name, "probe-refused", answer.message or "not mine"))
+            elif helper is found.helper:
+                found.report = answer
+        return found

@@ -2,7 +2,7 @@
 
 Rules:
   1. Dispatch is synchronous and per read: one ``Batch`` object per read and consumer format, none per packet.
-  2. An outbox is bounded by the bytes its batches keep alive (a slice keeps its whole read alive), not by what it sends.
+  2. An outbox is bounded by the bytes that its batches keep alive (a slice keeps its whole read alive).
   3. Every packet offered to an outbox is delivered, lost or still queued; the three always sum to the offer.
   4. An interface is (source, link type). Its number is given once for the daemon's life and never reused.
   5. Nothing here waits. Who wants to wait hands in callables (``on_ready``, ``on_room``).
@@ -34,7 +34,7 @@ class Interface(NamedTuple):
         source: the source's name.
         linktype: LINKTYPE_ value.
         block: the interface description block, ready to send.
-        filler: a block of the same link type that fills the place of a number which a single source's stream lacks.
+        filler: a block of the same link type, for the place of a number that a single source's stream lacks.
     """
 
     number: int
@@ -143,9 +143,24 @@ class Outbox:
     """
 
     __slots__ = (
-        "_batches", "_limit", "delivered", "delivered_bytes", "disconnected", "given_up", "hold", "inflight", "lost", "lost_by",
-        "offered", "on_ready", "on_room", "overflow", "pinned", "queued", "unreported",
-    )  # fmt: skip
+        "_batches",
+        "_limit",
+        "delivered",
+        "delivered_bytes",
+        "disconnected",
+        "given_up",
+        "hold",
+        "inflight",
+        "lost",
+        "lost_by",
+        "offered",
+        "on_ready",
+        "on_room",
+        "overflow",
+        "pinned",
+        "queued",
+        "unreported",
+    )
 
     def __init__(
         self,

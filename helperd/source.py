@@ -144,6 +144,11 @@ class Source:
         """The source's name."""
         return self.spec.name
 
+    @property
+    def kept(self) -> bool:
+        """False once it is to be removed."""
+        return self.life.kept
+
     def post(self, event: Event, *, incarnation: int | None = None, **detail: object) -> Answer:
         """Tell the life that something happened, and act on its answer."""
         answer = self.life.post(event, trio.current_time(), incarnation, **detail)
@@ -162,19 +167,16 @@ class Source:
     async def keep_running(self) -> None:
         """Live until removed; never raises because of a helper."""
         life = self.life
-        while life.kept:
+        while self.kept:
             if life.state in {State.DOWN, State.FAILED} and not life.woken:
                 await self.orders.wait()
-                if not life.kept:
+                if not self.kept:
                     life.enter(None, trio.current_time())
                 continue
             if life.state is State.BACKOFF and not life.woken:
                 await self._rest()
-                continue
-            if life.wanted == "down":
-                life.enter(State.DOWN, trio.current_time())
-                continue
-            await self._guarded_run()
+            else:
+                await self._guarded_run()
 
     async def _rest(self) -> None:
         life = self.life

@@ -49,10 +49,10 @@ def answer_of(
 
 
 def _alone(path: str, question: Question) -> dict[str, Any]:
-    import trio  # noqa: PLC0415 - only a question without a daemon pays for it
+    import trio
 
-    from helperd import config  # noqa: PLC0415
-    from helperd.launcher import own_launcher  # noqa: PLC0415
+    from helperd import config
+    from helperd.launcher import own_launcher
 
     settings = config.load(path)
 

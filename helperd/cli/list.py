@@ -20,7 +20,7 @@ add_arguments = ask.add_arguments
 
 
 async def _question(launcher: Launcher, settings: Config) -> dict[str, Any]:
-    from helperd.drivers import list_devices  # noqa: PLC0415
+    from helperd.drivers import list_devices
 
     return (await list_devices(launcher, settings.helpers)).as_dict()
 
@@ -34,17 +34,16 @@ def main(args: argparse.Namespace) -> int:
     answer = ask.answer_of(args, "io.helperd.ListDevices", {}, _question)
     devices = answer["devices"]
     if args.json:
-        print(json.dumps(answer, indent=2))  # noqa: T201
+        print(json.dumps(answer, indent=2))
     else:
         wide = max([len(device["definition"]) for device in devices] + [10])
         for device in devices:
-            print(
-                f"{clean(device['definition']):<{wide}}  {clean(device['helper']):<16}  {clean(device['hardware'])}".rstrip()
-            )  # noqa: T201
+            words = f"{clean(device['definition']):<{wide}}  {clean(device['helper']):<16}  {clean(device['hardware'])}"
+            print(words.rstrip())
         if not devices:
-            print("no devices found", file=sys.stderr)  # noqa: T201
+            print("no devices found", file=sys.stderr)
         for failure in answer["failed"]:
             print(
                 f"{clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}", file=sys.stderr
-            )  # noqa: T201
+            )
     return Code.DONE if devices else Code.NO

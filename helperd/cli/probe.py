@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _question(definition: str, launcher: Launcher, settings: Config) -> dict[str, Any]:
-    from helperd.drivers import probe  # noqa: PLC0415
+    from helperd.drivers import probe
 
     return (await probe(launcher, settings.helpers, definition)).as_dict()
 
@@ -44,17 +44,17 @@ def main(args: argparse.Namespace) -> int:
         args, "io.helperd.Probe", {"definition": args.definition}, partial(_question, args.definition)
     )
     if args.json:
-        print(json.dumps(answer, indent=2))  # noqa: T201
+        print(json.dumps(answer, indent=2))
     elif answer["helper"]:
         hardware = f" ({clean(answer['hardware'])})" if answer["hardware"] else ""
-        print(f"{clean(args.definition)}: yes, by {clean(answer['helper'])}{hardware}")  # noqa: T201
+        print(f"{clean(args.definition)}: yes, by {clean(answer['helper'])}{hardware}")
         if answer["channels"]:
-            print(f"  channels: {clean(', '.join(answer['channels']))}")  # noqa: T201
+            print(f"  channels: {clean(', '.join(answer['channels']))}")
     else:
-        print(f"{clean(args.definition)}: no helper recognises it", file=sys.stderr)  # noqa: T201
+        print(f"{clean(args.definition)}: no helper recognises it", file=sys.stderr)
         for failure in [*answer["refused"], *answer["failed"]]:
             print(
                 f"  {clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}",
                 file=sys.stderr,
-            )  # noqa: T201
+            )
     return Code.DONE if answer["helper"] else Code.NO

@@ -48,4 +48,4 @@ def become_launcher(path: str, runtime_dir: str | None, *more: str) -> NoReturn:
         argv.append(f"--runtime-dir={os.path.abspath(runtime_dir)}")
     if more:
         argv += ["--", *more]
-    os.execv(sys.executable, argv)
+    os.execv(sys.executable, argv)  # noqa: S606 - there is no shell, and none is wanted

@@ -64,7 +64,7 @@ def listen_unix(path: str, *, mode: int, group: str | None, backlog: int = 128) 
             os.chown(path, -1, gid)
         os.chmod(path, mode)
         listener.listen(backlog)
-        listener.setblocking(False)
+        listener.setblocking(False)  # noqa: FBT003 - the library's own signature
         found = os.lstat(path)
     except OSError as error:
         listener.close()
@@ -97,7 +97,7 @@ def _clear_stale(path: str) -> None:
             "sink-failed", f"{path} exists and is not a socket; move it away or choose another path"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+        probe.setblocking(False)  # noqa: FBT003 - the library's own signature
         try:
             probe.connect(path)
         except ConnectionRefusedError:
