@@ -167,12 +167,11 @@ class Life:
         if state is State.STARTING:
             if self.history.n and not self.history.v0_tried:
                 self.history = self.history.restarted(now, self.policy.intensity)
-            self.woken = False
+        if state is not State.STOPPING:
             self.ended_by = None
+            self.woken = False
             self.orders.clear()
         if state in {State.DOWN, State.FAILED}:
-            self.woken = False
-            self.orders.clear()
             default = "gave-up" if state is State.FAILED else "stopped" if self.wanted == "down" else "done"
             self.why = why or default
         elif state is State.STOPPING:
