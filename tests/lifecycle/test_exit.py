@@ -1,0 +1,188 @@
+"""How it ended: each row of the decision, and which row wins."""
+
+from __future__ import annotations
+
+import errno
+import signal
+
+import pytest
+
+from helperd.errors import (
+    PROBLEMS,
+    HelperdError,
+    HelperExited,
+    LauncherGone,
+    LaunchFailed,
+    LocalProtocolError,
+    OpenRefused,
+    PeerTimedOut,
+    RemoteProtocolError,
+    UsageError,
+)
+from helperd.lifecycle import Ending, Exit, Why, classify
+
+
+def ends(**known) -> tuple[str, str]:
+    found = classify(Ending(**known))
+    assert found.problem in PROBLEMS or found.problem in {"done", "asked"}
+    assert found.text
+    return found.kind.value, found.problem
+
+
+def test_the_words():
+    assert [why.value for why in Why] == [
+        "asked",
+        "config",
+        "accident",
+        "refusal",
+        "wrong-generation",
+        "done",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("known", "kind", "problem"),
+    [
+        ({"asked": "stop"}, "asked", "asked"),
+        ({"error": LaunchFailed("not-installed", "x")}, "config", "not-installed"),
+        ({"error": LaunchFailed("no-capability", "x")}, "config", "no-capability"),
+        ({"error": LaunchFailed("unsafe-file", "x")}, "config", "unsafe-file"),
+        ({"error": LaunchFailed("no-resources", "x")}, "accident", "no-resources"),
+        ({"error": LaunchFailed("launcher-busy", "x")}, "accident", "launcher-busy"),
+        ({"error": LaunchFailed("busy", "x")}, "accident", "busy"),
+        ({"error": LaunchFailed("timed-out", "x")}, "accident", "timed-out"),
+        ({"error": LaunchFailed("bug", "x")}, "accident", "bug"),
+        ({"error": LauncherGone("launcher-gone", "x")}, "accident", "launcher-gone"),
+        ({"how": "exec-failed", "code": errno.ENOENT}, "config", "not-installed"),
+        ({"how": "exec-failed", "code": errno.ENOTDIR}, "config", "not-installed"),
+        ({"how": "exec-failed", "code": errno.ELOOP}, "config", "not-installed"),
+        ({"how": "exec-failed", "code": errno.EACCES}, "config", "not-permitted"),
+        ({"how": "exec-failed", "code": errno.EPERM}, "config", "not-permitted"),
+        ({"how": "exec-failed", "code": errno.ENOEXEC}, "config", "exec-failed"),
+        ({"how": "exec-failed", "code": None}, "config", "exec-failed"),
+        ({"how": "exec-failed", "code": errno.EMFILE}, "accident", "no-resources"),
+        ({"how": "exec-failed", "code": errno.ENFILE}, "accident", "no-resources"),
+        ({"how": "exec-failed", "code": errno.EAGAIN}, "accident", "no-resources"),
+        ({"how": "exec-failed", "code": errno.ENOMEM}, "accident", "no-resources"),
+        ({"how": "exec-failed", "code": errno.ENOSPC}, "accident", "no-resources"),
+        ({"how": "unverified", "code": 4}, "config", "privilege-mismatch"),
+        ({"how": "exited", "code": 127}, "config", "not-installed"),
+        ({"error": UsageError("unknown-helper", "x")}, "config", "unknown-helper"),
+        ({"error": UsageError("bad-definition", "x")}, "config", "bad-definition"),
+        ({"error": HelperdError("not-supported", "x")}, "config", "not-supported"),
+        ({"error": HelperdError("not-permitted", "x")}, "config", "not-permitted"),
+        (
+            {"error": HelperdError("not-permitted", "x"), "how": "exited", "code": 1},
+            "accident",
+            "not-permitted",
+        ),
+        ({"error": HelperdError("probe-refused", "x")}, "refusal", "probe-refused"),
+        (
+            {"error": OpenRefused("open-refused", "no such device"), "how": "exited", "code": 1},
+            "refusal",
+            "open-refused",
+        ),
+        ({"hung": "keepalive"}, "accident", "keepalive"),
+        ({"hung": "stopped", "how": "signal", "code": 9}, "accident", "stopped"),
+        ({"error": PeerTimedOut("timed-out", "x")}, "accident", "timed-out"),
+        ({"error": RemoteProtocolError("frame-too-long", "x")}, "accident", "frame-too-long"),
+        (
+            {"error": RemoteProtocolError("partial-frame", "x"), "how": "exited", "code": 0},
+            "accident",
+            "partial-frame",
+        ),
+        ({"error": LocalProtocolError("bug", "x")}, "accident", "bug"),
+        ({"error": ZeroDivisionError("x")}, "accident", "bug"),
+        ({"how": "signal", "code": 11}, "accident", "killed"),
+        ({"how": "signal", "code": 9, "oom": True}, "accident", "out-of-memory"),
+        ({"how": "signal", "code": 15, "climbed": True}, "accident", "exited"),
+        ({"shutdown": "end of file", "how": "exited", "code": 1}, "done", "done"),
+        ({"how": "exited", "code": 0, "status_meaningful": True}, "done", "done"),
+        ({"how": "exited", "code": 0}, "accident", "exited"),
+        ({"how": "exited", "code": 1, "status_meaningful": True}, "accident", "exited"),
+        ({}, "accident", "exited"),
+        ({"error": HelperExited("exited", "x"), "how": "exited", "code": 3}, "accident", "exited"),
+    ],
+)
+def test_each_end(known, kind, problem):
+    assert ends(**known) == (kind, problem)
+
+
+def test_the_first_hit_wins():
+    assert ends(asked="stop", how="exited", code=127, hung="silent", oom=True) == ("asked", "asked")
+    assert ends(how="exited", code=127, greeted=False, v0_allowed=True)[0] == "config"
+    assert ends(how="exec-failed", code=errno.ENOENT, hung="timed-out")[0] == "config"
+    assert ends(error=OpenRefused("open-refused", "no"), hung="keepalive")[0] == "refusal"
+    assert ends(error=RemoteProtocolError("bad-checksum", "x"), hung="silent")[1] == "silent"
+    assert ends(error=RemoteProtocolError("bad-checksum", "x"), how="signal", code=9)[1] == "bad-checksum"
+    assert ends(error=ValueError(), shutdown="bye")[1] == "bug"
+    assert ends(oom=True, shutdown="bye")[1] == "out-of-memory"
+    assert ends(how="signal", code=9, shutdown="bye")[1] == "killed"
+
+
+@pytest.mark.parametrize("word", ["wrong-generation", "bad-version", "bad-signature"])
+def test_another_generation_is_told_from_the_first_bytes(word):
+    error = RemoteProtocolError(word, "x")
+    wrong = ("wrong-generation", "wrong-generation")
+    assert ends(error=error, greeted=False, v0_allowed=True) == wrong
+    assert ends(error=error, greeted=True, v0_allowed=True) == ("accident", word)
+    assert ends(error=error, greeted=False, v0_allowed=False) == ("accident", word)
+
+
+def test_a_v0_helper_exits_at_a_v2_ping_and_is_tried_in_v0():
+    wrong = ("wrong-generation", "wrong-generation")
+    known = {"how": "exited", "code": 1, "greeted": False, "v0_allowed": True}
+    assert ends(**known) == wrong
+    assert ends(**known, error=HelperExited("exited", "x")) == wrong
+    assert ends(**known, error=ValueError()) == ("accident", "bug")
+    assert ends(**known, error=RemoteProtocolError("frame-too-long", "x")) == ("accident", "frame-too-long")
+    assert ends(**known, hung="timed-out") == ("accident", "timed-out")
+    assert ends(**{**known, "how": "signal", "code": 9}) == ("accident", "killed")
+    assert ends(**{**known, "v0_allowed": False}) == ("accident", "exited")
+
+
+def test_a_frame_cut_by_a_death_is_a_death():
+    cut = RemoteProtocolError("partial-frame", "x")
+    assert ends(error=cut, how="signal", code=9) == ("accident", "killed")
+    assert ends(error=cut, how="signal", code=9, climbed=True) == ("accident", "partial-frame")
+
+
+def test_the_wait_status_is_told_with_every_kind():
+    assert classify(Ending(asked="stop", how="exited", code=3)) == Exit(
+        Why.ASKED, "asked", "ended by order: stop", code=3
+    )
+    killed = classify(Ending(how="signal", code=signal.SIGSEGV, core=True))
+    assert (killed.code, killed.signal, killed.core) == (None, 11, True)
+    assert killed.text == "the helper was ended by SIGSEGV and left a core file"
+    assert classify(Ending(how="signal", code=200)).text == "the helper was ended by signal 200"
+    assert classify(Ending(how="signal", code=None)).text == "the helper was ended by signal None"
+    assert classify(Ending(how="signal", code=9)).text == "the helper was ended by SIGKILL"
+    failed = classify(Ending(how="exec-failed", code=2))
+    assert (failed.code, failed.signal) == (None, None)
+    assert "ENOENT" in failed.text
+    assert "errno 9999" in classify(Ending(how="exec-failed", code=9999)).text
+    assert "EMFILE" in classify(Ending(how="exec-failed", code=errno.EMFILE)).text
+    assert "field 4" in classify(Ending(how="unverified", code=4)).text
+
+
+def test_the_sentences_carry_what_was_said():
+    assert classify(Ending(error=OpenRefused("open-refused", "no such device"))).text == "no such device"
+    assert classify(Ending(error=LaunchFailed("not-installed", "no /x"))).text == "no /x"
+    assert classify(Ending(error=UsageError("unknown-helper", "no helper h"))).text == "no helper h"
+    wire = classify(
+        Ending(error=RemoteProtocolError("bad-signature", "not a frame", at=7, excerpt=b"\x01\x02"))
+    )
+    assert wire.text == "not a frame (at byte 7) [01 02]"
+    assert classify(Ending(error=KeyError("k"))).text == "KeyError: 'k'"
+    assert classify(Ending(hung="keepalive", hung_text="nothing for 3 s")).text == "nothing for 3 s"
+    assert classify(Ending(hung="keepalive")).text == "judged keepalive"
+    assert classify(Ending(shutdown="end of file")).text == "the helper said it is done: end of file"
+    assert classify(Ending(shutdown="")).text == "the helper said it is done"
+    assert (
+        classify(Ending(how="exited", code=0, status_meaningful=True)).text == "the helper exited with code 0"
+    )
+    assert classify(Ending(how="exited", code=3)).text == "the helper exited with code 3"
+    assert classify(Ending()).text == "the helper closed its output"
+    assert "code 127" in classify(Ending(how="exited", code=127)).text
+    assert "memory" in classify(Ending(oom=True)).text
+    assert "v0" in classify(Ending(greeted=False, v0_allowed=True, how="exited", code=1)).text
