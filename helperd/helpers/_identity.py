@@ -1,0 +1,30 @@
+"""The identity of a source: a UUID that is the same after every restart.
+
+``PPPPPPPP-0000-0000-0000-0000DDDDDDDD``: P is the checksum of the helper's name, D of the device's. The
+checksum is the protocol's own, so that ``pcapfile`` gives a file the identity that Kismet's helper gives it.
+
+Source of facts: kismet-protocol.md, sections 1.4, 4.6 and appendix C.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+
+def checksum(data: bytes) -> int:
+    """The protocol's checksum, 32 bits; 0 for less than 4 bytes."""
+    if len(data) < 4:
+        return 0
+    return ((sum(data) & 0xFFFF) + (sum(accumulate(data)) << 16)) & 0xFFFFFFFF
+
+
+def uuid_of(helper: str, device: str) -> str:
+    """The UUID of a device, named the way its definition names it.
+
+    Args:
+        helper: name of the kind of helper, e.g. ``kismet_cap_pcapfile``.
+        device: e.g. the path of a file.
+    """
+    head = checksum(helper.encode())
+    tail = checksum(device.encode("utf-8", "surrogateescape"))
+    return f"{head:08X}-0000-0000-0000-0000{tail:08X}"

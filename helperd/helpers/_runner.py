@@ -1,0 +1,478 @@
+"""The main thread of a helper: listens, answers, and ends in order.
+
+Rules:
+  1. The main thread never blocks: the author's code runs in other threads, so PING is answered in every state.
+  2. It ends at the end of the input, a reader that is gone, SHUTDOWN, SIGTERM or SIGINT, a frame that cannot be,
+     or 15 s without PING under a server that is not helperd (whose launcher sees to it).
+  3. An end that was asked for gives the capture ``GRACE_S`` to return and the output as long to leave; an end of
+     our own waits until everything has left.
+
+Source of facts: kismet-protocol.md, sections 3.3 to 3.5 and 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING
+
+from helperd import __version__
+from helperd.errors import Code, HelperdError, LocalProtocolError, RemoteProtocolError
+from helperd.helpers import _writer
+from helperd.helpers._clock import monotonic
+from helperd.helpers._port import HIGH_WATER, Port, Stopped
+from helperd.wire.definition import SourceDefinition
+from helperd.wire.frames import MAX_FRAME, Run
+from helperd.wire.messages import (
+    ConfigureReport,
+    ConfigureRequest,
+    ErrorReport,
+    ListReport,
+    ListRequest,
+    OpenReport,
+    OpenRequest,
+    Ping,
+    Pong,
+    ProbeReport,
+    ProbeRequest,
+    Register,
+    Severity,
+    Shutdown,
+    Text,
+)
+from helperd.wire.session import Phase, Role, Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from helperd.helpers._tuner import Tuner
+    from helperd.helpers.sdk import Device, Helper
+    from helperd.wire.messages import Message
+
+WATCHDOG_S = 15.0  # without PING; what every Kismet helper waits
+GRACE_S = 0.5  # for the capture to return, and again for the output to leave
+TICK_S = 0.002  # how old a batch gets before the main thread sends it
+READ = 64 << 10  # bytes per read of the input
+MAX_UNREAD = 2 * HIGH_WATER + MAX_FRAME  # bytes queued above which the input waits: whoever asks must read
+BULK = "helperd-bulk/1"
+
+
+class Runner:
+    """One helper process at work.
+
+    Args:
+        helper: the author's object.
+        in_fd: the server's frames come here.
+        out_fd: ours leave here.
+    """
+
+    def __init__(self, helper: Helper, in_fd: int, out_fd: int) -> None:
+        self._helper = helper
+        self._in_fd = in_fd
+        self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._port = Port(out_fd, self._wake)
+        self._session = Session(Role.HELPER)
+        self._seqnos = itertools.count(1)
+        self._results: deque[Callable[[], None]] = deque()
+        self._go = threading.Event()
+        self._worker: threading.Thread | None = None
+        self._working = False
+        self._writer: _writer.Writer | None = None
+        self._tuner: Tuner | None = None
+        self._helperd = False
+        self._listening = True
+        self._ping_at = monotonic()
+        self._ending = False
+        self._end_by: float | None = None
+        self._status = int(Code.DONE)
+
+    # the loop
+
+    def run(self) -> int:
+        """Answer until the end.
+
+        Returns:
+            The exit status.
+        """
+        before = {
+            number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        old_wakeup = signal.set_wakeup_fd(self._waker[1], warn_on_full_buffer=False)
+        try:
+            while not self._over():
+                self._turn()
+        finally:
+            signal.set_wakeup_fd(old_wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._port.stopping.set()
+            if not self._working:
+                for fd in self._waker:
+                    os.close(fd)
+        return self._status
+
+    def _turn(self) -> None:
+        """Wait for something to happen and deal with it."""
+        port = self._port
+        poll = select.poll()
+        poll.register(self._waker[0], select.POLLIN)
+        poll.register(port.fd, select.POLLOUT if port.queued else 0)
+        if self._listening and port.queued < MAX_UNREAD:
+            both = self._in_fd == port.fd and port.queued
+            poll.register(self._in_fd, select.POLLIN | (select.POLLOUT if both else 0))
+        for fd, event in poll.poll(self._timeout_ms()):
+            if fd == self._waker[0]:
+                self._woken()
+            if fd == self._in_fd and event & ~select.POLLOUT:
+                self._read()
+            elif fd == port.fd and event & (select.POLLERR | select.POLLHUP):
+                port.broken = True
+        while self._results:
+            self._results.popleft()()
+        self._flush_batch()
+        port.drain()
+        if port.broken:
+            self._end("the reader of our output is gone")
+        elif not self._helperd and self._end_by is None and monotonic() - self._ping_at > WATCHDOG_S:
+            self._end(f"no PING for {WATCHDOG_S:g} s")
+
+    def _timeout_ms(self) -> float:
+        """Until the next thing that happens by itself."""
+        until = [] if self._helperd else [self._ping_at + WATCHDOG_S]
+        if self._end_by is not None:
+            until.append(self._end_by)
+        rest = min(until, default=monotonic() + 60.0) - monotonic()
+        writer = self._writer
+        if writer is not None:
+            writer.idle = not self._port.queued
+            if writer.batched and writer.idle:
+                writer.idle = False
+                rest = min(rest, TICK_S)
+        return max(1.0, rest * 1000) if rest > 0 else 0.0
+
+    def _flush_batch(self) -> None:
+        """Send what the capture thread has not sent yet, unless the peer has enough to read already."""
+        writer = self._writer
+        if writer is not None and writer.batched and not self._port.queued:
+            with self._port.lock:
+                writer.seal()
+
+    def _over(self) -> bool:
+        """Whether nothing is left to do."""
+        if not self._ending:
+            return False
+        if self._port.broken:
+            self._port.stopping.set()
+        late = self._end_by is not None and monotonic() >= self._end_by
+        if self._working and not late:
+            return False
+        return self._port.broken or late or not self._port.queued
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._waker[1], b"w")
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._waker[0], 4096)
+            if data.strip(b"w"):
+                self._end("asked to end by a signal")
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        """The wakeup descriptor has the number; nothing is done inside a handler."""
+
+    def _end(self, why: str, status: int = Code.DONE) -> None:
+        """End because somebody wants it: the capture must return, the rest leaves within a bounded time."""
+        if self._end_by is not None:
+            return
+        self._ending = True
+        self._status = self._status or int(status)
+        self._end_by = monotonic() + 2 * GRACE_S
+        self._port.stopping.set()
+        self._go.set()
+        if self._tuner is not None:
+            self._tuner.stop()
+        try:
+            self._helper.stop()
+        except Exception:  # noqa: BLE001 - the end must not fail because the author's stop does
+            traceback.print_exc()
+
+    def _finish(self, status: int = Code.DONE) -> None:
+        """End because the work is done: everything leaves first, however long the peer takes to read it."""
+        self._ending = True
+        self._status = self._status or int(status)
+
+    # listening
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._in_fd, READ)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            data = b""
+            print(f"{self._helper.TYPE}: cannot read from the server: {error.strerror}", file=sys.stderr)
+        if not data:
+            self._listening = False
+            self._end("the server closed our input")
+            return
+        try:
+            with self._port.lock:
+                messages = self._session.receive(data)
+        except RemoteProtocolError as error:
+            self._listening = False
+            print(f"{self._helper.TYPE}: {error}", file=sys.stderr)
+            self._end(error.text, Code.NO)
+            return
+        for message in messages:
+            if not isinstance(message, Run):
+                self._answer(message)
+
+    def _answer(self, message: Message) -> None:
+        match message:
+            case Ping():
+                self._ping_at = monotonic()
+                self._pong(message)
+            case ListRequest():
+                self._work(self._list, message)
+            case ProbeRequest():
+                self._work(self._probe, message)
+            case OpenRequest():
+                self._work(self._open, message)
+            case ConfigureRequest():
+                self._configure(message)
+            case Register(subsystem=subsystem) if subsystem == BULK:
+                self._helperd = True
+            case Shutdown():
+                self._end("the server says it is over")
+            case _:
+                pass  # what we do not know is not for us
+
+    def _pong(self, ping: Ping) -> None:
+        """Answer; the first answer also offers what only helperd understands, in the same write."""
+        first = self._session.phase is Phase.GREETING
+        self._send(Pong(ping.seqno))
+        if first and self._generation == "v3":
+            self._send(Register(BULK))
+
+    @property
+    def _generation(self) -> str:
+        return "" if self._session.generation is None else self._session.generation.name
+
+    # speaking
+
+    def _send(self, message: Message) -> None:
+        """Encode and queue a message behind everything written so far; from any thread."""
+        with self._port.lock:
+            if self._writer is not None:
+                self._writer.seal()
+            self._session.last_seqno = next(self._seqnos) - 1
+            with contextlib.suppress(LocalProtocolError):  # the server has gone on meanwhile: nobody to tell
+                self._port.put(self._session.send(message))
+        if threading.current_thread() is not threading.main_thread():
+            self._wake()
+
+    # work in threads
+
+    def _work(self, job: Callable[[Message], None], message: Message) -> None:
+        """Start the one job of this process; a server asks for no second (kismet-protocol.md, section 0)."""
+        if self._worker is not None:
+            self._send(ErrorReport(getattr(message, "seqno", 0), "this helper is busy; one job per process"))
+            return
+        self._working = True
+        self._worker = threading.Thread(
+            target=self._run_job, args=(job, message), name="capture", daemon=True
+        )
+        self._worker.start()
+
+    def _run_job(self, job: Callable[[Message], None], message: Message) -> None:
+        try:
+            job(message)
+        finally:
+            self._working = False
+            self._wake()
+
+    def _list(self, request: Message) -> None:
+        assert isinstance(request, ListRequest)
+        try:
+            interfaces = tuple(self._helper.list())
+        except Exception as error:  # noqa: BLE001 - the author's failure is an answer
+            report = ListReport(request.seqno, success=False, message=_reason(error), version=_VERSION)
+        else:
+            report = ListReport(request.seqno, interfaces=interfaces, version=_VERSION)
+        self._send(report)
+        self._finish()
+
+    def _probe(self, request: Message) -> None:
+        assert isinstance(request, ProbeRequest)
+        report = ProbeReport(request.seqno, success=False)
+        try:
+            definition = SourceDefinition.parse(request.definition)
+            answer = self._helper.probe(definition)
+            if answer:
+                self._check_options(definition)
+                report = ProbeReport(request.seqno)
+            if not isinstance(answer, bool):
+                report = ProbeReport(
+                    request.seqno,
+                    message=answer.message,
+                    hardware=answer.hardware,
+                    channel=answer.channel,
+                    channels=answer.channels,
+                    capture_interface=answer.capture_interface,
+                )
+        except Exception as error:  # noqa: BLE001 - the author's failure is an answer
+            report = ProbeReport(request.seqno, success=False, message=_reason(error))
+        self._send(report)
+        self._finish()
+
+    def _check_options(self, definition: SourceDefinition) -> None:
+        """Refuse options nobody knows; a Kismet server may have made them up itself (section 5.2)."""
+        from helperd.helpers.sdk import check_options
+
+        try:
+            check_options(self._helper, definition)
+        except HelperdError as error:
+            if self._helperd:
+                raise
+            self._send(Text(Severity.ERROR, error.text))
+
+    def _open(self, request: Message) -> None:
+        """Open, report, capture: the whole life of the capture thread."""
+        assert isinstance(request, OpenRequest)
+        try:
+            definition = SourceDefinition.parse(request.definition)
+            self._check_options(definition)
+            device = self._helper.open(definition)
+            report = self._opened(request, definition, device)
+        except Exception as error:  # noqa: BLE001 - the author's failure is an answer
+            self._send(OpenReport(request.seqno, success=False, message=_reason(error), version=_VERSION))
+            self._finish()
+            return
+        self._send(report)
+        if device.warning:
+            self._send(Text(Severity.ERROR, device.warning))
+        writer = self._make_writer(device.dlt or 0)
+        self._writer = writer
+        if self._tuner is not None:
+            self._tuner.begin()
+        self._capture(writer)
+
+    def _opened(self, request: OpenRequest, definition: SourceDefinition, device: Device) -> OpenReport:
+        hopping = device.hopping
+        if hopping is not None:
+            hopping = self._make_tuner().hop(hopping)
+        uuid = definition.get("uuid") or device.uuid
+        if not uuid:
+            from helperd.helpers._identity import uuid_of
+
+            identity = self._helper.IDENTITY or f"helperd_{self._helper.TYPE}"
+            uuid = uuid_of(identity, definition.interface)
+        return OpenReport(
+            request.seqno,
+            dlt=device.dlt,
+            capture_interface=device.capture_interface,
+            channels=device.channels,
+            channel=device.channel,
+            hopping=hopping,
+            hardware=device.hardware,
+            message=device.message,
+            uuid=uuid,
+            version=_VERSION,
+        )
+
+    def _capture(self, writer: _writer.Writer) -> None:
+        try:
+            reason = self._helper.capture(writer)
+            writer.flush()
+        except Stopped:
+            return
+        except Exception as error:  # noqa: BLE001 - the author's failure is told, then the helper ends
+            if not self._port.stopping.is_set():
+                if not isinstance(error, HelperdError):
+                    traceback.print_exc()
+                self._fail(_reason(error))
+            return
+        self._results.append(lambda: self._captured(reason or "the capture has ended"))
+
+    def _captured(self, reason: str) -> None:
+        """The capture returned: say so, and go, or stay for a server that would begin it all again."""
+        if self._ending:
+            return
+        self._send(Text(Severity.INFO, reason))
+        hold = self._helper.hold
+        if hold is None:
+            hold = not self._helperd
+        if not hold:
+            self._send(Shutdown(reason))
+            self._finish()
+
+    def _fail(self, text: str) -> None:
+        """Tell the server of a failure and end."""
+        self._send(Text(Severity.ERROR, text))
+        self._send(ErrorReport(0, text))
+        self._results.append(lambda: self._finish(Code.NO))
+        self._wake()
+
+    def _make_writer(self, dlt: int) -> _writer.Writer:
+        """The writer for what this peer speaks and takes."""
+        session = self._session
+        generation = session.generation
+        assert generation is not None
+
+        def next_seqno() -> int:
+            return next(self._seqnos) & 0xFFFFFFFF
+
+        def encode(report: Message) -> bytes:
+            return generation.encode(report, next_seqno())
+
+        if self._helperd:
+            limit = MAX_FRAME
+        elif generation.name == "v3":
+            limit = _writer.FOREIGN_V3_LIMIT
+        else:
+            limit = _writer.FOREIGN_OLD_LIMIT
+        if generation.name == "v3":
+            return _writer.V3Writer(
+                self._port, self._send, encode, dlt=dlt, limit=limit, next_seqno=next_seqno
+            )
+        return _writer.PlainWriter(self._port, self._send, encode, dlt=dlt, limit=limit)
+
+    # channels
+
+    def _make_tuner(self) -> Tuner:
+        if self._tuner is None:
+            from helperd.helpers._tuner import Tuner
+
+            self._tuner = Tuner(self._helper.configure, self._send, self._fail)
+        return self._tuner
+
+    def _configure(self, request: ConfigureRequest) -> None:
+        from helperd.helpers.sdk import Helper
+
+        if type(self._helper).configure is Helper.configure:
+            text = f"{self._helper.TYPE} has no channels"
+            self._send(ConfigureReport(request.seqno, success=False, message=text))
+            return
+        self._make_tuner().request(request)
+
+
+_VERSION = f"helperd {__version__}"
+
+
+def _reason(error: Exception) -> str:
+    """What the author's code raised, for the user."""
+    if isinstance(error, HelperdError):
+        return error.text
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    where = traceback.extract_tb(error.__traceback__)
+    place = f" ({os.path.basename(where[-1].filename)}:{where[-1].lineno})" if where else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -1,0 +1,328 @@
+"""What ``capture`` writes to: packets, JSON, texts, batched into whole frames.
+
+Rules:
+  1. ``packet`` costs two appends; frames are joined, numbered and queued when a batch is full or 2 ms old.
+  2. One list per batch for ever, emptied by slices from its front: appending a whole packet is one call that
+     no other thread can cut in two, so the capture thread never takes the lock for a packet.
+  3. What leaves, leaves in the order of the calls.
+  4. A packet too long for the peer is cut; its true length stays in the frame, and it is counted in ``cut``.
+
+The layout of a v3 data report, ready to pack: kismet-protocol.md, sections 1.3 and 2.5.3. Integers go in
+their widest form, so that the frame has one layout.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from helperd.helpers._port import HIGH_WATER, Port, Stopped
+from helperd.wire.messages import DataReport, Gps, Json, Packet, Severity, Signal, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from helperd.wire.messages import Message
+
+    Encode = Callable[[Message], bytes]
+
+BATCH = 64 << 10  # bytes of content in a batch at most, before the last packet
+TO_DLT = {100: 11, 101: 12, 102: 15, 103: 16}  # LINKTYPE of files -> DLT, where they differ on Linux
+
+_MAGIC = bytes.fromhex("decafbada9a90003")
+_TYPE = b"\0\x10\0\0"  # data report, code 0
+_FRAME = struct.Struct(">8sI4sI5sH2sI2sI2sI2sI")
+_OVERHEAD = _FRAME.size - 20  # of the payload, besides the content
+
+FOREIGN_V3_LIMIT = 16383  # bytes of a whole frame: what a Kismet server of 2023 and later takes
+FOREIGN_OLD_LIMIT = 8191  # the same for the servers of 2020 to 2022, the strictest that speak v0 or v2
+ENVELOPE = 512  # bytes kept free for everything in a frame but the content
+
+
+class Writer:
+    """The way of packets out of a helper. All methods may be called from any thread, ``packet`` from one.
+
+    Args:
+        port: where frames go.
+        send: encodes and queues one message; takes the port's lock itself.
+        encode: encodes one data report into a frame; called with the port's lock held.
+        next_seqno: the number of the next frame; called with the port's lock held.
+        dlt: link type of packets that do not name theirs.
+        limit: longest frame the peer takes, in bytes.
+
+    Attributes:
+        written: packets taken.
+        cut: packets whose content was cut because the peer takes no longer frames.
+    """
+
+    def __init__(
+        self, port: Port, send: Callable[[Message], None], encode: Encode, *, dlt: int, limit: int
+    ) -> None:
+        self._port = port
+        self._send = send
+        self._encode = encode
+        self._room = limit - ENVELOPE
+        self.dlt = dlt
+        self.cut = 0
+        self.written = 0
+        self.idle = True  # the main thread sleeps and must be woken for the next packet
+        self._batched = 0
+
+    # for authors
+
+    def packet(
+        self,
+        data: bytes,
+        timestamp_ns: int | None = None,
+        *,
+        dlt: int | None = None,
+        original: int | None = None,
+        signal: Signal | None = None,
+        gps: Gps | None = None,
+    ) -> None:
+        """Send one packet; waits when the peer does not read fast enough.
+
+        Args:
+            data: the captured bytes.
+            timestamp_ns: nanoseconds since 1970; None: now.
+            dlt: libpcap link type; None: the one ``open`` named.
+            original: length on the air or wire, in bytes; None: the length of ``data``.
+            signal: what the radio knew of it.
+            gps: where it was heard.
+
+        Raises:
+            Stopped: the helper is ending; let it pass.
+        """
+        raise NotImplementedError
+
+    def packets(self, captured: Iterable[tuple[int, int | None, bytes, int]]) -> None:
+        """Send many packets, each ``(link type, nanoseconds or None, bytes, original length)``.
+
+        Raises:
+            Stopped: as ``packet``.
+        """
+        packet = self.packet
+        for dlt, timestamp_ns, data, original in captured:
+            packet(data, timestamp_ns, dlt=dlt, original=original)
+
+    def json(
+        self,
+        kind: str,
+        text: str,
+        timestamp_ns: int | None = None,
+        *,
+        signal: Signal | None = None,
+        gps: Gps | None = None,
+    ) -> None:
+        """Send one JSON record.
+
+        Args:
+            kind: which record it is, e.g. ``RTL433``.
+            text: the JSON, one object.
+            timestamp_ns: nanoseconds since 1970; None: now.
+            signal: what the radio knew.
+            gps: where it was heard.
+
+        Raises:
+            Stopped: as ``packet``.
+            ValueError: the record is longer than the peer takes.
+        """
+        if len(text.encode()) > self._room:
+            raise ValueError(f"a record of {len(text)} characters; the peer takes {self._room} bytes at most")
+        sec, ns = divmod(time.time_ns() if timestamp_ns is None else timestamp_ns, 1_000_000_000)
+        self.report(DataReport(json=Json(kind, text, sec, ns // 1000), signal=signal, gps=gps))
+
+    def report(self, report: DataReport) -> None:
+        """Send a data report of any shape.
+
+        Raises:
+            Stopped: as ``packet``.
+        """
+        port = self._port
+        with port.lock:
+            self.seal()
+            port.put(self._encode(report))
+        self._written()
+
+    def message(self, text: str, severity: Severity = Severity.INFO) -> None:
+        """Show a line to the user."""
+        self._send(Text(severity, text))
+
+    def warning(self, text: str) -> None:
+        """Show a line that says that something is wrong, though the capture goes on."""
+        self._send(Text(Severity.ERROR, text))
+
+    def flush(self) -> None:
+        """Let everything written so far leave now; waits when the peer does not read fast enough.
+
+        Raises:
+            Stopped: as ``packet``.
+        """
+        port = self._port
+        with port.lock:
+            self.seal()
+        self._batched = 0
+        port.wait_for_room()
+        if port.stopping.is_set():
+            raise Stopped
+
+    def wait(self, seconds: float) -> None:
+        """Flush, then sleep.
+
+        Raises:
+            Stopped: the helper is ending; let it pass.
+        """
+        self.flush()
+        if seconds > 0 and self._port.stopping.wait(seconds):
+            raise Stopped
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the helper is ending."""
+        return self._port.stopping.is_set()
+
+    # for the SDK
+
+    def seal(self) -> None:
+        """Make frames of the batch and queue them; the caller holds the port's lock."""
+        raise NotImplementedError
+
+    @property
+    def batched(self) -> bool:
+        """Whether packets wait in the batch."""
+        raise NotImplementedError
+
+    def _written(self) -> None:
+        """A report left by the slow way: count it, wake the main thread, wait for room."""
+        self.written += 1
+        if self._port.queued >= HIGH_WATER:
+            self.flush()
+        elif self.idle:
+            self.idle = False
+            self._port.wake()
+
+    def _slow_packet(
+        self,
+        data: bytes,
+        timestamp_ns: int,
+        dlt: int,
+        original: int,
+        signal: Signal | None,
+        gps: Gps | None,
+    ) -> None:
+        sec, ns = divmod(timestamp_ns, 1_000_000_000)
+        self.report(DataReport(packet=Packet(data, dlt, sec, ns // 1000, original), signal=signal, gps=gps))
+
+
+class V3Writer(Writer):
+    """Writes a v3 data report per packet."""
+
+    def __init__(
+        self,
+        port: Port,
+        send: Callable[[Message], None],
+        encode: Encode,
+        *,
+        dlt: int,
+        limit: int,
+        next_seqno: Callable[[], int],
+    ) -> None:
+        super().__init__(port, send, encode, dlt=dlt, limit=limit)
+        self._next_seqno = next_seqno
+        self._parts: list[bytes] = []
+
+    def packet(
+        self,
+        data: bytes,
+        timestamp_ns: int | None = None,
+        *,
+        dlt: int | None = None,
+        original: int | None = None,
+        signal: Signal | None = None,
+        gps: Gps | None = None,
+    ) -> None:
+        size = len(data)
+        if original is None:
+            original = size
+        if size > self._room:
+            size = self._room
+            data = data[:size]
+            self.cut += 1
+        if timestamp_ns is None:
+            timestamp_ns = time.time_ns()
+        if dlt is None:
+            dlt = self.dlt
+        if signal is not None or gps is not None:
+            self._slow_packet(data, timestamp_ns, dlt, original, signal, gps)
+            return
+        sec, ns = divmod(timestamp_ns, 1_000_000_000)
+        head = _FRAME.pack(
+            _MAGIC,
+            size + _OVERHEAD,
+            _TYPE,
+            self._next_seqno(),
+            b"\x81\x04\x85\x01\xcd",
+            dlt,
+            b"\x02\xce",
+            sec,
+            b"\x03\xce",
+            ns // 1000,
+            b"\x04\xce",
+            original,
+            b"\x06\xc6",
+            size,
+        )
+        self._parts += (head, data)
+        self.written += 1
+        self._batched += size + 51
+        if self._batched >= BATCH:
+            self.flush()
+        elif self.idle:
+            self.idle = False
+            self._port.wake()
+
+    @property
+    def batched(self) -> bool:
+        return bool(self._parts)
+
+    def seal(self) -> None:
+        parts = self._parts
+        taken = len(parts)
+        if taken:
+            self._port.put(b"".join(parts[:taken]))
+            del parts[:taken]
+
+
+class PlainWriter(Writer):
+    """Writes a data report per packet in whatever generation the peer speaks, by its general encoder."""
+
+    def packet(
+        self,
+        data: bytes,
+        timestamp_ns: int | None = None,
+        *,
+        dlt: int | None = None,
+        original: int | None = None,
+        signal: Signal | None = None,
+        gps: Gps | None = None,
+    ) -> None:
+        size = len(data)
+        if size > self._room:
+            data = data[: self._room]
+            self.cut += 1
+        self._slow_packet(
+            data,
+            time.time_ns() if timestamp_ns is None else timestamp_ns,
+            self.dlt if dlt is None else dlt,
+            size if original is None else original,
+            signal,
+            gps,
+        )
+
+    @property
+    def batched(self) -> bool:
+        return False
+
+    def seal(self) -> None:
+        """Nothing waits: every report is queued at once."""

@@ -1,0 +1,164 @@
+"""The supervisor's end of one real helper process over pipes: what every test of the helper side talks through."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import helperd
+from helperd.wire.frames import Kind, Run
+from helperd.wire.generations import named
+from helperd.wire.messages import Ping, Pong, Register
+from helperd.wire.session import Role, Session
+
+ENTRY = Path(helperd.__file__).parent / "helpers" / "__main__.py"
+BULK = "helperd-bulk/1"
+
+
+def environment():
+    """What the launcher gives a built-in helper: no site directory, but the way to what it may import."""
+    return {**os.environ, "HELPERD_PATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+class Peer:
+    """Speaks to one helper; every wait is bounded.
+
+    Args:
+        *words: the helper's name and further words.
+        argv: instead of a bundled helper: the whole command.
+        helperd: whether to say that we are helperd (accept the bulk offer) or act as a Kismet server.
+        interface: interface number given with the bulk extension.
+        greet: whether to greet at once.
+    """
+
+    def __init__(self, *words, argv=None, helperd=True, interface=0, greet=True, env=None):
+        child_in, self.to = os.pipe()
+        self.source, child_out = os.pipe()
+        argv = argv or [sys.executable, "-I", "-S", str(ENTRY), *words]
+        self.process = subprocess.Popen(
+            [*argv, f"--in-fd={child_in}", f"--out-fd={child_out}"],
+            pass_fds=(child_in, child_out),
+            env={**environment(), **(env or {})},
+            stderr=subprocess.PIPE,
+        )
+        os.close(child_in)
+        os.close(child_out)
+        self.session = Session(Role.SUPERVISOR)
+        self.helperd = helperd
+        self.interface = interface
+        self.messages = []
+        self.runs = []
+        self.eof = False
+        self.deadline_s = 20.0
+        if greet:
+            self.greet()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.process.kill()
+        self.process.wait()
+        for fd in (self.to, self.source):
+            if fd is not None:
+                os.close(fd)
+        self.process.stderr.close()
+
+    def greet(self):
+        os.write(self.to, self.session.greeting())
+        self.expect(Pong)
+        if self.helperd:
+            offer = self.expect(Register)
+            assert offer.subsystem == BULK
+            self.send(Register(BULK, self.interface))
+
+    def send(self, message):
+        frame = self.session.send(message)
+        os.write(self.to, frame)
+        return self.session.last_seqno
+
+    def read(self, timeout=None):
+        """One read, if something comes; True unless the output has ended."""
+        ready, _, _ = select.select([self.source], [], [], self.deadline_s if timeout is None else timeout)
+        if not ready:
+            assert timeout is not None, f"nothing came from the helper in {self.deadline_s} s"
+            return True
+        data = os.read(self.source, 1 << 20)
+        if not data:
+            self.eof = True
+            self.session.receive_eof()
+            return False
+        for item in self.session.receive(data):
+            (self.runs if isinstance(item, Run) else self.messages).append(item)
+        return True
+
+    def expect(self, kind):
+        """The next message of a kind; earlier ones stay in ``messages``."""
+        while True:
+            for at, message in enumerate(self.messages):
+                if isinstance(message, kind):
+                    return self.messages.pop(at)
+            assert self.read(), f"the helper ended before {kind.__name__}: {self.messages} {self.stderr()}"
+
+    def until_packets(self, count):
+        """Read until that many packets have come."""
+        while sum(run.packets for run in self.runs) < count:
+            assert self.read(), f"the helper ended early: {self.messages} {self.stderr()}"
+        return self.packets()
+
+    def until_eof(self):
+        while self.read():
+            pass
+        return self.packets()
+
+    def packets(self):
+        """All packets so far: (dlt, stamp in ns, content, original length)."""
+        found = []
+        for run in self.runs:
+            if run.kind is Kind.PACKETS:
+                found += [
+                    (dlt, sec * 10**9 + usec * 1000, bytes(content), original)
+                    for dlt, sec, usec, original, content, _ in self.session.generation.packets(run)
+                ]
+            else:
+                found += bulk_packets(run)
+        return found
+
+    def wait(self, timeout=20):
+        """The exit status."""
+        return self.process.wait(timeout)
+
+    def stderr(self):
+        self.process.kill()
+        return self.process.stderr.read().decode()
+
+    def ping(self):
+        started = time.monotonic()
+        self.send(Ping())
+        self.expect(Pong)
+        return time.monotonic() - started
+
+    def close_input(self):
+        os.close(self.to)
+        self.to = None
+
+    def close_output(self):
+        os.close(self.source)
+        self.source = None
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+
+def bulk_packets(run):
+    raise NotImplementedError
+
+
+def v3_peer(*words, **options):
+    peer = Peer(*words, greet=False, **options)
+    peer.session = Session(Role.SUPERVISOR, generation=named("v3"))
+    peer.greet()
+    return peer
