@@ -16,7 +16,7 @@ import trio
 
 from helperd.errors import HelperExited, RemoteProtocolError
 from helperd.wire.frames import Run
-from helperd.wire.messages import Message, Ping, Pong
+from helperd.wire.messages import ConfigureReport, ConfigureRequest, Message, Ping, Pong
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,6 +72,8 @@ class Channel:
         self._deliver = deliver
         self._on_message = on_message
         self._inbox: deque[Message] = deque()
+        self._awaited: dict[int, trio.Event] = {}
+        self._reports: dict[int, ConfigureReport] = {}
         self._unsent = bytearray()
         self._writable = trio.Event()
         self.life_at = trio.current_time()
@@ -197,6 +199,9 @@ class Channel:
             if isinstance(item, Ping):
                 self.send(Pong(item.seqno))
             else:
+                if isinstance(item, ConfigureReport) and item.request in self._awaited:
+                    self._reports[item.request] = item
+                    self._awaited[item.request].set()
                 self._on_message(item)
                 self._inbox.append(item)
 
@@ -223,6 +228,21 @@ class Channel:
         """
         self._write(self.session.greeting())
         await self.expect(Pong)
+
+    async def configure(self, request: ConfigureRequest) -> ConfigureReport:
+        """Send a configure request and wait for its report, which the pump reads.
+
+        Raises:
+            LocalProtocolError: not while the session is in this phase.
+        """
+        self.send(request)
+        number = self.session.last_seqno
+        answered = self._awaited[number] = trio.Event()
+        try:
+            await answered.wait()
+        finally:
+            self._awaited.pop(number, None)
+        return self._reports.pop(number)
 
     async def pump(self, holding: Callable[[], bool], wait_for_room: Callable[[], Awaitable[None]]) -> None:
         """Read and deliver until the output ends.

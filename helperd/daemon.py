@@ -11,14 +11,15 @@ import os
 import signal
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from helperd import __version__, config, pcapng
-from helperd.config.specs import Config, DaemonSpec, SinkSpec
+from helperd.config.check import source_name
+from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
 from helperd.control import server as control_server
 from helperd.drivers import list_devices, probe
 from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone
@@ -33,9 +34,11 @@ from helperd.sinks.stream import StreamSink
 from helperd.status import snapshot
 from helperd.supervisor import Supervisor
 from helperd.view import LiveView
+from helperd.wire.definition import SourceDefinition
+from helperd.wire.messages import ConfigureRequest, Hopping
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 FLUSH_S: Final = 1.0
 """Seconds that consumers have to read what is queued when the daemon stops."""
@@ -53,6 +56,8 @@ class Daemon:
     started_at: float
     sinks: list[StreamSink] = field(default_factory=list)
     header: bytes = b""
+    configured: dict[str, StreamSink] = field(default_factory=dict)
+    nursery: trio.Nursery | None = None
 
     # sinks
 
@@ -62,10 +67,11 @@ class Daemon:
         Raises:
             SinkError: one of them cannot be opened; those before it are closed by the nursery's cancellation.
         """
-        wanted = self._implicit() if self.spec.implicit_sinks else []
-        wanted += [(sink, None) for sink in self.supervisor.config.sinks]
-        for sink, single in wanted:
-            self._open(sink, single, nursery)
+        self.nursery = nursery
+        for sink, single in self._implicit() if self.spec.implicit_sinks else []:
+            self._open(sink, single)
+        for spec in self.supervisor.config.sinks:
+            self.configured[spec.path] = self._open(spec, None)
 
     def _implicit(self) -> list[tuple[SinkSpec, str | None]]:
         every: list[tuple[SinkSpec, str | None]] = [(SinkSpec(path=ALL_SOCKET), None)]
@@ -74,7 +80,7 @@ class Daemon:
     def _own_socket(self, name: str) -> tuple[SinkSpec, str | None]:
         return SinkSpec(path=f"{SOURCES_DIR}/{name}.sock", sources=(name,)), name
 
-    def _open(self, spec: SinkSpec, single: str | None, nursery: trio.Nursery) -> None:
+    def _open(self, spec: SinkSpec, single: str | None) -> StreamSink:
         path = os.path.join(self.runtime_dir, spec.path)
         listener = listen_unix(path, mode=self.spec.socket_mode, group=self.spec.socket_group)
         sink = StreamSink(
@@ -86,12 +92,15 @@ class Daemon:
             on_connect=self.supervisor.on_consumer,
             sources=frozenset(spec.sources),
             single=single,
+            spec=spec,
             limit=spec.limit,
             overflow=cast("Overflow", spec.overflow),
             hold=spec.hold,
         )
         self.sinks.append(sink)
-        nursery.start_soon(sink.serve)
+        assert self.nursery is not None
+        self.nursery.start_soon(sink.serve)
+        return sink
 
     # ControlApi
 
@@ -102,6 +111,68 @@ class Daemon:
     async def order(self, source: str, verb: str) -> None:
         """Carry out start, stop, restart, pause or resume."""
         await self.supervisor.order(source, verb)
+
+    async def set_channel(self, source: str, channel: str) -> None:
+        """Tune a source to one channel."""
+        await self.supervisor.source(source).configure(ConfigureRequest(channel=channel))
+
+    async def hop(self, source: str, channels: Sequence[str], rate: float | None) -> None:
+        """Let a source hop over channels; none named: over all it has."""
+        found = self.supervisor.source(source)
+        hopping = Hopping(channels=tuple(channels) or found.opened.channels, rate=rate)
+        await found.configure(ConfigureRequest(hopping=hopping))
+
+    async def add_source(self, definition: str, name: str | None) -> str:
+        """Open a definition until the daemon ends; returns the source's name."""
+        SourceDefinition.parse(definition)
+        spec = SourceSpec(definition=definition, name=name or source_name(definition))
+        self.supervisor.add(spec)
+        if self.spec.implicit_sinks:
+            self._open(*self._own_socket(spec.name))
+        return spec.name
+
+    async def remove_source(self, name: str) -> None:
+        """Stop a source and forget it; its own socket goes with it."""
+        await self.supervisor.remove(name)
+        self._close_own_socket(name)
+
+    async def reload(self) -> dict[str, object]:
+        """Read the configuration again; a broken one changes nothing.
+
+        Raises:
+            ConfigRefused: with all mistakes.
+            RequestRefused: the launcher refuses it.
+        """
+        new = config.load(self.supervisor.config.file)
+        await self.launcher.refresh(reload=True)
+        before = {source.name for source in self.supervisor.sources}
+        if self.spec.implicit_sinks:
+            for spec in new.sources:
+                if spec.name not in before:
+                    self._open(*self._own_socket(spec.name))
+        what = await self.supervisor.reload(new)
+        for name in what.stop:
+            self._close_own_socket(name)
+        self._reload_sinks(new)
+        return {field.name: list(getattr(what, field.name)) for field in fields(what)}
+
+    def _reload_sinks(self, new: Config) -> None:
+        wanted = {spec.path: spec for spec in new.sinks}
+        for path, sink in list(self.configured.items()):
+            if wanted.get(path) != sink.spec:
+                self._close(sink)
+                del self.configured[path]
+        for path, spec in wanted.items():
+            if path not in self.configured:
+                self.configured[path] = self._open(spec, None)
+
+    def _close_own_socket(self, name: str) -> None:
+        for sink in [sink for sink in self.sinks if sink.single == name]:
+            self._close(sink)
+
+    def _close(self, sink: StreamSink) -> None:
+        sink.scope.cancel()
+        self.sinks.remove(sink)
 
     async def list_devices(self) -> dict[str, object]:
         """Ask every helper for its devices; those of running sources are marked ``in_use``."""
@@ -166,7 +237,7 @@ async def run(settings: Config, launcher_fd: int, runtime_dir: str, log: Log, vi
         daemon = Daemon(
             supervisor, launcher, runtime_dir, settings.helperd, log, trio.current_time(), header=header
         )
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async with trio.open_nursery() as outer, _control(daemon):
                 daemon.open_sinks(outer)
                 async with trio.open_nursery() as nursery:
@@ -176,8 +247,10 @@ async def run(settings: Config, launcher_fd: int, runtime_dir: str, log: Log, vi
                         nursery.start_soon(view.show)
                     nursery.start_soon(_end_with_launcher, launcher)
                     notifier.ready(f"{len(settings.sources)} sources")
-                    async for _signal in signals:
-                        break
+                    async for number in signals:
+                        if number != signal.SIGHUP:
+                            break
+                        await _reload(daemon, notifier, write)
                     notifier.stopping()
                     write("info", "helperd", "stopping")
                     await supervisor.stop()
@@ -192,6 +265,19 @@ _LEVELS: Final = {"alert": "error", "fatal": "error"}
 
 def _write(log: Log, severity: str, source: str, text: str) -> None:
     log.write(_LEVELS.get(severity, severity), text, {"source": source})
+
+
+async def _reload(daemon: Daemon, notifier: Notifier, write: Callable[[str, str, str], None]) -> None:
+    """Reload for a signal: what it did, or why it did nothing, goes to the log."""
+    notifier.reloading(trio.current_time())
+    try:
+        what = await daemon.reload()
+    except HelperdError as error:
+        write("error", "helperd", f"reload refused, nothing changed: {error}")
+    else:
+        parts = [f"{word} {len(names)}" for word, names in what.items() if isinstance(names, list) and names]
+        write("info", "helperd", f"reloaded: {', '.join(parts) or 'nothing to do'}")
+    notifier.ready()
 
 
 async def _end_with_launcher(launcher: Launcher) -> None:

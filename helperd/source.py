@@ -38,6 +38,8 @@ from helperd.lifecycle import (
 )
 from helperd.translate import Translator
 from helperd.wire.messages import (
+    ConfigureReport,
+    ConfigureRequest,
     ErrorReport,
     Message,
     OpenReport,
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 
 GREET_S: Final = 5.0
 OPEN_S: Final = 15.0
+CONFIGURE_S: Final = 10.0
 OWN_PING_S: Final = 1.0
 FOREIGN_PING_S: Final = 5.0
 OWN_DEADLINE_S: Final = 2.5
@@ -95,6 +98,13 @@ class Opened:
     uuid: str = ""
     capture_interface: str = ""
     version: str = ""
+    channels: tuple[str, ...] = ()
+    hop_channels: tuple[str, ...] = ()
+
+    @property
+    def tunable(self) -> bool:
+        """Whether a configure request makes sense; it ends C helpers without channel control."""
+        return bool(self.channels)
 
 
 @dataclass(slots=True)
@@ -133,6 +143,7 @@ class Source:
         self.meter = Meter()
         self.incarnation: Incarnation | None = None
         self.vitals: vitals.Tree | None = None
+        self.tuned: ConfigureRequest | None = None
         self._translator: Translator | None = None
         self._scope: trio.CancelScope | None = None
         self._gone: Exit | None = None
@@ -301,6 +312,8 @@ class Source:
         self.shell.log(
             "info", self.name, f"running: {report.message or report.hardware or self.spec.definition}"
         )
+        if self.tuned is not None and self.opened.tunable:
+            channel.send(self.tuned)
         await channel.pump(self._holding, self._wait_for_room)
         self.post(Event.ENDED, incarnation=number)
 
@@ -311,6 +324,7 @@ class Source:
         opened.uuid = report.uuid
         opened.capture_interface = report.capture_interface
         opened.version = report.version
+        opened.channels = report.channels
         if self._translator is not None:
             self._translator.hardware = report.hardware
             self._translator.dlt = report.dlt
@@ -321,6 +335,31 @@ class Source:
     async def _watch_end(self, incarnation: Incarnation, number: int) -> None:
         await incarnation.wait_ended()
         self.post(Event.ENDED, incarnation=number)
+
+    async def configure(self, request: ConfigureRequest) -> ConfigureReport:
+        """Tune a running source; what it was tuned to is asked for again after a restart.
+
+        Raises:
+            HelperdError: "not-allowed-now" (it does not run), "not-supported", "timed-out", or what the helper said.
+        """
+        incarnation = self.incarnation
+        if incarnation is None or self.life.state is not State.RUNNING:
+            raise HelperdError("not-allowed-now", f"{self.name} does not run; start it first")
+        if not self.opened.tunable:
+            raise HelperdError(
+                "not-supported", f"{self.name}: its helper named no channels, so it cannot be tuned"
+            )
+        with trio.move_on_after(CONFIGURE_S):
+            report = await incarnation.channel.configure(request)
+            if not report.success:
+                raise HelperdError(
+                    "open-refused", f"{self.name}: {report.message or 'the helper gave no reason'}"
+                )
+            self.tuned = request
+            return report
+        raise PeerTimedOut(
+            "timed-out", f"{self.name}: no answer to the configure request in {CONFIGURE_S:g} s"
+        )
 
     # packets and messages
 
@@ -344,6 +383,17 @@ class Source:
             self._say("error", message.message or "the helper reports an error without words")
         elif isinstance(message, Shutdown):
             self._shutdown = message.reason
+        elif isinstance(message, ConfigureReport):
+            self._note_tuning(message)
+
+    def _note_tuning(self, report: ConfigureReport) -> None:
+        """Show what the helper says it is tuned to, asked or not."""
+        if report.channel:
+            self.opened.channel = report.channel
+        elif report.hopping is not None and report.hopping.channels:
+            self.opened.channel = "hopping"
+            self.opened.hop_channels = report.hopping.channels
+        self.shell.changed()
 
     def _say(self, severity: str, text: str) -> None:
         self.shell.bus.post(severity, self.name, text)

@@ -17,11 +17,12 @@ import trio
 from helperd import vitals
 from helperd.bell import Bell
 from helperd.bus import MessageBus
+from helperd.config.keys import KEYS
 from helperd.drivers import driver_for, probe
 from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate
-from helperd.lifecycle import Event, State
-from helperd.source import Source
+from helperd.lifecycle import Event, Plan, State, plan
+from helperd.source import Source, policy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from helperd.launcher import Launcher
     from helperd.routing import RouteTable
 
+NEEDS_PROCESS: Final = frozenset((key.table, key.name) for key in KEYS if key.needs_process)
 HEARTBEAT_S: Final = 0.25
 LAG_S: Final = 0.5
 """A heartbeat later than this means that we, not a helper, were away."""
-STOP_S: Final = 4.0
 VITALS_S: Final = 5.0
 
 
@@ -192,6 +193,58 @@ class Supervisor:
             for source in self.sources:
                 incarnation = source.incarnation
                 source.vitals = trees.get(incarnation.process.pid) if incarnation is not None else None
+
+    # what changes
+
+    async def reload(self, new: Config) -> Plan:
+        """Take a checked configuration over: only what changed restarts.
+
+        Args:
+            new: checked by us and accepted by the launcher; profile numbers are its from here on.
+        """
+        old = self.config
+        opened_by = {source.name: source.helper.name for source in self.sources if source.helper is not None}
+        what = plan(old, new, needs_process=NEEDS_PROCESS, opened_by=opened_by)
+        configured = {spec.name for spec in old.sources}
+        self.config = new
+        specs = {spec.name: spec for spec in new.sources}
+        for name in what.stop:
+            if name in configured:
+                await self.remove(name)
+        for name in (*what.replace, *what.adjust):
+            source = self._running[name].source
+            source.spec = specs[name]
+            source.life.policy = policy_of(specs[name])
+            if name in what.replace:
+                source.post(Event.REPLACE)
+        for name in what.start:
+            self._add(specs[name])
+        self.changed()
+        return what
+
+    def add(self, spec: SourceSpec) -> Source:
+        """Add a source until the daemon ends.
+
+        Raises:
+            HelperdError: "duplicate-name".
+        """
+        if spec.name in self._running:
+            raise HelperdError(
+                "duplicate-name", f"a source is named {spec.name!r} already; choose another name"
+            )
+        return self._add(spec)
+
+    async def remove(self, name: str) -> None:
+        """Stop a source and forget it; returns when its process tree is gone.
+
+        Raises:
+            UnknownSource: no such source.
+        """
+        source = self.source(name)
+        left = self._running[name].left
+        source.post(Event.REMOVE)
+        await left.wait()
+        self.table.drop(name)
 
     # orders
 

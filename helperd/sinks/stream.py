@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from helperd.bell import Bell
+    from helperd.config.specs import SinkSpec
     from helperd.sinks.listen import UnixListener
 
 
@@ -27,6 +28,8 @@ class StreamSink:
         sources: which sources its consumers get; empty means all.
         single: set for a source's own socket, which carries one link type.
         on_connect: called when a consumer has connected, for sources that start with their first consumer.
+        spec: the configuration's entry, None for an implicit socket.
+        scope: cancelling it closes the sink.
         refused: connections that could not be accepted for lack of file descriptors.
     """
 
@@ -38,19 +41,22 @@ class StreamSink:
     on_connect: Callable[[frozenset[str]], None]
     sources: frozenset[str] = frozenset()
     single: str | None = None
+    spec: SinkSpec | None = None
     limit: int = OUTBOX_LIMIT
     overflow: Overflow = "drop-oldest"
     hold: float = 10.0
     consumers: list[Consumer] = field(default_factory=list)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     refused: int = 0
 
     async def serve(self) -> None:
         """Accept consumers until cancelled; then the socket is closed and its path removed."""
         try:
-            async with trio.open_nursery() as nursery:
-                while True:
-                    sock = await self._accept()
-                    nursery.start_soon(self._serve_one, sock)
+            with self.scope:
+                async with trio.open_nursery() as nursery:
+                    while True:
+                        sock = await self._accept()
+                        nursery.start_soon(self._serve_one, sock)
         finally:
             self.listener.close()
 
