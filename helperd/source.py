@@ -155,8 +155,7 @@ class Source:
         """The source's name."""
         return self.spec.name
 
-    @property
-    def kept(self) -> bool:
+    def is_kept(self) -> bool:
         """False once it is to be removed."""
         return self.life.kept
 
@@ -178,10 +177,10 @@ class Source:
     async def keep_running(self) -> None:
         """Live until removed; never raises because of a helper."""
         life = self.life
-        while self.kept:
+        while self.is_kept():
             if life.state in {State.DOWN, State.FAILED} and not life.woken:
                 await self.orders.wait()
-                if not self.kept:
+                if not self.is_kept():
                     life.enter(None, trio.current_time())
                 continue
             if life.state is State.BACKOFF and not life.woken:
