@@ -1,0 +1,192 @@
+"""The arrows between the rooms point down only: read from the imports themselves, conditional ones included."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "helperd"
+
+LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later line
+    ("cli",),
+    ("daemon",),
+    ("status", "control", "view", "notify"),
+    ("supervisor",),
+    ("source",),
+    ("drivers",),
+    ("incarnation",),
+    ("channel", "sinks", "launcher", "vitals", "logs", "bus", "gate"),
+    ("translate", "lifecycle"),
+    ("routing",),
+    ("pcapng",),
+    ("wire",),
+    ("config", "sandbox", "runtime", "table", "bell"),
+    ("errors",),
+)
+
+ONLY: dict[str, set[str]] = {  # rooms that are held to less than their layer would allow
+    "helpers": {"wire", "pcapng", "sandbox", "errors"},
+    "privsep": {"config", "sandbox", "errors"},
+    "config": {"errors"},
+    "sandbox": {"errors"},
+    "control": {"errors", "runtime"},
+    "lifecycle": {"errors"},
+    "pcapng": {"errors"},
+    "wire": {"errors"},
+    "client": {"errors", "pcapng"},
+    "errors": set(),
+}
+
+SAME: dict[str, set[str]] = {  # neighbours that may see each other, in this direction
+    "channel": {"logs"},
+}
+
+FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
+    "trio": {"cli", "daemon", "control", "view", "supervisor", "source", "drivers", "incarnation"}
+    | {"channel", "sinks", "launcher", "bus", "gate", "bell", "logs", "notify", "status", "vitals", "client"},
+    "tomli": {"config"},
+    "prctl": {"privsep"},
+    "psutil": {"vitals"},
+    "google": {"wire"},
+    "msgpack": {"wire"},
+}
+
+PROCESSES = {
+    "subprocess",
+    "multiprocessing",
+}  # the launcher is the only parent; an adapter may start a program
+STARTERS = {"privsep", "helpers"}
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Every module of the package with all it imports, as dotted names; built-in groups keep their full name."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "pb" in path.relative_to(PACKAGE).parts:
+            continue
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        module = ".".join(parts).removesuffix(".__init__")
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{module} imports relatively"
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        found[module] = names
+    return found
+
+
+def room(module: str) -> str:
+    """The room of a module: the second part of its name; "" for the package itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def rooms() -> set[str]:
+    return {room(module) for module in imports()} - {""}
+
+
+def edges() -> set[tuple[str, str, str]]:
+    """(importing module, its room, imported room)."""
+    known = rooms()
+    return {
+        (module, room(module), room(name))
+        for module, names in imports().items()
+        for name in names
+        if name.startswith("helperd.") and room(name) in known and room(name) != room(module)
+    }
+
+
+def allowed(name: str) -> set[str]:
+    if name in ONLY:
+        return ONLY[name]
+    place = next(number for number, layer in enumerate(LAYERS) if name in layer)
+    return {below for layer in LAYERS[place + 1 :] for below in layer} | SAME.get(name, set())
+
+
+def test_every_room_has_its_place_in_the_picture() -> None:
+    placed = {name for layer in LAYERS for name in layer} | set(ONLY)
+    assert rooms() <= placed, f"give these a line in LAYERS: {sorted(rooms() - placed)}"
+
+
+def test_arrows_point_down_only() -> None:
+    wrong = [
+        f"{module} imports {below}"
+        for module, above, below in sorted(edges())
+        if above and below not in allowed(above)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_each_foreign_package_stays_in_its_rooms() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in sorted(imports().items())
+        for name in sorted({name.partition(".")[0] for name in names})
+        if name in FOREIGN and room(module) not in FOREIGN[name]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_other_package_than_the_declared_ones_is_imported() -> None:
+    known = set(sys.stdlib_module_names) | set(FOREIGN) | {"helperd", "__future__"}
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in sorted(imports().items())
+        for name in sorted({name.partition(".")[0] for name in names} - known)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_launcher_and_adapters_start_processes() -> None:
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in sorted(imports().items())
+        for name in sorted({name.partition(".")[0] for name in names} & PROCESSES)
+        if room(module) not in STARTERS
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_pure_rooms_read_no_clock_and_own_no_descriptor() -> None:
+    forbidden = {"time", "os", "socket", "select", "selectors", "threading", "asyncio"}
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in sorted(imports().items())
+        if room(module) in {"wire", "pcapng", "lifecycle", "routing", "translate"}
+        for name in sorted({name.partition(".")[0] for name in names} & forbidden)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_control_client_needs_the_standard_library_alone() -> None:
+    own = {name for name in imports()["helperd.control"] if name != "__future__.annotations"}
+    assert not own, f"helperd/control/__init__.py imports {own}"
+    used = {room(name) for name in imports()["helperd.control.client"] if name.startswith("helperd.")}
+    assert used <= {"errors", "control"}
+
+
+QUICK = (["--version"], ["--help"], ["check"], ["status", "--runtime-dir", "/nonexistent"])
+
+
+@pytest.mark.parametrize("argv", QUICK, ids=[words[0].lstrip("-") for words in QUICK])
+def test_what_must_start_at_once_does_not_import_trio(argv: list[str]) -> None:
+    code = "import sys; from helperd.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "print('SLOW:', sorted({'trio', 'psutil', 'google', 'prctl', 'msgpack'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "SLOW: []" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_helper_starts_without_trio() -> None:
+    code = "import sys, helperd.helpers.sdk; print(sorted({'trio', 'google', 'tomli', 'psutil'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
