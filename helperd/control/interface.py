@@ -14,7 +14,7 @@ Source of facts: varlink.org, "Interface Definition".
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -91,9 +91,13 @@ class Interface:
         inner = expected.inner
         if expected.kind == "maybe":
             return "" if value is None else self.wrong(value, inner, path)
-        if not isinstance(value, list | tuple if expected.kind == "array" else Mapping):
+        items: Iterable[tuple[object, object]]
+        if expected.kind == "array" and isinstance(value, list | tuple):
+            items = enumerate(value)
+        elif expected.kind == "dict" and isinstance(value, Mapping):
+            items = value.items()
+        else:
             return path or "."
-        items = enumerate(value) if expected.kind == "array" else value.items()
         return next((bad for at, item in items if (bad := self.wrong(item, inner, f"{path}[{at}]"))), "")
 
     def _wrong_struct(self, value: Any, expected: Type, path: str) -> str:
