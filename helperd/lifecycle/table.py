@@ -100,6 +100,7 @@ _TABLE: dict[Event, str] = {
     Event.DEVICE_APPEARED: "note     note        note       note       note    note       wake     note",
 }
 _WHITHER: dict[str, State | None] = {
+    **dict.fromkeys(("same", "keep", "note", "bug"), None),
     "wake": State.STARTING,
     "end": State.STOPPING,
     "go:leave": None,
@@ -113,7 +114,7 @@ _WHITHER: dict[str, State | None] = {
 
 ANSWERS: dict[State, dict[Event, tuple[Answer, State | None]]] = {
     state: {
-        event: (Answer(row.split()[column].partition(":")[0]), _WHITHER.get(row.split()[column]))
+        event: (Answer(row.split()[column].partition(":")[0]), _WHITHER[row.split()[column]])
         for event, row in _TABLE.items()
     }
     for column, state in enumerate(State)

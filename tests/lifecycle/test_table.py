@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 from helperd.lifecycle import ANSWERS, ARROWS, ORDERS, PROMISES, Answer, Event, State
@@ -153,3 +156,9 @@ def test_the_words_are_those_of_the_control_interface():
         "empty",
         "device-appeared",
     ]
+
+
+def test_the_document_shows_the_tables_of_the_code():
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "supervision.md").read_text()
+    assert runpy.run_path(str(root / "scripts" / "tables"))["filled"](text) == text, "run scripts/tables"
