@@ -1,0 +1,95 @@
+"""What the daemon does for the control room; plain data only, its shapes are the types of ``io.helperd.varlink``.
+
+Rules:
+  1. ``snapshot`` and ``messages`` are synchronous and cheap: they are asked often, and never wait.
+  2. ``wait_change`` and ``wait_message`` may wake too often, never too seldom: whoever waits looks again.
+  3. A refusal is a ``HelperdError``; its problem word, text and exit code reach the caller as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+Plain = Mapping[str, Any]
+Verb = Literal["start", "stop", "restart", "pause", "resume"]
+
+
+class ControlApi(Protocol):
+    """The daemon, as the control room sees it."""
+
+    def snapshot(self) -> Plain:
+        """The outputs of ``GetStatus``, all sources in it."""
+
+    async def order(self, source: str, verb: str) -> None:
+        """Carry out a ``Verb`` and return when it is done.
+
+        Raises:
+            HelperdError: "unknown-source", or what the source ended with instead.
+        """
+
+    async def list_devices(self) -> Plain:
+        """The outputs of ``ListDevices``."""
+
+    async def probe(self, definition: str) -> Plain:
+        """The outputs of ``Probe``.
+
+        Raises:
+            HelperdError: "bad-definition", "unknown-helper".
+        """
+
+    def messages(self, since: int) -> Sequence[Plain]:
+        """The kept messages with a number above ``since``, oldest first, each a ``Message``."""
+
+    async def wait_message(self) -> None:
+        """Wait for the next message."""
+
+    async def wait_change(self) -> None:
+        """Wait for the next change of any source's state, or of the set of sources, sinks or consumers."""
+
+
+class ReloadApi(Protocol):
+    """A daemon that can read its configuration again."""
+
+    async def reload(self) -> Plain:
+        """The outputs of ``Reload``.
+
+        Raises:
+            ConfigRefused: nothing was changed.
+        """
+
+
+class TuneApi(Protocol):
+    """A daemon whose sources can be tuned."""
+
+    async def set_channel(self, source: str, channel: str) -> None:
+        """Stay on one channel.
+
+        Raises:
+            HelperdError: "not-supported", "unknown-source".
+        """
+
+    async def hop(self, source: str, channels: Sequence[str] | None, rate: float | None) -> None:
+        """Hop over channels, ``rate`` times a second; None: the source's own.
+
+        Raises:
+            HelperdError: "not-supported", "unknown-source".
+        """
+
+
+class AddApi(Protocol):
+    """A daemon that opens definitions which are not in its configuration."""
+
+    async def add_source(self, definition: str, name: str | None) -> str:
+        """Open a definition; return the source's name.
+
+        Raises:
+            HelperdError: "bad-definition", "unknown-helper", "duplicate-name", or why it did not open.
+        """
+
+    async def remove_source(self, source: str) -> None:
+        """Stop an added source and forget it.
+
+        Raises:
+            HelperdError: "unknown-source", "not-supported" (it is configured).
+        """

@@ -1,0 +1,296 @@
+"""One function per method of ``io.helperd``, and the table that names them.
+
+Rules:
+  1. Parameters were checked against the interface before a function here sees them.
+  2. A function returns the reply as a message; a stream sends its replies itself, and returns when it ends.
+  3. What changes something is marked so in the table, nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple, cast, TYPE_CHECKING
+
+import trio
+
+from helperd import __version__
+from helperd.control.call import OWN, SERVICE, Call, encode_reply, service_error
+
+if TYPE_CHECKING:
+    from helperd.control.room import Room
+    from helperd.control.api import AddApi, Plain, ReloadApi, TuneApi
+
+GAP_S: Final = 0.1
+"""Seconds between two states of one stream at least."""
+LONGEST_S: Final = 86400.0
+
+Send = Callable[[bytes], Awaitable[None]]
+
+
+class Entry(NamedTuple):
+    """A method.
+
+    Attributes:
+        answer: gives the one reply.
+        stream: gives the replies of ``more``; None: ``more`` gets one reply.
+        changes: only admins may call it.
+        needs: name of the daemon's function without which it is not implemented; empty: always there.
+        attended: given up when the client goes away. What changes something is carried out to its end.
+    """
+
+    answer: Callable[[Room, Call], Awaitable[bytes]]
+    stream: Callable[[Room, Call, Send], Awaitable[None]] | None = None
+    changes: bool = False
+    needs: str = ""
+    attended: bool = False
+
+
+async def get_status(room: Room, call: Call) -> bytes:
+    """Everything, or everything about one source."""
+    return _status(room, call.parameters.get("source"), continues=False)
+
+
+def _status(room: Room, name: str | None, *, continues: bool) -> bytes:
+    if name is None:
+        return room.status(continues=continues)
+    return encode_reply({**room.snapshot, "sources": [room.source(name)]}, continues=continues)
+
+
+async def watch_status(room: Room, call: Call, send: Send) -> None:
+    """The state now and after every change; what changes while a slow client reads is told once."""
+    name, every = call.parameters.get("source"), call.parameters.get("every_s")
+    if every is None:
+        every = math.inf
+    elif not GAP_S <= every <= LONGEST_S:
+        text = f"every_s lies between {GAP_S} and {LONGEST_S:.0f} seconds"
+        raise service_error("InvalidParameter", {"parameter": "every_s"}, "bad-value", text)
+    while True:
+        seen, began = room.changes.count, trio.current_time()
+        await send(_status(room, name, continues=True))
+        with trio.move_on_at(began + every):
+            await room.changes.beyond(seen)
+        await trio.sleep_until(began + GAP_S)
+
+
+async def list_sources(room: Room, _call: Call) -> bytes:
+    """All names."""
+    return encode_reply({"sources": [source["name"] for source in room.snapshot["sources"]]})
+
+
+async def get_source(room: Room, call: Call) -> bytes:
+    """One source."""
+    return _source(room, call.parameters["source"])
+
+
+def _source(room: Room, name: str) -> bytes:
+    return encode_reply({"source": room.source(name)})
+
+
+def _order(verb: str) -> Callable[[Room, Call], Awaitable[bytes]]:
+    """A method that is an order to one source."""
+
+    async def order(room: Room, call: Call) -> bytes:
+        name = call.parameters["source"]
+        room.source(name)
+        try:
+            await room.daemon.order(name, verb)
+        finally:
+            room.changes.beat()
+        return _source(room, name)
+
+    return order
+
+
+async def add_source(room: Room, call: Call) -> bytes:
+    """Open a definition."""
+    daemon = cast("AddApi", room.daemon)
+    try:
+        name = await daemon.add_source(call.parameters["definition"], call.parameters.get("name"))
+    finally:
+        room.changes.beat()
+    return _source(room, name)
+
+
+async def remove_source(room: Room, call: Call) -> bytes:
+    """Forget an added source."""
+    name = call.parameters["source"]
+    room.source(name)
+    try:
+        await cast("AddApi", room.daemon).remove_source(name)
+    finally:
+        room.changes.beat()
+    return encode_reply({})
+
+
+async def set_channel(room: Room, call: Call) -> bytes:
+    """Tune to one channel."""
+    name = call.parameters["source"]
+    room.source(name)
+    await cast("TuneApi", room.daemon).set_channel(name, call.parameters["channel"])
+    room.changes.beat()
+    return _source(room, name)
+
+
+async def hop(room: Room, call: Call) -> bytes:
+    """Hop over channels."""
+    name, rate = call.parameters["source"], call.parameters.get("rate")
+    room.source(name)
+    if rate is not None and not 0 < rate <= 1000:
+        text = "rate is in hops per second, above 0 and at most 1000"
+        raise service_error("InvalidParameter", {"parameter": "rate"}, "bad-value", text)
+    await cast("TuneApi", room.daemon).hop(name, call.parameters.get("channels"), rate)
+    room.changes.beat()
+    return _source(room, name)
+
+
+async def reload(room: Room, _call: Call) -> bytes:
+    """Read the configuration again."""
+    try:
+        return encode_reply(await cast("ReloadApi", room.daemon).reload())
+    finally:
+        room.changes.beat()
+
+
+async def list_devices(room: Room, _call: Call) -> bytes:
+    """Ask every helper for its devices."""
+    return encode_reply(await room.ask(("list",), room.daemon.list_devices))
+
+
+async def probe(room: Room, call: Call) -> bytes:
+    """Ask who recognises a definition."""
+    definition = call.parameters["definition"]
+
+    async def question() -> Plain:
+        return await room.daemon.probe(definition)
+
+    return encode_reply(await room.ask(("probe", definition), question))
+
+
+class _Reading(NamedTuple):
+    """Messages and the number that the next look begins after."""
+
+    messages: list[Plain]
+    last: int
+
+
+def _messages(room: Room, since: int, name: str | None) -> _Reading:
+    """A number that has not been reached yet is one of an earlier daemon: then only what is new counts."""
+    found = room.daemon.messages(since)
+    if not found:
+        newest = room.daemon.messages(0)
+        return _Reading([], min(since, newest[-1]["number"]) if newest else 0)
+    return _Reading([m for m in found if name in {None, m["source"]}], found[-1]["number"])
+
+
+async def get_messages(room: Room, call: Call) -> bytes:
+    """The kept messages."""
+    reading = _messages(room, max(0, call.parameters.get("since") or 0), call.parameters.get("source"))
+    return encode_reply(reading._asdict())
+
+
+async def watch_messages(room: Room, call: Call, send: Send) -> None:
+    """The kept messages, then each new one."""
+    since, name = max(0, call.parameters.get("since") or 0), call.parameters.get("source")
+    first = True
+    while True:
+        seen = room.news.count
+        reading = _messages(room, since, name)
+        if reading.messages or first:
+            await send(encode_reply(reading._asdict(), continues=True))
+        since, first = reading.last, False
+        await room.news.beyond(seen)
+
+
+def _chosen(room: Room, call: Call) -> list[Mapping[str, Any]]:
+    name = call.parameters.get("source")
+    return list(room.snapshot["sources"]) if name is None else [room.source(name)]
+
+
+async def get_ledger(room: Room, call: Call) -> bytes:
+    """Where packets were lost."""
+    sources = [
+        {
+            "source": source["name"],
+            "produced": source.get("produced", source["packets"]),
+            "packets": source["packets"],
+            "lost": source["lost"],
+        }
+        for source in _chosen(room, call)
+    ]
+    consumers = [
+        {
+            "id": consumer["id"],
+            "sink": consumer["sink"],
+            "offered": consumer.get("offered", consumer["packets"] + consumer["lost"]),
+            "packets": consumer["packets"],
+            "queued": consumer.get("queued", 0),
+            "lost": consumer.get("lost_by", {"consumer-slow": consumer["lost"]} if consumer["lost"] else {}),
+        }
+        for consumer in room.snapshot["consumers"]
+    ]
+    return encode_reply({"sources": sources, "consumers": consumers})
+
+
+async def get_vitals(room: Room, call: Call) -> bytes:
+    """What the processes of each source use."""
+    return encode_reply({"vitals": {source["name"]: source["vitals"] for source in _chosen(room, call)}})
+
+
+async def get_health(room: Room, _call: Call) -> bytes:
+    """Whether all is well, and what is not."""
+    troubles = [_trouble(source) for source in room.snapshot["sources"] if _troubled(source)]
+    health = room.snapshot.get("health") or ("degraded" if troubles else "ok")
+    return encode_reply({"health": health, "troubles": troubles})
+
+
+def _troubled(source: Mapping[str, Any]) -> bool:
+    if source["state"] == "running":
+        return source.get("verdict") not in {None, "", "ok"}
+    return source["state"] in {"backoff", "failed"}
+
+
+def _trouble(source: Mapping[str, Any]) -> dict[str, str]:
+    ended = source.get("exit") or {}
+    return {
+        "source": source["name"],
+        "state": source["state"],
+        "problem": source.get("reason") or ended.get("problem") or source.get("verdict") or "",
+        "text": ended.get("text") or source.get("why") or "",
+    }
+
+
+async def get_info(_room: Room, _call: Call) -> bytes:
+    """Who made this service."""
+    return encode_reply(
+        {
+            "vendor": "helperd",
+            "product": "helperd",
+            "version": __version__,
+            "url": "https://pypi.org/project/helperd/",
+            "interfaces": [SERVICE, OWN],
+        }
+    )
+
+
+METHODS: Final[Mapping[str, Entry]] = {
+    "GetStatus": Entry(get_status, stream=watch_status),
+    "ListSources": Entry(list_sources),
+    "GetSource": Entry(get_source),
+    "Start": Entry(_order("start"), changes=True),
+    "Stop": Entry(_order("stop"), changes=True),
+    "Restart": Entry(_order("restart"), changes=True),
+    "Pause": Entry(_order("pause"), changes=True),
+    "Resume": Entry(_order("resume"), changes=True),
+    "AddSource": Entry(add_source, changes=True, needs="add_source"),
+    "RemoveSource": Entry(remove_source, changes=True, needs="remove_source"),
+    "SetChannel": Entry(set_channel, changes=True, needs="set_channel"),
+    "Hop": Entry(hop, changes=True, needs="hop"),
+    "Reload": Entry(reload, changes=True, needs="reload"),
+    "ListDevices": Entry(list_devices, attended=True),
+    "Probe": Entry(probe, attended=True),
+    "GetMessages": Entry(get_messages, stream=watch_messages),
+    "GetLedger": Entry(get_ledger),
+    "GetVitals": Entry(get_vitals),
+    "GetHealth": Entry(get_health),
+}

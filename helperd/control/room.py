@@ -1,0 +1,142 @@
+"""What all connections share: the daemon, its latest state as bytes, and questions that several ask at once."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from helperd.control.call import encode_reply, error_of
+from helperd.errors import HelperdError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from helperd.control.api import ControlApi, Plain
+
+FRESH_S: Final = 0.02
+"""How long a snapshot may be shown again when nothing is known to have changed: rates and counters are this old."""
+MAX_QUESTIONS: Final = 8
+"""Questions to helpers under way at once; each starts processes."""
+
+
+class Pulse:
+    """A count that goes up, and the wait for it. Nobody who looks at the count misses a step."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def beat(self) -> None:
+        """Count one more and wake who waits."""
+        self.count += 1
+        self._lot.unpark_all()
+
+    async def beyond(self, seen: int) -> None:
+        """Wait until the count is above ``seen``."""
+        while self.count <= seen:
+            await self._lot.park()
+
+
+class _Question:
+    """One answer for all who asked the same thing while it was being found."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.answer: Plain = {}
+        self.error: Exception | None = None
+
+
+class Room:
+    """The daemon, seen through caches that many clients share.
+
+    Attributes:
+        changes: beats when a state changed.
+        news: beats when a message came.
+    """
+
+    def __init__(self, daemon: ControlApi, nursery: trio.Nursery) -> None:
+        self.daemon = daemon
+        self.changes = Pulse()
+        self.news = Pulse()
+        self._nursery = nursery
+        self._questions: dict[tuple[str, ...], _Question] = {}
+        self._snapshot: Plain = {}
+        self._encoded: dict[bool, bytes] = {}
+        self._taken: tuple[int, float] = (-1, 0.0)
+
+    async def follow_changes(self) -> None:
+        """Turn the daemon's wake-ups into beats, until cancelled."""
+        while True:
+            await self.daemon.wait_change()
+            self.changes.beat()
+
+    async def follow_news(self) -> None:
+        """The same for messages."""
+        while True:
+            await self.daemon.wait_message()
+            self.news.beat()
+
+    @property
+    def snapshot(self) -> Plain:
+        """The daemon's state, at most ``FRESH_S`` old."""
+        now = trio.current_time()
+        count, at = self._taken
+        if count != self.changes.count or now - at >= FRESH_S:
+            self._taken = (self.changes.count, now)
+            self._snapshot = self.daemon.snapshot()
+            self._encoded.clear()
+        return self._snapshot
+
+    def status(self, *, continues: bool) -> bytes:
+        """The state as a reply; one object for all who ask within ``FRESH_S``."""
+        snapshot = self.snapshot
+        encoded = self._encoded.get(continues)
+        if encoded is None:
+            encoded = self._encoded[continues] = encode_reply(snapshot, continues=continues)
+        return encoded
+
+    def source(self, name: str) -> dict[str, Any]:
+        """One source of the snapshot.
+
+        Raises:
+            CallError: UnknownSource, with the nearest name.
+        """
+        sources = self.snapshot["sources"]
+        for source in sources:
+            if source["name"] == name:
+                return dict(source)
+        names = [source["name"] for source in sources]
+        near = next(iter(get_close_matches(name[:64], names, 1, 0.5)), None)
+        hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(names[:20]) or 'none'}"
+        error = HelperdError("unknown-source", f"no source is named {name[:64]!r}; {hint}")
+        raise error_of(error, source=name, nearest=near)
+
+    async def ask(self, key: tuple[str, ...], question: Callable[[], Awaitable[Plain]]) -> Plain:
+        """Ask the helpers; who asks the same meanwhile gets the same answer.
+
+        Raises:
+            HelperdError: "busy", or what the question raised.
+        """
+        asked = self._questions.get(key)
+        if asked is None:
+            if len(self._questions) >= MAX_QUESTIONS:
+                raise HelperdError("busy", f"{MAX_QUESTIONS} questions to helpers are under way; try again")
+            asked = self._questions[key] = _Question()
+            self._nursery.start_soon(self._answer, key, asked, question)
+        await asked.done.wait()
+        if asked.error is not None:
+            raise asked.error
+        return asked.answer
+
+    async def _answer(
+        self, key: tuple[str, ...], asked: _Question, question: Callable[[], Awaitable[Plain]]
+    ) -> None:
+        """Find the answer in a task of its own: it does not end with the client that asked first."""
+        try:
+            asked.answer = await question()
+        except Exception as error:  # noqa: BLE001 - handed to those who asked
+            asked.error = error
+        finally:
+            del self._questions[key]
+            asked.done.set()

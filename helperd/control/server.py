@@ -1,0 +1,380 @@
+"""The control socket's server: connections, their bounds, and the way from a message to its reply.
+
+Rules:
+  1. One small task per client. It reads only when it has nothing to answer, so a client cannot pile up work.
+  2. Everything is bounded: a message, the time it takes to arrive, the time a reply takes to leave, the clients.
+  3. Nothing a client sends or leaves out raises beyond its own connection; a bug of ours is logged and told it.
+  4. Capture never waits for a client: what is asked here is read from the daemon's state, at most once per turn.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TYPE_CHECKING
+
+import trio
+
+from helperd.control.call import (
+    OWN,
+    SERVICE,
+    Call,
+    CallError,
+    bad_request,
+    encode_reply,
+    error_of,
+    parse_call,
+)
+from helperd.control.call import service_error as _service_error
+from helperd.control.interface import Interface, parse
+from helperd.control.methods import METHODS, Entry, get_info
+from helperd.control.peer import Admins, Peer, Policy, groups_of, peer_of
+from helperd.control.room import Room
+from helperd.errors import HelperdError
+
+if TYPE_CHECKING:
+    from helperd.control.api import ControlApi
+    from collections.abc import Awaitable, Callable
+
+_LOG: Final = logging.getLogger("helperd.control")
+_READ: Final = 16 << 10
+_LINGER_BYTES: Final = 64 << 20
+_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may cost.
+
+    Attributes:
+        message: bytes of one call.
+        message_s: seconds from a call's first byte to its last.
+        send_s: seconds that a reply may wait for a client that does not read.
+        clients: connections of everybody together; ``reserve`` more are kept for those who may change things.
+        reserve: see clients.
+        linger_s: seconds that a refused client has to read why.
+    """
+
+    message: int = 64 << 10
+    message_s: float = 30.0
+    send_s: float = 30.0
+    clients: int = 1100
+    reserve: int = 32
+    linger_s: float = 2.0
+
+
+def load_interface(name: str) -> Interface:
+    """Read one of the interfaces that come with this package."""
+    return parse(Path(__file__).with_name(f"{name}.varlink").read_text(encoding="utf-8"))
+
+
+@dataclass(slots=True)
+class Service:
+    """What all connections share beside the room.
+
+    Attributes:
+        interfaces: by name, in the order in which they are told.
+        bugs: errors of our own since the start.
+    """
+
+    room: Room
+    admin: Policy
+    limits: Limits
+    interfaces: dict[str, Interface]
+    clients: int = 0
+    refused: int = 0
+    bugs: int = 0
+
+    def entry(self, call: Call) -> Entry:
+        """Find what answers a call, and check the call's parameters.
+
+        Raises:
+            CallError: InterfaceNotFound, MethodNotFound, MethodNotImplemented, InvalidParameter.
+        """
+        interface = self.interfaces.get(call.interface)
+        if interface is None:
+            known = ", ".join(self.interfaces)
+            text = f"no interface {call.interface[:100]!r} here; there are: {known}"
+            raise _service_error("InterfaceNotFound", {"interface": call.interface}, "bad-request", text)
+        method = interface.methods.get(call.method)
+        name = f"{call.interface}.{call.method}"
+        if method is None:
+            text = f"no method {call.method[:100]!r}; see `varlinkctl introspect` or GetInterfaceDescription"
+            raise _service_error("MethodNotFound", {"method": name}, "bad-request", text)
+        bad = interface.wrong(call.parameters, method.inputs)
+        if bad:
+            takes = ", ".join(method.inputs.fields) or "none"
+            text = f"parameter {bad[:100]!r} is missing, unknown, or of another type; {call.method} takes: {takes}"
+            raise _service_error("InvalidParameter", {"parameter": bad[:200]}, "bad-request", text)
+        if call.interface == SERVICE:
+            return Entry(get_info if call.method == "GetInfo" else self.describe)
+        entry = METHODS[call.method]
+        if entry.needs and not hasattr(self.room.daemon, entry.needs):
+            text = f"this daemon cannot do {call.method}"
+            raise _service_error("MethodNotImplemented", {"method": name}, "not-supported", text)
+        return entry
+
+    async def describe(self, _room: Room, call: Call) -> bytes:
+        """GetInterfaceDescription: the text of one interface."""
+        name = call.parameters["interface"]
+        interface = self.interfaces.get(name)
+        if interface is None:
+            text = f"no interface {name[:100]!r} here; there are: {', '.join(self.interfaces)}"
+            raise _service_error("InterfaceNotFound", {"interface": name}, "bad-request", text)
+        return encode_reply({"description": interface.text})
+
+
+class _Gone(Exception):  # noqa: N818 - not an error: how a connection ends
+    """The client went away, or was too slow; the connection ends without another word."""
+
+
+class Connection:
+    """One client, from its first message to its last."""
+
+    def __init__(self, service: Service, stream: trio.SocketStream, peer: Peer) -> None:
+        self.service = service
+        self.stream = stream
+        self.peer = peer
+        self._buffer = bytearray()
+        self._ended = False
+
+    async def serve(self) -> None:
+        """Answer one call after the other until the client goes, or cannot be understood any more."""
+        try:
+            while True:
+                message = await self._receive()
+                if message is None or not await self._answer(message):
+                    return
+        except CallError as error:  # raised by _receive: there is no way to find the next message
+            await self._send(error.encode())
+            await self._linger()
+
+    async def refuse(self, error: CallError) -> None:
+        """Say why this client is not served."""
+        await self._send(error.encode())
+        await self._linger()
+
+    async def _receive(self) -> bytes | None:
+        """The next message without its NUL byte; None when the client has said its last.
+
+        Raises:
+            CallError: the message is too long, or is not finished in time.
+        """
+        buffer, limits = self._buffer, self.service.limits
+        deadline, scanned = float("inf"), 0
+        while (end := buffer.find(0, scanned)) < 0 and len(buffer) <= limits.message:
+            scanned = len(buffer)
+            if self._ended:
+                return None
+            if scanned and deadline == float("inf"):
+                deadline = trio.current_time() + limits.message_s
+            with trio.move_on_at(deadline) as scope:
+                await self._read()
+            if scope.cancelled_caught:
+                raise bad_request(
+                    f"a message was begun and not finished within {limits.message_s:g} s; end it with a NUL byte",
+                    last=True,
+                )
+        if not 0 <= end <= limits.message:
+            raise bad_request(
+                f"a message may have {limits.message} bytes, this one has more; the connection is closed",
+                last=True,
+            )
+        message = bytes(buffer[:end])
+        del buffer[: end + 1]
+        return message
+
+    async def _read(self) -> None:
+        """Add what comes to the buffer."""
+        try:
+            data = await self.stream.receive_some(_READ)
+        except trio.BrokenResourceError:
+            raise _Gone from None
+        self._buffer += data
+        self._ended = not data
+
+    async def _answer(self, message: bytes) -> bool:
+        """Answer one message; False when the connection cannot go on."""
+        oneway = False
+        try:
+            call = parse_call(message)
+            oneway = call.oneway
+            await self._carry_out(call)
+        except CallError as error:
+            if not oneway:
+                await self._send(error.encode())
+            if error.last:
+                await self._linger()
+                return False
+        return True
+
+    async def _carry_out(self, call: Call) -> None:
+        """Do what a call asks, and reply.
+
+        Raises:
+            CallError: to be sent.
+        """
+        try:
+            entry = self.service.entry(call)
+            if entry.changes:
+                self._must_be_admin(call)
+            if call.more and entry.stream is not None and not call.oneway:
+                await self._attend(self._stream, entry, call)
+            elif entry.attended:
+                await self._attend(self._reply, entry, call)
+            else:
+                await self._reply(entry, call)
+        except (CallError, _Gone):
+            raise
+        except HelperdError as error:
+            raise error_of(error) from None
+        except Exception as error:  # noqa: BLE001 - told to the caller and logged; the connection goes on
+            self.service.bugs += 1
+            _LOG.exception("control: %s.%s", call.interface, call.method)
+            text = f"an error of helperd's own in {call.method}: {error!r}; the log has the traceback"
+            raise error_of(HelperdError("bug", text)) from None
+
+    async def _reply(self, entry: Entry, call: Call) -> None:
+        reply = await entry.answer(self.service.room, call)
+        if not call.oneway:
+            await self._send(reply)
+
+    async def _stream(self, entry: Entry, call: Call) -> None:
+        assert entry.stream is not None
+        await entry.stream(self.service.room, call, self._send)
+
+    async def _attend(self, work: Callable[[Entry, Call], Awaitable[None]], entry: Entry, call: Call) -> None:
+        """Work for a client, and stop when it goes away."""
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, nursery.cancel_scope)
+            try:
+                await work(entry, call)
+            except Exception as error:  # noqa: BLE001 - raised again outside, so that it is in no group
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        """Read ahead, within the limit, to notice when the client goes away.
+
+        A client that only closed its sending side still reads.
+        """
+        try:
+            while not self._ended and len(self._buffer) <= self.service.limits.message:
+                await self._read()
+        except _Gone:
+            scope.cancel()
+            return
+        if self._ended and self._hung_up():
+            scope.cancel()
+
+    def _hung_up(self) -> bool:
+        poll = select.poll()
+        poll.register(self.stream.socket.fileno(), 0)
+        return any(event & select.POLLHUP for _fd, event in poll.poll(0))
+
+    def _must_be_admin(self, call: Call) -> None:
+        peer = self.peer
+        if not self.service.admin(peer.uid, groups_of(self.stream.socket, peer)):
+            raise error_of(
+                HelperdError(
+                    "not-permitted",
+                    f"uid {peer.uid} may look, but not change ({call.method}); that is for {self.service.admin.who}",
+                )
+            )
+
+    async def _send(self, message: bytes) -> None:
+        with trio.move_on_after(self.service.limits.send_s):
+            try:
+                await self.stream.send_all(message)
+            except trio.BrokenResourceError:
+                raise _Gone from None
+            return
+        raise _Gone
+
+    async def _linger(self) -> None:
+        """Let the client read the last reply: closing at once would lose it while the client still sends."""
+        with trio.move_on_after(self.service.limits.linger_s):
+            await self.stream.send_eof()
+            self._buffer.clear()
+            for _ in range(_LINGER_BYTES // _READ):
+                if self._ended:
+                    return
+                await self._read()
+                self._buffer.clear()
+
+
+async def _serve_one(service: Service, stream: trio.SocketStream) -> None:
+    """Serve one client; nothing it does gets out of here."""
+    service.clients += 1
+    try:
+        async with stream:
+            peer = peer_of(stream.socket)
+            connection = Connection(service, stream, peer)
+            crowd = _crowd(service, stream, peer)
+            if crowd is None:
+                await connection.serve()
+            else:
+                service.refused += 1
+                await connection.refuse(crowd)
+    except (_Gone, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+        return
+    except Exception:  # noqa: BLE001 - one client's connection never ends another's
+        service.bugs += 1
+        _LOG.exception("control: a connection")
+    finally:
+        service.clients -= 1
+
+
+def _crowd(service: Service, stream: trio.SocketStream, peer: Peer) -> CallError | None:
+    """Why this client is one too many; None when it is not."""
+    limits = service.limits
+    if service.clients <= limits.clients:
+        return None
+    if service.clients <= limits.clients + limits.reserve and service.admin(
+        peer.uid, groups_of(stream.socket, peer)
+    ):
+        return None
+    return error_of(
+        HelperdError("busy", f"{limits.clients} clients are connected; close some, then try again")
+    )
+
+
+async def serve(
+    listener: trio.SocketListener,
+    daemon: ControlApi,
+    *,
+    admin: Policy | None = None,
+    limits: Limits | None = None,
+    task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the control socket until cancelled; then every connection is closed.
+
+    Args:
+        listener: of a unix socket; closed at the end, its path is the caller's to remove.
+        daemon: answers. Functions of ``ReloadApi``, ``TuneApi`` and ``AddApi`` are used where it has them.
+        admin: who may change things; None: root and this process' own user.
+        limits: None: the defaults.
+        task_status: started with the service's counters.
+    """
+    interfaces = {name: load_interface(name) for name in (SERVICE, OWN)}
+    async with listener, trio.open_nursery() as nursery:
+        room = Room(daemon, nursery)
+        service = Service(room, admin or Admins.of(None), limits or Limits(), interfaces)
+        nursery.start_soon(room.follow_changes)
+        nursery.start_soon(room.follow_news)
+        task_status.started(service)
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _SHORTAGE and error.errno != errno.ECONNABORTED:
+                    raise
+                await trio.sleep(0.1)  # no descriptor is free; one may be soon
+            else:
+                nursery.start_soon(_serve_one, service, stream)
