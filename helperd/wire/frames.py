@@ -94,6 +94,7 @@ arrival), microseconds, original length, content, signal or None."""
 class Scan(Protocol):
     """What a generation's ``scan`` needs to know of the scanner it works for; see ``FrameScanner``."""
 
+    allowed: tuple[Generation, ...]
     max_frame: int
     verify: bool
     bulk: int | None
@@ -155,6 +156,12 @@ class Generation(Protocol):
 
         Raises:
             RemoteProtocolError: "bad-payload"; ``at`` counts from the start of ``run.data``.
+        """
+
+    def blocks(self, run: Run) -> Iterator[tuple[int, tuple[memoryview, ...], int, int]]:
+        """The pcapng blocks of a run of bulk frames: interface number, slices, their bytes, their packets.
+
+        Nothing in a generation that has no such frames.
         """
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from helperd.wire import v3
+from helperd.wire import v0, v2, v3
 
 if TYPE_CHECKING:
     from helperd.wire.frames import Generation
 
-GENERATIONS: Final[tuple[Generation, ...]] = (v3,)
+GENERATIONS: Final[tuple[Generation, ...]] = (v3, v2, v0)
 
 
 def named(name: str) -> Generation:

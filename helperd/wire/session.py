@@ -351,14 +351,14 @@ class Session:
         """Fix our generation by the peer's frame.
 
         A supervisor follows its helper. A helper answers the v2 probe PING, which has number 0, in v3, and
-        anything else in the generation of the first frame; later v2 PINGs among v3 frames are tolerated,
-        nothing else is.
+        anything else in the generation of the first frame. It follows a supervisor that moves on to a newer
+        one, and tolerates v2 PINGs among v3 frames; nothing else that is older.
         """
-        if self.role is Role.SUPERVISOR:
+        if self.role is Role.SUPERVISOR or self.generation is None:
+            probe = self.role is Role.HELPER and frame.seqno == 0 and isinstance(message, Ping)
+            self.generation = named("v3") if probe and frame.generation.name == "v2" else frame.generation
+        elif frame.generation.number > self.generation.number:
             self.generation = frame.generation
-        elif self.generation is None:
-            probe = frame.generation.name == "v2" and isinstance(message, Ping) and frame.seqno == 0
-            self.generation = named("v3") if probe else frame.generation
         elif frame.generation is not self.generation and not (
             isinstance(message, Ping) and (self.generation.name, frame.generation.name) == ("v3", "v2")
         ):
