@@ -1,0 +1,1 @@
+"""What helperd costs, beside what cannot be avoided: `python -m benchmarks`."""
