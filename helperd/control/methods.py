@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple, cast, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import trio
 
@@ -18,8 +18,8 @@ from helperd import __version__
 from helperd.control.call import OWN, SERVICE, Call, encode_reply, service_error
 
 if TYPE_CHECKING:
-    from helperd.control.room import Room
     from helperd.control.api import AddApi, Plain, ReloadApi, TuneApi
+    from helperd.control.room import Room
 
 GAP_S: Final = 0.1
 """Seconds between two states of one stream at least."""

@@ -12,6 +12,7 @@ from helperd.errors import HelperdError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
     from helperd.control.api import ControlApi, Plain
 
 FRESH_S: Final = 0.02

@@ -14,7 +14,7 @@ import logging
 import select
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -36,8 +36,9 @@ from helperd.control.room import Room
 from helperd.errors import HelperdError
 
 if TYPE_CHECKING:
-    from helperd.control.api import ControlApi
     from collections.abc import Awaitable, Callable
+
+    from helperd.control.api import ControlApi
 
 _LOG: Final = logging.getLogger("helperd.control")
 _READ: Final = 16 << 10
