@@ -294,7 +294,7 @@ def test_the_shipped_file_is_good_and_needs_neither_root_nor_hardware() -> None:
     settings = config.load(str(SHIPPED))
     assert [helper.builtin for helper in settings.helpers] == ["pcapfile", "synthetic"]
     assert not any(helper.capabilities or helper.groups for helper in settings.helpers)
-    assert [source.name for source in settings.sources] == ["replay", "radio"]
+    assert [source.name for source in settings.sources] == ["replay", "radio0"]
     assert all(source.helper for source in settings.sources)
 
 

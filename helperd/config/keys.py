@@ -98,8 +98,8 @@ KEYS: tuple[Key, ...] = (
         "runtime_dir",
         v.PATH,
         "Where the sockets are.",
-        otherwise="$RUNTIME_DIRECTORY, else /run/helperd as root, else $XDG_RUNTIME_DIR/helperd, "
-        "else a private directory under the temporary one",
+        otherwise="$RUNTIME_DIRECTORY, else /run/helperd as root, else $XDG_RUNTIME_DIR/helperd, else "
+        "helperd-UID in the temporary directory",
     ),
     Key(
         "helperd",
