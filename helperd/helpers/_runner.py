@@ -398,7 +398,8 @@ class Runner:
             if not self._port.stopping.is_set():
                 if not isinstance(error, HelperdError):
                     traceback.print_exc()
-                self._fail(_reason(error))
+                self._tell_failure(_reason(error))
+                self._finish(Code.NO)
             return
         self._results.append(lambda: self._captured(reason or "the capture has ended"))
 
@@ -414,11 +415,15 @@ class Runner:
             self._send(Shutdown(reason))
             self._finish()
 
-    def _fail(self, text: str) -> None:
-        """Tell the server of a failure and end."""
+    def _tell_failure(self, text: str) -> None:
+        """Tell the server why this is the end."""
         self._send(Text(Severity.ERROR, text))
         self._send(ErrorReport(0, text))
-        self._results.append(lambda: self._finish(Code.NO))
+
+    def _lose_channels(self, text: str) -> None:
+        """No channel is left to tune to: end, though the capture still runs; from the channel thread."""
+        self._tell_failure(text)
+        self._results.append(lambda: self._end(text, Code.NO))
         self._wake()
 
     def _make_writer(self, dlt: int) -> _writer.Writer:
@@ -451,7 +456,7 @@ class Runner:
         if self._tuner is None:
             from helperd.helpers._tuner import Tuner
 
-            self._tuner = Tuner(self._helper.configure, self._send, self._fail)
+            self._tuner = Tuner(self._helper.configure, self._send, self._lose_channels)
         return self._tuner
 
     def _configure(self, request: ConfigureRequest) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     Encode = Callable[[Message], bytes]
 
+FRAME_BYTES = 51  # of a frame, about, besides the content
 BATCH = 64 << 10  # bytes of content in a batch at most, before the last packet
 TO_DLT = {100: 11, 101: 12, 102: 15, 103: 16}  # LINKTYPE of files -> DLT, where they differ on Linux
 
@@ -34,6 +35,9 @@ _MAGIC = bytes.fromhex("decafbada9a90003")
 _TYPE = b"\0\x10\0\0"  # data report, code 0
 _FRAME = struct.Struct(">8sI4sI5sH2sI2sI2sI2sI")
 _OVERHEAD = _FRAME.size - 20  # of the payload, besides the content
+_HEADER = struct.Struct(">8sI4sI")
+_PACKET = struct.Struct(">4sH2sI2sI2sI2sI")
+_MAX_SIGNALS = 4096  # encoded signals kept
 
 FOREIGN_V3_LIMIT = 16383  # bytes of a whole frame: what a Kismet server of 2023 and later takes
 FOREIGN_OLD_LIMIT = 8191  # the same for the servers of 2020 to 2022, the strictest that speak v0 or v2
@@ -193,6 +197,16 @@ class Writer:
         """Whether packets wait in the batch."""
         raise NotImplementedError
 
+    def _appended(self, size: int) -> None:
+        """A packet is in the batch: send the batch when it is full, else see that somebody will."""
+        self.written += 1
+        self._batched += size + FRAME_BYTES
+        if self._batched >= BATCH:
+            self.flush()
+        elif self.idle:
+            self.idle = False
+            self._port.wake()
+
     def _written(self) -> None:
         """A report left by the slow way: count it, wake the main thread, wait for room."""
         self.written += 1
@@ -231,6 +245,7 @@ class V3Writer(Writer):
         super().__init__(port, send, encode, dlt=dlt, limit=limit)
         self._next_seqno = next_seqno
         self._parts: list[bytes] = []
+        self._signals: dict[Signal, bytes] = {}
 
     def packet(
         self,
@@ -253,10 +268,13 @@ class V3Writer(Writer):
             timestamp_ns = time.time_ns()
         if dlt is None:
             dlt = self.dlt
-        if signal is not None or gps is not None:
+        if gps is not None:
             self._slow_packet(data, timestamp_ns, dlt, original, signal, gps)
             return
         sec, ns = divmod(timestamp_ns, 1_000_000_000)
+        if signal is not None:
+            self._with_signal(signal, (b"\x04\x85\x01\xcd", dlt, sec, ns // 1000, original, size), data)
+            return
         head = _FRAME.pack(
             _MAGIC,
             size + _OVERHEAD,
@@ -274,13 +292,29 @@ class V3Writer(Writer):
             size,
         )
         self._parts += (head, data)
-        self.written += 1
-        self._batched += size + 51
-        if self._batched >= BATCH:
-            self.flush()
-        elif self.idle:
-            self.idle = False
-            self._port.wake()
+        self._appended(size)
+
+    def _with_signal(
+        self, signal: Signal, packet: tuple[bytes, int, int, int, int, int], data: bytes
+    ) -> None:
+        """A packet with a signal block in front; blocks that come again are encoded once."""
+        block = self._signals.get(signal)
+        if block is None:
+            frame = self._encode(DataReport(signal=signal))
+            block = b"\x82" + frame[21:]  # two blocks in the map instead of this one
+            if len(self._signals) >= _MAX_SIGNALS:
+                self._signals.clear()
+            self._signals[signal] = block
+        key, dlt, sec, usec, original, size = packet
+        length = len(block) + _PACKET.size + size
+        self._parts += (
+            _HEADER.pack(_MAGIC, length, _TYPE, self._next_seqno()) + block,
+            _PACKET.pack(
+                key, dlt, b"\x02\xce", sec, b"\x03\xce", usec, b"\x04\xce", original, b"\x06\xc6", size
+            ),
+            data,
+        )
+        self._appended(length)
 
     @property
     def batched(self) -> bool:

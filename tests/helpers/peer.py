@@ -32,11 +32,26 @@ class Peer:
         helperd: whether to say that we are helperd (accept the bulk offer) or act as a Kismet server.
         interface: interface number given with the bulk extension.
         greet: whether to greet at once.
+        env: more environment.
+        generation: what to speak; None: found out by the greeting.
+        blocking: whether the helper's ends of the pipes are blocking.
     """
 
-    def __init__(self, *words, argv=None, helperd=True, interface=0, greet=True, env=None):
+    def __init__(
+        self,
+        *words,
+        argv=None,
+        helperd=True,
+        interface=0,
+        greet=True,
+        env=None,
+        generation=None,
+        blocking=True,
+    ):
         child_in, self.to = os.pipe()
         self.source, child_out = os.pipe()
+        os.set_blocking(child_in, blocking)
+        os.set_blocking(child_out, blocking)
         argv = argv or [sys.executable, "-I", "-S", str(ENTRY), *words]
         self.process = subprocess.Popen(
             [*argv, f"--in-fd={child_in}", f"--out-fd={child_out}"],
@@ -46,7 +61,7 @@ class Peer:
         )
         os.close(child_in)
         os.close(child_out)
-        self.session = Session(Role.SUPERVISOR)
+        self.session = Session(Role.SUPERVISOR, generation=named(generation) if generation else None)
         self.helperd = helperd
         self.interface = interface
         self.messages = []
@@ -54,7 +69,11 @@ class Peer:
         self.eof = False
         self.deadline_s = 20.0
         if greet:
-            self.greet()
+            try:
+                self.greet()
+            except BaseException:
+                self.__exit__()
+                raise
 
     def __enter__(self):
         return self
@@ -155,10 +174,3 @@ class Peer:
 
 def bulk_packets(run):
     raise NotImplementedError
-
-
-def v3_peer(*words, **options):
-    peer = Peer(*words, greet=False, **options)
-    peer.session = Session(Role.SUPERVISOR, generation=named("v3"))
-    peer.greet()
-    return peer

@@ -1,0 +1,548 @@
+"""The SDK in real processes over pipes: answers, back-pressure, and every way to end."""
+
+import os
+import sys
+import textwrap
+import time
+
+import pytest
+
+from helperd.wire import v3
+from helperd.wire.frames import Kind
+from helperd.wire.messages import (
+    ConfigureReport,
+    ConfigureRequest,
+    ErrorReport,
+    Hopping,
+    ListReport,
+    ListRequest,
+    OpenReport,
+    OpenRequest,
+    ProbeReport,
+    ProbeRequest,
+    Severity,
+    Shutdown,
+    Text,
+)
+from tests.helpers.peer import Peer, environment
+
+FOREVER = "radio0:type=synthetic,channel=6,rate=0,size=200,signal=false"
+
+
+def written(tmp_path, body, **options):
+    """A peer for a helper whose class body is given."""
+    file = tmp_path / "written.py"
+    file.write_text(
+        "import sys\nsys.path[:0] = __import__('os').environ['HELPERD_PATH'].split(':')\n"
+        "import time, threading, os\n"
+        "from helperd.helpers.sdk import *\n"
+        "class Written(Helper):\n"
+        "    TYPE = 'written'\n"
+        "    OPTIONS = {'mode': 'a test option'}\n"
+        + textwrap.indent(textwrap.dedent(body), "    ")
+        + "\nmain(Written)\n"
+    )
+    return Peer(argv=[sys.executable, "-I", "-S", str(file)], **options)
+
+
+@pytest.fixture(params=["helperd", "kismet"])
+def either(request):
+    """Options of a peer: helperd, and a server that knows nothing of helperd."""
+    return {"helperd": request.param == "helperd"}
+
+
+def test_list_is_answered_and_the_helper_leaves(either):
+    with Peer("synthetic", **either) as peer:
+        number = peer.send(ListRequest())
+        report = peer.expect(ListReport)
+        assert report.request == number
+        assert report.success
+        assert [item.name for item in report.interfaces] == ["radio0", "radio1", "radio2", "radio3"]
+        assert report.version.startswith("helperd ")
+        peer.until_eof()
+        assert peer.wait() == 0
+
+
+def test_a_helper_without_devices_lists_none():
+    with Peer("pcapfile") as peer:
+        peer.send(ListRequest())
+        report = peer.expect(ListReport)
+        assert report.success
+        assert report.interfaces == ()
+        peer.until_eof()
+
+
+@pytest.mark.parametrize(
+    ("definition", "success", "words"),
+    [
+        ("synthetic", True, ""),
+        ("radio3", True, ""),
+        ("radio4", False, ""),
+        ("wlan0", False, ""),
+        ("wlan0:type=synthetic", False, "radio0 to radio3"),
+        ("radio1:rat=5", False, "no option 'rat'; did you mean rate?"),
+        ("radio1:rate=-5", False, "write a number from 0"),
+        ("radio1:size=20", False, "96 to 65000"),
+        ('radio1:channels="1,99"', False, "channel 99 is none of"),
+        (",", False, "interface"),
+    ],
+)
+def test_probe(definition, success, words):
+    with Peer("synthetic") as peer:
+        number = peer.send(ProbeRequest(definition))
+        report = peer.expect(ProbeReport)
+        assert report.request == number
+        assert report.success is success
+        assert words in report.message
+        if success:
+            assert report.hardware.startswith("synthetic radio")
+            assert "11" in report.channels
+        peer.until_eof()
+        assert peer.wait() == 0
+
+
+def test_a_server_that_is_not_helperd_may_have_made_an_option_up_itself():
+    with Peer("synthetic", helperd=False) as peer:
+        peer.send(OpenRequest("radio1:count=1,6,11,name=x"))
+        assert not peer.expect(OpenReport).success  # count is now "1,6,11": that is an error of its own
+    with Peer("synthetic", helperd=False) as peer:
+        peer.send(OpenRequest("radio1:11=12,count=1"))
+        assert peer.expect(OpenReport).success
+        assert "no option '11'" in peer.expect(Text).text
+
+
+def test_a_refused_open_is_reported_and_the_helper_leaves():
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest("/nowhere.pcap:type=pcapfile"))
+        report = peer.expect(OpenReport)
+        assert not report.success
+        assert "/nowhere.pcap does not exist" in report.message
+        peer.until_eof()
+        assert peer.wait() == 0
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_ping_is_answered_in_every_state(tmp_path, blocking):
+    """While probing hangs, while opening hangs, while capturing."""
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            time.sleep(0.3)
+            return Device(dlt=1)
+        def capture(self, writer):
+            writer.wait(100)
+        """,
+        blocking=blocking,
+    ) as peer:
+        peer.ping()
+        peer.send(OpenRequest("x:type=written"))
+        peer.ping()
+        assert not any(isinstance(message, OpenReport) for message in peer.messages)
+        assert peer.expect(OpenReport).success
+        assert peer.ping() < 1.0
+
+
+def test_ping_is_answered_beside_a_flood():
+    with Peer("synthetic") as peer:
+        peer.send(OpenRequest(FOREVER))
+        peer.until_packets(50_000)
+        assert peer.ping() < 2.0
+        assert sum(run.packets for run in peer.runs) > 50_000
+
+
+def test_a_reader_that_stops_stops_the_helper_and_loses_nothing():
+    with Peer("synthetic") as peer:
+        peer.send(OpenRequest(FOREVER))
+        peer.until_packets(1000)
+        time.sleep(0.3)  # nobody reads: pipe and batch fill, then the capture waits
+        with open(f"/proc/{peer.process.pid}/stat") as file:
+            before = sum(map(int, file.read().split()[13:15]))
+        time.sleep(0.5)
+        with open(f"/proc/{peer.process.pid}/stat") as file:
+            assert (
+                sum(map(int, file.read().split()[13:15])) - before <= 5
+            )  # ticks of 10 ms: it waits, not spins
+        counters = [int.from_bytes(packet[2][40:48], "little") for packet in peer.until_packets(20_000)]
+        assert counters == list(range(len(counters)))
+
+
+ENDS = ["shutdown", "sigterm", "sigint", "eof", "epipe", "garbage", "unknown-generation"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("state", ["greeted", "idle-capture", "flood", "stuck-flood"])
+def test_every_end_is_prompt(end, state):
+    with Peer("synthetic") as peer:
+        if state == "idle-capture":
+            peer.send(OpenRequest("radio0:type=synthetic,rate=0.001"))
+            peer.expect(OpenReport)
+        elif state != "greeted":
+            peer.send(OpenRequest(FOREVER))
+            peer.until_packets(1000)
+            if state == "stuck-flood":
+                time.sleep(0.2)
+        started = time.monotonic()
+        if end == "shutdown":
+            peer.send(Shutdown("enough"))
+        elif end == "sigterm":
+            peer.terminate()
+        elif end == "sigint":
+            peer.process.send_signal(2)
+        elif end == "eof":
+            peer.close_input()
+        elif end == "epipe":
+            peer.close_output()
+        else:
+            os.write(
+                peer.to,
+                b"garbage!" * 10 if end == "garbage" else bytes.fromhex("decafbada9a90009") + bytes(40),
+            )
+        if end != "epipe" and state != "stuck-flood":
+            peer.until_eof()
+        status = peer.wait()
+        took = time.monotonic() - started
+        assert took < 1.5
+        assert status == (1 if end in {"garbage", "unknown-generation"} else 0)
+        said = peer.stderr()
+        assert "Traceback" not in said
+        if end == "garbage":
+            assert "bad-signature" in said
+
+
+@pytest.mark.parametrize("end", ["sigterm", "eof"])
+def test_what_was_written_before_the_end_still_leaves(tmp_path, end):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            for number in range(100):
+                writer.packet(bytes([number]), number)
+            open(self.words[0], 'w').close() if self.words else None
+            threading.Event().wait()
+        def stop(self):
+            pass
+        """,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        peer.until_packets(1)
+        peer.terminate() if end == "sigterm" else peer.close_input()
+        assert [packet[2][0] for packet in peer.until_eof()] == list(range(100))
+        assert peer.wait() == 0
+
+
+def test_stop_is_called_so_that_a_blocking_capture_can_end(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            self.pipe = os.pipe()
+            return Device(dlt=1)
+        def capture(self, writer):
+            os.read(self.pipe[0], 1)
+            print('woken', file=sys.stderr)
+        def stop(self):
+            os.write(self.pipe[1], b'x')
+        """,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        peer.expect(OpenReport)
+        started = time.monotonic()
+        peer.terminate()
+        peer.until_eof()
+        assert peer.wait() == 0
+        assert time.monotonic() - started < 0.4
+        assert "woken" in peer.stderr()
+
+
+def test_the_watchdog_ends_a_helper_whose_kismet_server_is_silent(tmp_path):
+    with written(
+        tmp_path,
+        """
+        import helperd.helpers._runner as runner
+        runner.WATCHDOG_S = 0.5
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            writer.wait(100)
+        """,
+        helperd=False,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        peer.until_eof()
+        assert peer.wait() == 0
+
+
+def test_helperd_may_be_silent_longer(tmp_path):
+    with written(
+        tmp_path,
+        """
+        import helperd.helpers._runner as runner
+        runner.WATCHDOG_S = 0.3
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            writer.wait(1)
+            return 'done'
+        """,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        assert peer.expect(Shutdown).reason == "done"
+
+
+def test_under_helperd_a_finished_capture_says_shutdown_and_leaves():
+    with Peer("synthetic") as peer:
+        peer.send(OpenRequest("radio0:type=synthetic,rate=0,count=10"))
+        assert len(peer.until_eof()) == 10
+        texts = [message for message in peer.messages if isinstance(message, Text)]
+        assert texts[-1] == Text(Severity.INFO, "10 packets, as many as wished")
+        assert peer.expect(Shutdown).reason == "10 packets, as many as wished"
+        assert peer.wait() == 0
+
+
+def test_under_a_kismet_server_a_finished_capture_stays_and_answers():
+    with Peer("synthetic", helperd=False) as peer:
+        peer.send(OpenRequest("radio0:type=synthetic,rate=0,count=10"))
+        assert len(peer.until_packets(10)) == 10
+        assert "as many as wished" in peer.expect(Text).text
+        peer.ping()
+        assert peer.process.poll() is None
+
+
+@pytest.mark.parametrize(("hold", "helperd"), [("true", True), ("false", False)])
+def test_hold_overrides_that(hold, helperd):
+    with Peer("synthetic", helperd=helperd) as peer:
+        peer.send(OpenRequest(f"radio0:type=synthetic,rate=0,count=10,hold={hold}"))
+        peer.until_packets(10)
+        peer.expect(Text)
+        if hold == "true":
+            peer.ping()
+        else:
+            peer.expect(Shutdown)
+            assert peer.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "words"),
+    [
+        ("probe", "raise Refused('no such port; plug it in')", "no such port; plug it in"),
+        ("probe", "raise ValueError('oops')", "ValueError: oops (written.py:"),
+        ("probe", "return False", ""),
+        ("open", "raise Refused('no such port; plug it in')", "no such port; plug it in"),
+        ("open", "return open('/nowhere/at/all')", "No such file or directory: /nowhere/at/all"),
+        ("open", "1 / 0", "ZeroDivisionError: division by zero (written.py:"),
+        ("list", "raise Refused('usb is gone')", "usb is gone"),
+    ],
+)
+def test_what_the_authors_code_raises_is_the_answer(tmp_path, method, body, words):
+    kinds = {
+        "probe": (ProbeRequest, ProbeReport),
+        "open": (OpenRequest, OpenReport),
+        "list": (ListRequest, ListReport),
+    }
+    ask, answer = kinds[method]
+    with written(tmp_path, f"def {method}(self, *args):\n    {body}") as peer:
+        peer.send(ask("x:type=written") if method != "list" else ask())
+        report = peer.expect(answer)
+        assert not report.success
+        assert words in report.message
+        peer.until_eof()
+        assert peer.wait() == 0
+
+
+def test_a_capture_that_fails_is_told_and_ends_the_helper(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            writer.packet(b'one')
+            raise OSError(5, 'the cable is out')
+        """,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        assert [packet[2] for packet in peer.until_eof()] == [b"one"]
+        assert peer.expect(Text) == Text(Severity.ERROR, "the cable is out")
+        assert peer.expect(ErrorReport).message == "the cable is out"
+        assert peer.wait() == 1
+        assert "Traceback" in peer.stderr()
+
+
+def test_a_second_open_breaks_the_protocol():
+    with Peer("synthetic") as peer:
+        peer.send(OpenRequest("radio0:rate=1"))
+        peer.expect(OpenReport)
+        os.write(peer.to, v3.encode(OpenRequest("radio0:rate=1"), 9))
+        peer.until_eof()
+        assert peer.wait() == 1
+        assert "not-allowed-now" in peer.stderr()
+
+
+def test_messages_warnings_json_signal_and_gps(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1, warning='antenna missing', channels=('1', '2'), channel='1', hardware='h')
+        def capture(self, writer):
+            writer.message('hello')
+            writer.warning('careful')
+            writer.packet(b'plain', 1_600_000_000_123_456_789)
+            writer.packet(b'other', 5, dlt=127, original=99)
+            writer.packet(b'heard', 6, signal=Signal(dbm=-60, khz=2437000, channel='6'))
+            writer.packet(b'there', 7, gps=Gps(latitude=1.5, longitude=2.5, fix=3, sec=9))
+            writer.packet(b'now')
+            writer.json('RTL433', '{"a": 1}', 8_000_001_000)
+            return 'that was all'
+        """,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written,uuid=12345678-0000-0000-0000-000000000000"))
+        report = peer.expect(OpenReport)
+        assert (report.dlt, report.hardware, report.channels, report.channel) == (1, "h", ("1", "2"), "1")
+        assert report.uuid == "12345678-0000-0000-0000-000000000000"
+        packets = peer.until_eof()
+        assert [packet[2] for packet in packets] == [b"plain", b"other", b"heard", b"there", b"now"]
+        assert packets[1] == (127, 0, b"other", 99)
+        assert abs(packets[4][1] - time.time_ns()) < 60e9
+        texts = [message.text for message in peer.messages if isinstance(message, Text)]
+        assert texts == ["antenna missing", "hello", "careful", "that was all"]
+        reports = [report for run in peer.runs for report in whole(run)]
+        heard = next(report for report in reports if report.signal)
+        assert (heard.signal.dbm, heard.signal.khz, heard.signal.channel) == (-60, 2437000, "6")
+        there = next(report for report in reports if report.gps)
+        assert (there.gps.latitude, there.gps.fix, there.packet.content) == (1.5, 3, b"there")
+        record = next(report.json for report in reports if report.json)
+        assert (record.type, record.text, record.sec, record.usec) == ("RTL433", '{"a": 1}', 8, 1)
+
+
+def whole(run):
+    return v3.reports(run) if run.kind is Kind.PACKETS else []
+
+
+@pytest.mark.parametrize(("helperd", "kept"), [(False, 15_871), (True, 100_000)])
+def test_a_packet_too_long_for_the_peer_is_cut_and_keeps_its_true_length(tmp_path, helperd, kept):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            writer.packet(bytes(100_000), 5)
+            writer.packet(bytes(2_000_000), 5)
+            writer.message(f'{writer.cut} cut')
+        """,
+        helperd=helperd,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        packets = peer.until_packets(2)
+        assert (len(packets[0][2]), packets[0][3]) == (kept, 100_000)
+        assert packets[1][3] == 2_000_000
+        assert len(packets[1][2]) == (kept if not helperd else (1 << 20) - 512)
+        assert peer.expect(Text).text == ("1 cut" if helperd else "2 cut")
+        if not helperd:
+            assert all(run.nbytes / run.frames < 16_384 for run in peer.runs)
+
+
+def test_a_lone_packet_leaves_within_milliseconds(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            while True:
+                writer.packet(b'tick')
+                time.sleep(0.05)
+        """,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        peer.until_packets(2)
+        ages = []
+        for count in range(3, 12):
+            packets = peer.until_packets(count)
+            ages.append(time.time_ns() - packets[-1][1])
+        assert sorted(ages)[len(ages) // 2] < 25e6
+
+
+def test_channels_fixed_and_hopping(tmp_path):
+    with Peer("synthetic") as peer:
+        peer.send(OpenRequest('radio0:type=synthetic,channels="1,6,11",rate=200'))
+        report = peer.expect(OpenReport)
+        assert report.hopping.channels == ("1", "6", "11")
+        number = peer.send(ConfigureRequest("6"))
+        answer = peer.expect(ConfigureReport)
+        assert (answer.request, answer.success, answer.channel) == (number, True, "6")
+        peer.runs.clear()
+        peer.until_packets(20)
+        assert {frequency(packet) for packet in peer.packets()[5:]} == {2437}
+        number = peer.send(ConfigureRequest("99"))
+        answer = peer.expect(ConfigureReport)
+        assert (answer.request, answer.success) == (number, False)
+        assert "cannot tune to channel 99: there is no channel 99" in answer.message
+        number = peer.send(ConfigureRequest(hopping=Hopping(("1", "11"), rate=20.0, shuffle=False, offset=1)))
+        answer = peer.expect(ConfigureReport)
+        assert (answer.request, answer.success) == (number, True)
+        assert answer.hopping.channels == ("1", "11")
+        peer.runs.clear()
+        peer.until_packets(100)
+        assert {frequency(packet) for packet in peer.packets()[20:]} == {2412, 2462}
+        peer.send(ConfigureRequest(hopping=Hopping((), rate=1.0)))
+        assert "at least one channel" in peer.expect(ConfigureReport).message
+
+
+def frequency(packet):
+    return int.from_bytes(packet[2][10:12], "little")
+
+
+def test_dead_channels_are_removed_and_reported():
+    with Peer("synthetic") as peer:
+        peer.send(OpenRequest('radio0:type=synthetic,channels="1,6,11",channel_hoprate=20/sec,dead=6'))
+        peer.expect(OpenReport)
+        report = peer.expect(ConfigureReport)
+        assert (report.request, report.success) == (0, True)
+        assert report.hopping.channels == ("1", "11")
+        assert "removed 1 channels" in report.message
+        assert "6: channel 6 is dead" in report.message
+
+
+def test_when_every_channel_is_dead_the_helper_ends():
+    with Peer("synthetic") as peer:
+        peer.send(OpenRequest('radio0:type=synthetic,channels="1,6",channel_hoprate=20/sec,dead="1,6"'))
+        peer.expect(OpenReport)
+        assert "none of the channels can be tuned" in peer.expect(ErrorReport).message
+        peer.until_eof()
+        assert peer.wait() == 1
+
+
+def test_a_helper_without_channels_says_so(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            writer.wait(100)
+        """,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        peer.expect(OpenReport)
+        number = peer.send(ConfigureRequest("6"))
+        report = peer.expect(ConfigureReport)
+        assert (report.request, report.success) == (number, False)
+        assert "written has no channels" in report.message
+        peer.ping()
+
+
+def test_the_helper_leaves_no_descriptor_open_that_it_was_not_given():
+    with Peer("synthetic") as peer:
+        peer.send(OpenRequest("radio0:rate=10"))
+        peer.until_packets(1)
+        fds = os.listdir(f"/proc/{peer.process.pid}/fd")
+        assert len(fds) <= 3 + 2 + 2  # stdio, in and out, the waker
+
+
+def test_environment_is_what_the_launcher_gives():
+    assert "HELPERD_PATH" in environment()
