@@ -107,6 +107,7 @@ class Generation(Protocol):
         name: ``"v3"``.
         number: 3.
         header: bytes of a frame's header.
+        receiver_limit: largest frame, in bytes, that every Kismet server of this generation accepts.
     """
 
     @property
@@ -120,6 +121,10 @@ class Generation(Protocol):
     @property
     def header(self) -> int:
         """Size of a frame's header in bytes."""
+
+    @property
+    def receiver_limit(self) -> int:
+        """Largest frame a foreign server takes, in bytes."""
 
     def claims(self, word: int) -> bool:
         """Whether a frame whose second 32-bit word is ``word`` is of this generation."""

@@ -21,6 +21,7 @@ The life of a helper, as its supervisor sees it:
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from helperd.errors import LocalProtocolError, RemoteProtocolError
@@ -165,6 +166,10 @@ def step(role: Role, phase: Phase, message: Message) -> Phase | None:
             return after
 
 
+HELPER_LIMIT: Final = (1 << 16) - 1
+"""Largest frame a C helper takes (kismet-protocol.md, 1.8)."""
+
+
 class Session:
     """One peer.
 
@@ -174,11 +179,11 @@ class Session:
         generation: what we send in; None until it is known.
         last_seqno: number of the last frame we sent, 0 before the first.
         bulk: interface number of the bulk extension, None until it is agreed.
-        requests: our (supervisor) or the peer's (helper) unanswered list, probe and open request: class and
-            number.
+        truncated: packets we cut because the peer would not take the whole frame.
+        asked: number of the last list, probe or open request, whoever sent it; 0 before the first.
     """
 
-    __slots__ = ("_asked", "_scanner", "bulk", "generation", "last_seqno", "phase", "role")
+    __slots__ = ("_scanner", "asked", "bulk", "generation", "last_seqno", "phase", "role", "truncated")
 
     def __init__(
         self,
@@ -187,6 +192,7 @@ class Session:
         generation: Generation | None = None,
         verify: bool = True,
         max_frame: int = MAX_FRAME,
+        remote: bool = False,
     ) -> None:
         """Begin.
 
@@ -196,15 +202,20 @@ class Session:
                 answer; a helper without one learns it from the supervisor's first frame.
             verify: whether checksums of v0 frames are checked.
             max_frame: largest frame accepted, in bytes.
+            remote: the helper dialled in and speaks first, in any generation (supervisor only).
         """
         self.role = role
         self.generation = generation
         self.phase = Phase.GREETING
         self.last_seqno = 0
         self.bulk: int | None = None
-        self._asked = 0
+        self.asked = 0
+        self.truncated = 0
         self._scanner = FrameScanner(
-            self._expected(), sticky=role is Role.SUPERVISOR, max_frame=max_frame, verify=verify
+            GENERATIONS if remote else self._expected(),
+            sticky=role is Role.SUPERVISOR,
+            max_frame=max_frame,
+            verify=verify,
         )
         if generation is not None and role is Role.SUPERVISOR:
             self.phase = Phase.READY
@@ -268,11 +279,44 @@ class Session:
                 f"{self.role.value} may not send {type(message).__name__} in phase {self.phase.value}",
             )
         seqno = self.last_seqno % 0xFFFFFFFF + 1
-        frame = self.generation.encode(message, seqno)
+        frame = self._fit(message, self.generation, seqno)
         self._note(message, seqno)
         self.last_seqno = seqno
         self.phase = after
         return frame
+
+    def _fit(self, message: Message, generation: Generation, seqno: int) -> bytes:
+        """Encode a message so that the peer takes it: a packet is cut, its length on the air kept."""
+        frame = generation.encode(message, seqno)
+        limit = self.send_limit
+        if len(frame) <= limit:
+            return frame
+        if isinstance(message, DataReport) and message.packet is not None:
+            packet = message.packet
+            # Lengths shrink with the content, so what the frame has too much is enough to take away.
+            content = packet.content[: max(0, len(packet.content) - (len(frame) - limit) - 16)]
+            original = len(packet.content) if packet.original is None else packet.original
+            cut = replace(message, packet=replace(packet, content=content, original=original))
+            frame = generation.encode(cut, seqno)
+            if len(frame) <= limit:
+                self.truncated += 1
+                return frame
+        raise LocalProtocolError(
+            "frame-too-long", f"{type(message).__name__} needs {len(frame)} bytes, the peer takes {limit}"
+        )
+
+    @property
+    def send_limit(self) -> int:
+        """Largest frame the peer takes, in bytes.
+
+        A foreign server's by its generation; ours once it accepted the bulk extension; C helpers read into
+        64 KiB.
+        """
+        if self.role is Role.SUPERVISOR:
+            return HELPER_LIMIT
+        return (
+            MAX_FRAME if self.bulk is not None or self.generation is None else self.generation.receiver_limit
+        )
 
     def receive(self, data: bytes) -> list[Message | Run]:
         """Take one read.
@@ -373,7 +417,7 @@ class Session:
         """Remember what was asked and agreed, whoever said it."""
         match message:
             case ListRequest() | ProbeRequest() | OpenRequest():
-                self._asked = seqno
+                self.asked = seqno
             case Register(bulk.SUBSYSTEM, int(interface)):
                 self.bulk = interface
                 self._scanner.bulk = interface if self.role is Role.SUPERVISOR else None

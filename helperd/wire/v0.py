@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 name: Final = "v0"
 number: Final = 0
 header: Final = 12
+receiver_limit: Final = 8191
+"""Servers of 2020 to 2022 refuse a frame of 8192 bytes (kismet-protocol.md, 1.8)."""
 
 _SCAN = struct.Struct(">III16s").unpack_from
 _LENGTH = struct.Struct(">I").unpack_from

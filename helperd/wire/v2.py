@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 name: Final = "v2"
 number: Final = 2
 header: Final = 48
+receiver_limit: Final = 8191
+"""Servers of 2022 refuse a frame of 8192 bytes (kismet-protocol.md, 1.8)."""
 
 WORD: Final = 0xABCD0002
 _MAGIC: Final = 0xDECAFBAD_ABCD0002

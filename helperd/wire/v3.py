@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 name: Final = "v3"
 number: Final = 3
 header: Final = 20
+receiver_limit: Final = 16383
+"""Servers from 2025 on refuse a frame of 16384 bytes (kismet-protocol.md, S33)."""
 
 WORD: Final = 0xA9A90003
 _MAGIC: Final = 0xDECAFBAD_A9A90003
