@@ -37,7 +37,7 @@ def test_socket_in_rundir(rundir):
         sock.bind(str(rundir / "left.sock"))
 
 def test_failure_keeps_its_own_words():
-    here = open("/dev/null")
+    os.dup(0)
     assert 1 == 2
 
 def test_clean(tmp_path, rundir):
