@@ -44,7 +44,10 @@ class Client:
 
     Args:
         path: of the socket.
-        timeout_s: how long one reply may take; None: for ever. Streams of ``more`` wait for ever in any case.
+        timeout_s: how long one reply may take; None: for ever.
+
+    Attributes:
+        silence_s: how long the next reply of a stream may take; None: for ever. May be changed between replies.
 
     Raises:
         UnavailableError: "no-daemon".
@@ -53,6 +56,7 @@ class Client:
 
     def __init__(self, path: str, timeout_s: float | None = 30.0) -> None:
         self.path = path
+        self.silence_s: float | None = None
         self._timeout_s = timeout_s
         self._received = bytearray()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -85,13 +89,13 @@ class Client:
 
         Raises:
             ControlError: the daemon's answer is an error.
-            UnavailableError: "no-daemon": the connection ended.
+            UnavailableError: "no-daemon" (the connection ended), "timed-out" (see ``silence_s``).
         """
         self._send(method, parameters, more=True)
-        self._socket.settimeout(None)
         try:
             continues = True
             while continues:
+                self._socket.settimeout(self.silence_s)
                 reply, continues = self._receive(method)
                 yield reply
         finally:
@@ -166,7 +170,7 @@ class Client:
     def _timed_out(self, method: str) -> UnavailableError:
         return UnavailableError(
             "timed-out",
-            f"{self.path}: no answer to {method} within {self._timeout_s:g} s; the daemon may be overloaded",
+            f"{self.path}: no answer to {method} within {self._socket.gettimeout():g} s; the daemon may be overloaded",
         )
 
 

@@ -1,0 +1,51 @@
+"""``helperd messages [NAME]``: what helpers and helperd said."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from helperd.cli import running
+from helperd.errors import Code
+from helperd.table import clean
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="of one source (default: of all, and of helperd)"
+    )
+    parser.add_argument("-f", "--follow", action="store_true", help="print each new message as it comes")
+    parser.add_argument("--since", metavar="N", type=int, default=0, help="only those with a number above N")
+    running.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the kept messages, and follow them if asked to; with ``--json`` one object a line.
+
+    Returns:
+        0; a daemon that ends while it is followed: 69.
+    """
+    asked = {"source": args.name, "since": args.since}
+    with running.connect(args) as client:
+        replies: Iterable[dict[str, Any]] = (
+            client.more("GetMessages", **asked) if args.follow else [client.call("GetMessages", **asked)]
+        )
+        for reply in replies:
+            for message in reply["messages"]:
+                print(json.dumps(message) if args.json else line_of(message), flush=args.follow)
+    return Code.DONE
+
+
+def line_of(message: dict[str, Any]) -> str:
+    """One message as a line: local time, severity, source, text."""
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(message["at"]))
+    repeated = message.get("repeated") or 0
+    again = f" (repeated {repeated:,} times)" if repeated > 1 else " (repeated once)" if repeated else ""
+    who = f"{clean(message['severity']):<7} {clean(message['source'])}"
+    return f"{at} {who}: {clean(message['text'])}{again}"

@@ -1,0 +1,41 @@
+"""``helperd open NAME...``: start sources, or open definitions that are not in the configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from helperd.cli import running
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "name",
+        metavar="NAME|DEFINITION",
+        nargs="+",
+        help="a source of the configuration, or interface:key=value,... to open until the daemon ends",
+    )
+    running.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Start them, one after the other; each is reported when it runs or has failed.
+
+    Returns:
+        0, or the exit code of the first that failed.
+    """
+    code = 0
+    names = [name for name in args.name if ":" not in name]
+    if names:
+        code = running.order(args, "Start", names)
+    with running.connect(args, running.ORDER_S) as client:
+        for definition in (name for name in args.name if ":" in name):
+            source = client.call("AddSource", definition=definition)["source"]
+            if args.json:
+                running.print_json({"sources": [source]})
+            else:
+                print(running.said(source))
+    return code

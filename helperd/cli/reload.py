@@ -1,0 +1,38 @@
+"""``helperd reload``: read the configuration again; only what changed restarts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from helperd.cli import running
+from helperd.errors import Code
+from helperd.table import clean
+
+if TYPE_CHECKING:
+    import argparse
+
+_WORDS: Final = {"stop": "removed", "start": "added", "replace": "restarted", "adjust": "adjusted"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    running.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Reload, and print what became of the sources.
+
+    Returns:
+        0; a refused file changes nothing and ends with 78.
+    """
+    with running.connect(args, running.ORDER_S) as client:
+        plan = client.call("Reload")
+    if args.json:
+        running.print_json(plan)
+        return Code.DONE
+    for key, word in _WORDS.items():
+        if plan.get(key):
+            print(f"{word}: {clean(', '.join(plan[key]))}")
+    kept = len(plan.get("keep") or [])
+    print(f"unchanged: {kept} source{'' if kept == 1 else 's'}")
+    return Code.DONE

@@ -1,0 +1,89 @@
+"""What the commands that ask a running daemon share: its options, the way to it, and how answers are printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from helperd.control.client import Client
+from helperd.errors import Code, HelperdError
+from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
+from helperd.table import clean, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ORDER_S: Final = 90.0
+"""Seconds that an order may take: a stop ladder and an open request, with room to spare."""
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, printing: bool = True) -> None:
+    """Declare ``--runtime-dir`` and, for a command that prints, ``--json``."""
+    parser.add_argument(
+        "--runtime-dir", metavar="DIR", help="ask the daemon there (default: see FILES in helperd(8))"
+    )
+    if printing:
+        parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+
+
+def control_path(args: argparse.Namespace) -> str:
+    """The control socket that the command line means."""
+    return os.path.join(find_runtime_dir(args.runtime_dir), CONTROL_SOCKET)
+
+
+def connect(args: argparse.Namespace, timeout_s: float = 30.0) -> Client:
+    """Connect to the daemon that the command line means.
+
+    Raises:
+        UnavailableError: "no-daemon".
+    """
+    return Client(control_path(args), timeout_s)
+
+
+def seconds(text: str) -> float:
+    """A duration on the command line: ``30``, ``30s``, ``250ms``, ``2m``, ``1h``."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f'a duration is like "30s", "250ms" or "2m", not {text!r}')
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def print_json(value: object) -> None:
+    """Print an answer for scripts."""
+    print(json.dumps(value, indent=2))
+
+
+def order(args: argparse.Namespace, method: str, names: Iterable[str], **parameters: Any) -> int:
+    """Give one order to sources, one after the other; a source that refuses does not keep the others from theirs.
+
+    Returns:
+        0, or the exit code of the first that failed.
+    """
+    code = 0
+    done: list[dict[str, Any]] = []
+    with connect(args, ORDER_S) as client:
+        for name in names:
+            try:
+                done.append(client.call(method, source=name, **parameters)["source"])
+            except HelperdError as error:
+                if error.exit_code == Code.UNAVAILABLE:
+                    raise
+                code = code or error.exit_code
+                print(f"helperd: {clean(str(error))}", file=sys.stderr)
+                continue
+            if not args.json:
+                print(said(done[-1]))
+    if args.json:
+        print_json({"sources": done})
+    return code
+
+
+def said(source: dict[str, Any]) -> str:
+    """One line about a source after an order."""
+    channel = f", channel {clean(source['channel'])}" if source.get("channel") else ""
+    return f"{clean(source['name'])}: {state_of(source).text}{channel}"

@@ -1,0 +1,98 @@
+"""``helperd status [NAME]``: what a running daemon is doing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from helperd.cli import running
+from helperd.errors import Code
+from helperd.table import clean, count, fit, losses, render, span, summary
+
+if TYPE_CHECKING:
+    import argparse
+
+_WIDE = 400  # columns where nobody counts them: a pipe or a file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("name", metavar="NAME", nargs="?", help="one source, with its details")
+    running.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Ask once, and print.
+
+    Returns:
+        0. The state of the sources does not matter; ``helperd wait`` is for scripts that need one.
+    """
+    with running.connect(args) as client:
+        snapshot = client.call("GetStatus", source=args.name)
+    if args.json:
+        running.print_json(snapshot)
+        return Code.DONE
+    terminal = sys.stdout.isatty()
+    width = _width() if terminal else _WIDE
+    if args.name is None:
+        print(fit(summary(snapshot), width))
+    else:
+        snapshot = snapshot | {"consumers": []}
+    for line in render(snapshot, width, color=terminal and "NO_COLOR" not in os.environ):
+        print(line)
+    if args.name is not None:
+        for line in details(snapshot["sources"][0]):
+            print(line)
+    return Code.DONE
+
+
+def _width() -> int:
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
+def details(source: dict[str, Any]) -> list[str]:
+    """One source, a fact a line; facts that there are not are left out."""
+    ended = source.get("exit")
+    lost = source.get("lost") or {}
+    where = ", ".join(f"{reason} {count(packets)}" for reason, packets in sorted(lost.items()) if packets)
+    facts = {
+        "definition": source.get("definition"),
+        "helper": source.get("helper"),
+        "hardware": source.get("hardware"),
+        "channel": source.get("channel"),
+        "uuid": source.get("uuid"),
+        "link types": ", ".join(map(str, source.get("linktypes") or [])),
+        "wire": source.get("generation"),
+        "process": f"pid {source['pid']}, incarnation {source.get('incarnation')}"
+        if source.get("pid")
+        else "",
+        "in this state": f"since {span(source.get('since_s'))}",
+        "why": source.get("why"),
+        "packets": f"{source.get('packets', 0):,} ({source.get('bytes', 0):,} bytes)",
+        "lost": f"{losses(source):,} ({where})" if where else "0",
+        "last end": f"{ended['problem']}: {ended['text']}" if ended else "",
+    }
+    lines = ["", *(f"{name + ':':<15}{clean(fact)}" for name, fact in facts.items() if fact)]
+    vitals = source.get("vitals")
+    if vitals:
+        told = ", ".join(
+            f"{key} {_short(value)}" for key, value in vitals.items() if not isinstance(value, list | dict)
+        )
+        lines.append(f"{'vitals:':<15}{clean(told)}")
+    stderr = source.get("stderr") or []
+    if stderr:
+        lines += ["", "last words on stderr:", *(f"  {clean(line)}" for line in stderr)]
+    return lines
+
+
+def _short(value: object) -> str:
+    return (
+        f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    )

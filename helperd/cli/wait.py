@@ -1,0 +1,94 @@
+"""``helperd wait --running NAME``: return when sources are in a state, for scripts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from helperd.cli import running
+from helperd.errors import Code, UnavailableError
+from helperd.table import clean, note_of, state_of
+
+if TYPE_CHECKING:
+    import argparse
+
+    from helperd.control.client import Client
+
+_RETRY_S: Final = 0.05
+_DOWN: Final = frozenset({"down", "failed"})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--running", metavar="NAME", nargs="*", help="until these run, or all if none is named")
+    goal.add_argument("--stopped", metavar="NAME", nargs="*", help="until these are down")
+    parser.add_argument(
+        "--timeout",
+        metavar="TIME",
+        type=running.seconds,
+        default=30.0,
+        help="give up after this (default: 30s)",
+    )
+    running.add_arguments(parser, printing=False)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Wait for a daemon, then for its sources.
+
+    Returns:
+        0 when all are there; 1 when one failed for good or the time is up; 69 when no daemon came up in time.
+    """
+    deadline = _now() + args.timeout
+    running_wanted = args.running is not None
+    names: list[str] = args.running if running_wanted else args.stopped
+    lacking: list[dict[str, Any]] = []
+    try:
+        client = _connect(args, deadline)
+        with client:
+            client.silence_s = max(deadline - _now(), 0.001)
+            for snapshot in client.more("GetStatus"):
+                sources = _chosen(snapshot, names)
+                lacking = [source for source in sources if not _there(source, running_wanted=running_wanted)]
+                if not lacking:
+                    return Code.DONE
+                if running_wanted and any(source["state"] == "failed" for source in lacking):
+                    break
+                client.silence_s = deadline - _now()
+                if client.silence_s <= 0:
+                    break
+    except UnavailableError as error:
+        if error.problem != "timed-out":
+            raise
+    for source in lacking:
+        print(
+            f"helperd: {clean(source['name'])} is {state_of(source).text}: {note_of(source)}", file=sys.stderr
+        )
+    return Code.NO
+
+
+def _now() -> float:
+    return time.monotonic()  # noqa: TID251 - a client's own deadline
+
+
+def _connect(args: argparse.Namespace, deadline: float) -> Client:
+    """Connect as soon as the daemon is there."""
+    while True:
+        try:
+            return running.connect(args)
+        except UnavailableError as error:
+            if error.problem != "no-daemon" or _now() >= deadline:
+                raise
+        time.sleep(_RETRY_S)
+
+
+def _chosen(snapshot: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
+    """The sources named, or all; one that does not exist (yet) counts as lacking."""
+    by_name = {source["name"]: source for source in snapshot["sources"]}
+    unknown = {"state": "unknown", "why": "no source has that name"}
+    return [by_name.get(name, unknown | {"name": name}) for name in names or by_name]
+
+
+def _there(source: dict[str, Any], *, running_wanted: bool) -> bool:
+    return source["state"] == "running" if running_wanted else source["state"] in _DOWN
