@@ -164,9 +164,8 @@ class Life:
         """Bring what belongs to a state in line with it."""
         if state is not State.BACKOFF:
             self.next_try_at = None
-        if state is State.STARTING:
-            if self.history.n and not self.history.v0_tried:
-                self.history = self.history.restarted(now, self.policy.intensity)
+        if state is State.STARTING and self.history.n and not self.history.v0_tried:
+            self.history = self.history.restarted(now, self.policy.intensity)
         if state is not State.STOPPING:
             self.ended_by = None
             self.woken = False
