@@ -340,7 +340,7 @@ class Log:
         self._max_lines = max_lines
         self._queue: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self._fold = Fold()
-        self._untold = 0
+        self._told = LogCounts()
         self._cut = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -414,13 +414,15 @@ class Log:
 
     def _own_up(self, line: Line) -> None:
         """Say, once it is possible again, how many lines are missing."""
-        missing = self.counts.lost + self.counts.dropped
-        if missing == self._untold:
-            return
-        why = self.counts.why or "the log is read too slowly"
-        text = f"{missing - self._untold} log lines are missing: {why}"
-        if self._send(Line(line.at, "warning", text, {})):
-            self._untold = missing
+        lost, dropped = self.counts.lost, self.counts.dropped
+        reasons = [
+            f"{lost - self._told.lost} log lines could not be written: {self.counts.why}",
+            f"{dropped - self._told.dropped} log lines were dropped: the log is read too slowly",
+        ]
+        for reason in reasons:
+            if not reason.startswith("0 ") and not self._send(Line(line.at, "warning", reason, {})):
+                return
+        self._told.lost, self._told.dropped = lost, dropped
 
     def _send(self, line: Line) -> bool:
         try:

@@ -132,7 +132,6 @@ class Life:
         elif order in {Event.STOP, Event.REMOVE}:
             self.wanted = "down"
             self.woken = False
-            self.orders.clear()
         if order is Event.REMOVE:
             self.kept = False
         if answer in {Answer.KEEP, Answer.END}:

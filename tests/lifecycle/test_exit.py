@@ -70,6 +70,8 @@ def test_the_words():
         ({"error": UsageError("unknown-helper", "x")}, "config", "unknown-helper"),
         ({"error": UsageError("bad-definition", "x")}, "config", "bad-definition"),
         ({"error": HelperdError("not-supported", "x")}, "config", "not-supported"),
+        ({"error": HelperdError("not-installed", "x")}, "config", "not-installed"),
+        ({"error": HelperdError("no-capability", "x")}, "config", "no-capability"),
         ({"error": HelperdError("not-permitted", "x")}, "config", "not-permitted"),
         (
             {"error": HelperdError("not-permitted", "x"), "how": "exited", "code": 1},
@@ -159,10 +161,12 @@ def test_the_wait_status_is_told_with_every_kind():
     assert classify(Ending(how="signal", code=9)).text == "the helper was ended by SIGKILL"
     failed = classify(Ending(how="exec-failed", code=2))
     assert (failed.code, failed.signal) == (None, None)
-    assert "ENOENT" in failed.text
+    assert failed.text == "the program could not be executed: ENOENT; check the helper's command"
     assert "errno 9999" in classify(Ending(how="exec-failed", code=9999)).text
-    assert "EMFILE" in classify(Ending(how="exec-failed", code=errno.EMFILE)).text
-    assert "field 4" in classify(Ending(how="unverified", code=4)).text
+    short = classify(Ending(how="exec-failed", code=errno.EMFILE))
+    assert short.text == "the program could not be executed: EMFILE"
+    differs = classify(Ending(how="unverified", code=4))
+    assert differs.text == "the started process differs from its profile (field 4) and was ended"
 
 
 def test_the_sentences_carry_what_was_said():
@@ -183,6 +187,26 @@ def test_the_sentences_carry_what_was_said():
     )
     assert classify(Ending(how="exited", code=3)).text == "the helper exited with code 3"
     assert classify(Ending()).text == "the helper closed its output"
-    assert "code 127" in classify(Ending(how="exited", code=127)).text
-    assert "memory" in classify(Ending(oom=True)).text
-    assert "v0" in classify(Ending(greeted=False, v0_allowed=True, how="exited", code=1)).text
+    missing = classify(Ending(how="exited", code=127))
+    assert missing.text == "the helper exited with code 127: a program it needs is not installed"
+    assert classify(Ending(oom=True)).text == "the kernel ended the helper for lack of memory"
+    wrong = classify(Ending(greeted=False, v0_allowed=True, how="exited", code=1))
+    assert wrong.text == "no answer to the v2 PING; trying wire generation v0"
+
+
+def test_nothing_is_assumed():
+    assert Ending() == Ending(
+        asked="",
+        error=None,
+        hung="",
+        hung_text="",
+        how="",
+        code=None,
+        core=False,
+        climbed=False,
+        oom=False,
+        greeted=True,
+        v0_allowed=False,
+        shutdown=None,
+        status_meaningful=False,
+    )

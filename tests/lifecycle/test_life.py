@@ -69,7 +69,7 @@ def test_only_the_tables_arrows_are_walked(state, target):
         assert life.state is (state if target is None else target)
         return
     with pytest.raises(
-        HelperdError, match=f"s: no arrow leads from {state} to {target or 'leave'}"
+        HelperdError, match=f"s: no arrow leads from {state} to {target or 'leave'}$"
     ) as caught:
         life.enter(target, 200.0)
     assert caught.value.problem == "bug"
@@ -87,6 +87,7 @@ def test_a_new_life_has_never_started():
     )
     assert (life.exit, life.next_try_at, life.settles_at, life.crash_loop) == (None, None, None, False)
     assert life.history == History()
+    assert (life.since, life.history.last_delay) == (0.0, 0.0)
     assert (life.woken, life.orders, life.ended_by, life.bugs, life.stale) == (False, set(), None, 0, 0)
 
 
@@ -230,8 +231,9 @@ def test_an_order_to_stop_takes_back_the_waking():
     assert life.woken
     assert life.post(Event.STOP, 0.0) is Answer.SAME
     assert (life.woken, life.wanted) == (False, "down")
-    with pytest.raises(HelperdError, match="a: would start although it is not wanted up"):
+    with pytest.raises(HelperdError, match="a: would start although it is not wanted up$") as caught:
         life.enter(State.STARTING, 0.0)
+    assert caught.value.problem == "bug"
     assert life.state is State.DOWN
 
 

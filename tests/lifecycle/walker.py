@@ -41,6 +41,8 @@ class Walker:
             assert not self.process, "a second copy"
             assert self.wanted == "up", "policy started what an operator stopped"
             assert life.new_incarnation() == life.incarnation
+            assert not life.woken
+            assert not life.orders
         elif state is State.GREETING:
             self.process = True
         self.check()
