@@ -231,7 +231,7 @@ def test_an_order_to_stop_takes_back_the_waking():
     assert life.woken
     assert life.post(Event.STOP, 0.0) is Answer.SAME
     assert (life.woken, life.wanted) == (False, "down")
-    with pytest.raises(HelperdError, match="a: would start although it is not wanted up$") as caught:
+    with pytest.raises(HelperdError, match=r"a: would start although it is not wanted up$") as caught:
         life.enter(State.STARTING, 0.0)
     assert caught.value.problem == "bug"
     assert life.state is State.DOWN
