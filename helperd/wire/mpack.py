@@ -199,13 +199,23 @@ def unpack(payload: bytes) -> Fields:
     Raises:
         Malformed: it does not start with a map that obeys the rules.
     """
+    return unpack_from(payload, 0)[0]
+
+
+def unpack_from(data: bytes, at: int) -> tuple[Fields, int]:
+    """Read one map that starts at ``at``; returns it and the offset behind it.
+
+    Raises:
+        Malformed: as ``unpack``.
+    """
+    reader = _Reader(data, at)
     try:
-        value = _Reader(payload).read(0)
+        value = reader.read(0)
     except (IndexError, struct.error):
         raise Malformed("the payload ends in the middle of a value") from None
     if not isinstance(value, Fields):
         raise Malformed("the payload is not a map")
-    return value
+    return value, reader.at
 
 
 class _Reader:
@@ -213,9 +223,9 @@ class _Reader:
 
     __slots__ = ("at", "budget", "data")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, at: int) -> None:
         self.data = data
-        self.at = 0
+        self.at = at
         self.budget = MAX_VALUES
 
     def read(self, depth: int) -> object:  # noqa: PLR0911 - one flat table of the format

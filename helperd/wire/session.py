@@ -111,7 +111,7 @@ ALLOWED: Final[dict[Role, Table]] = {
         OpenRequest: {_G: _N, _R: _N},
         ConfigureRequest: {_O: None},
         CloseRequest: {_N: _C, _O: _C},
-        Register: {_G: None, _R: None},
+        Register: {_G: None, _R: None, _O: None},
         Shutdown: {**_BOTH, _G: _C, _R: _C, _L: _C, _P: _C, _N: _C, _O: _C},
         Event: {**_BOTH},
         HttpRequest: {**_BOTH},

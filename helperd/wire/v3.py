@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import struct
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
 
 from helperd.errors import LocalProtocolError, RemoteProtocolError
@@ -56,7 +57,7 @@ from helperd.wire.messages import (
     Text,
     Unknown,
 )
-from helperd.wire.mpack import Fields, Malformed, pack, unpack
+from helperd.wire.mpack import Fields, Malformed, pack, unpack, unpack_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -589,8 +590,8 @@ def packets_general(run: Run) -> Iterator[frames.Packet]:
 def packets(run: Run) -> Iterator[frames.Packet]:
     """The packets of a run; the contract is ``Generation.packets``.
 
-    C helpers write nothing but a packet block, its five keys in order, in the smallest form. That layout is
-    recognised by its constant bytes and read by offset; whatever differs goes to the general decoder.
+    The layouts that C helpers and our SDK write are recognised by their constant bytes and read by offset;
+    whatever differs goes to the general decoder.
     """
     data, position, end = run.data, run.start, run.stop
     while position < end:
@@ -609,21 +610,66 @@ _U2 = struct.Struct(">HBB").unpack_from
 _U4 = struct.Struct(">IBB").unpack_from
 _TIME = struct.Struct(">HIBB").unpack_from
 _SHORT = struct.Struct(">H").unpack_from
+_WIDE = struct.Struct(">2sH2sI2sI2sI2sI").unpack_from
+_WIDE_SIZE: Final = 28
 
 
-def _quick(data: bytes, at: int, stop: int) -> frames.Packet | None:  # noqa: C901, PLR0912 - unrolled for speed
-    """One payload of the usual layout: ``81 04 85 01 dlt 02 ce sec 03 usec 04 original 06 bin``; else None."""
-    if data[at : at + 4] != b"\x81\x04\x85\x01" or stop - at < 20:
+@lru_cache(4096)
+def _signal_of(head: bytes) -> Signal | None:
+    """The signal block between the report's map head and its packet block, if it is that and nothing else."""
+    try:
+        fields, used = unpack_from(head, 2)
+        return _decode_signal(fields) if used == len(head) else None
+    except Malformed:
         return None
-    dlt = data[at + 4]
+
+
+def _quick(data: bytes, at: int, stop: int) -> frames.Packet | None:
+    """One payload of a usual layout: a packet block, alone or behind a signal block; else None.
+
+    The packet block is ``85 01 dlt 02 sec 03 usec 04 original 06 content``, with numbers in the smallest
+    form as C helpers write them, or all in the widest as our SDK does.
+    """
+    if data[at : at + 4] == b"\x81\x04\x85\x01":
+        signal = None
+        at += 3
+    elif data[at : at + 2] == b"\x82\x02":
+        block = data.find(b"\x04\x85\x01", at, min(at + 128, stop))
+        if block < 0:
+            return None
+        signal = _signal_of(data[at:block])
+        if signal is None:
+            return None
+        at = block + 2
+    else:
+        return None
+    if stop - at < _WIDE_SIZE or data[at + 1] != 0xCD or data[at + 5] != 0xCE or data[at + 11] != 0xCE:
+        return _quick_small(data, at, stop, signal)
+    one, dlt, two, sec, three, usec, four, original, six, size = _WIDE(data, at)
+    end = at + _WIDE_SIZE + size
+    if (one, two, three, four, six) != _WIDE_KEYS or end > stop:
+        return _quick_small(data, at, stop, signal)
+    return dlt, sec, usec, original, data[at + _WIDE_SIZE : end], signal
+
+
+_WIDE_KEYS: Final = (b"\x01\xcd", b"\x02\xce", b"\x03\xce", b"\x04\xce", b"\x06\xc6")
+
+
+def _quick_small(  # noqa: C901, PLR0912 - unrolled for speed
+    data: bytes, at: int, stop: int, signal: Signal | None
+) -> frames.Packet | None:
+    """A packet block with its numbers in the smallest form; ``at`` is its first key."""
+    if stop - at < 16:
+        return None
+    dlt = data[at + 1]
     if dlt < 0x80:
-        at += 5
+        at += 2
     elif dlt == 0xCC:
-        dlt = data[at + 5]
-        at += 6
+        dlt = data[at + 2]
+        at += 3
     elif dlt == 0xCD:
-        dlt = _SHORT(data, at + 5)[0]
-        at += 7
+        dlt = _SHORT(data, at + 2)[0]
+        at += 4
     else:
         return None
     try:
@@ -668,7 +714,7 @@ def _quick(data: bytes, at: int, stop: int) -> frames.Packet | None:  # noqa: C9
     except (IndexError, ValueError, struct.error):
         return None
     end = at + size
-    return (dlt, sec, usec, original, data[at:end], None) if end <= stop else None
+    return (dlt, sec, usec, original, data[at:end], signal) if end <= stop else None
 
 
 def blocks(run: Run) -> Iterator[tuple[int, tuple[memoryview, ...], int, int]]:
