@@ -28,6 +28,7 @@ from helperd.errors import Code, HelperdError, LocalProtocolError, RemoteProtoco
 from helperd.helpers import _writer
 from helperd.helpers._clock import monotonic
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
+from helperd.wire import bulk
 from helperd.wire.definition import SourceDefinition
 from helperd.wire.frames import MAX_FRAME, Run
 from helperd.wire.messages import (
@@ -56,12 +57,13 @@ if TYPE_CHECKING:
     from helperd.helpers.sdk import Device, Helper
     from helperd.wire.messages import Message
 
+NUMBER_S: Final = 2.0
+"""Seconds that helperd has to number the interface that was opened; after that packets go out one per frame."""
 WATCHDOG_S = 15.0  # without PING; what every Kismet helper waits
 GRACE_S = 0.5  # for the capture to return, and again for the output to leave
 TICK_S = 0.002  # how old a batch gets before the main thread sends it
 READ = 64 << 10  # bytes per read of the input
 MAX_UNREAD = 2 * HIGH_WATER + MAX_FRAME  # bytes queued above which the input waits: whoever asks must read
-BULK = "helperd-bulk/1"
 
 
 class Runner:
@@ -87,6 +89,7 @@ class Runner:
         self._writer: _writer.Writer | None = None
         self._tuner: Tuner | None = None
         self._helperd = False
+        self._numbered = threading.Event()
         self._listening = True
         self._ping_at = monotonic()
         self._ending = False
@@ -248,8 +251,10 @@ class Runner:
                 self._work(self._open, message)
             case ConfigureRequest():
                 self._configure(message)
-            case Register(subsystem=subsystem) if subsystem == BULK:
+            case Register(subsystem, interface) if subsystem == bulk.SUBSYSTEM:
                 self._helperd = True
+                if interface is not None:
+                    self._numbered.set()
             case Shutdown():
                 self._end("the server says it is over")
             case _:
@@ -260,7 +265,7 @@ class Runner:
         first = self._session.phase is Phase.GREETING
         self._send(Pong(ping.seqno))
         if first and self._generation == "v3":
-            self._send(Register(BULK))
+            self._send(Register(bulk.SUBSYSTEM))
 
     @property
     def _generation(self) -> str:
@@ -295,6 +300,10 @@ class Runner:
     def _run_job(self, job: Callable[[Message], None], message: Message) -> None:
         try:
             job(message)
+        except Exception as error:  # noqa: BLE001 - ours, then: told, never a helper that hangs
+            traceback.print_exc()
+            self._tell_failure(f"a bug of helperd's: {_reason(error)}")
+            self._finish(Code.BUG)
         finally:
             self._working = False
             self._wake()
@@ -359,6 +368,8 @@ class Runner:
         self._send(report)
         if device.warning:
             self._send(Text(Severity.ERROR, device.warning))
+        if self._helperd:
+            self._numbered.wait(NUMBER_S)
         writer = self._make_writer(device.dlt or 0)
         self._writer = writer
         if self._tuner is not None:
@@ -444,6 +455,18 @@ class Runner:
             limit = _writer.FOREIGN_V3_LIMIT
         else:
             limit = _writer.FOREIGN_OLD_LIMIT
+        if session.bulk is not None:
+            from helperd.helpers._bulk import BulkWriter
+
+            return BulkWriter(
+                self._port,
+                self._send,
+                encode,
+                dlt=dlt,
+                limit=limit,
+                interface=session.bulk,
+                next_seqno=next_seqno,
+            )
         if generation.name == "v3":
             return _writer.V3Writer(
                 self._port, self._send, encode, dlt=dlt, limit=limit, next_seqno=next_seqno

@@ -41,6 +41,7 @@ _MAX_SIGNALS = 4096  # encoded signals kept
 
 FOREIGN_V3_LIMIT = 16383  # bytes of a whole frame: what a Kismet server of 2023 and later takes
 FOREIGN_OLD_LIMIT = 8191  # the same for the servers of 2020 to 2022, the strictest that speak v0 or v2
+MAX_CONTENT = 262_144  # bytes of a packet; Wireshark refuses a file that has more
 ENVELOPE = 512  # bytes kept free for everything in a frame but the content
 
 
@@ -66,7 +67,7 @@ class Writer:
         self._port = port
         self._send = send
         self._encode = encode
-        self._room = limit - ENVELOPE
+        self._room = min(limit - ENVELOPE, MAX_CONTENT)
         self.dlt = dlt
         self.cut = 0
         self.written = 0

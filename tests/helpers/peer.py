@@ -9,13 +9,15 @@ import time
 from pathlib import Path
 
 import helperd
+from helperd import pcapng
+from helperd.wire import bulk
 from helperd.wire.frames import Kind, Run
 from helperd.wire.generations import named
-from helperd.wire.messages import Ping, Pong, Register
+from helperd.wire.messages import OpenReport, Ping, Pong, Register
 from helperd.wire.session import Role, Session
 
 ENTRY = Path(helperd.__file__).parent / "helpers" / "__main__.py"
-BULK = "helperd-bulk/1"
+BULK = bulk.SUBSYSTEM
 
 
 def environment():
@@ -65,6 +67,7 @@ class Peer:
         self.helperd = helperd
         self.interface = interface
         self.messages = []
+        self.linktype = None
         self.runs = []
         self.eof = False
         self.deadline_s = 20.0
@@ -111,6 +114,8 @@ class Peer:
             self.session.receive_eof()
             return False
         for item in self.session.receive(data):
+            if isinstance(item, OpenReport):
+                self.linktype = item.dlt
             (self.runs if isinstance(item, Run) else self.messages).append(item)
         return True
 
@@ -143,7 +148,7 @@ class Peer:
                     for dlt, sec, usec, original, content, _ in self.session.generation.packets(run)
                 ]
             else:
-                found += bulk_packets(run)
+                found += bulk_packets(run, self.linktype)
         return found
 
     def wait(self, timeout=20):
@@ -172,5 +177,14 @@ class Peer:
         self.process.send_signal(signal.SIGTERM)
 
 
-def bulk_packets(run):
-    raise NotImplementedError
+def bulk_packets(run, linktype):
+    """The packets of a run of bulk frames, as ``Peer.packets`` gives them."""
+    found = []
+    for _, slices, _, packets in bulk.blocks(run):
+        data = b"".join(slices)
+        spans = list(pcapng.split(data))
+        assert len(spans) == packets
+        for _, start, _ in spans:
+            _, _, _, high, low, size, original = pcapng.ENHANCED_HEAD.unpack_from(data, start)
+            found.append((linktype, high << 32 | low, data[start + 28 : start + 28 + size], original))
+    return found

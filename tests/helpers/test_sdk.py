@@ -422,6 +422,38 @@ def whole(run):
     return v3.reports(run) if run.kind is Kind.PACKETS else []
 
 
+@pytest.mark.parametrize("helperd", [True, False])
+def test_link_types_signals_and_plain_packets_keep_their_order_when_mixed(tmp_path, helperd):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            for number in range(5000):
+                data = number.to_bytes(2, 'big')
+                kind = number * 7919 // 64 % 5
+                if kind == 1:
+                    writer.packet(data, number * 1001, dlt=127)
+                elif kind == 2:
+                    writer.packet(data, number * 1001, signal=Signal(dbm=-50))
+                elif kind == 3:
+                    writer.packet(data, number * 1001, gps=Gps(sec=1))
+                else:
+                    writer.packet(data, number * 1001)
+        """,
+        helperd=helperd,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        packets = peer.until_packets(5000)
+        assert [int.from_bytes(packet[2], "big") for packet in packets] == list(range(5000))
+        for number, (dlt, stamp, _, _) in enumerate(packets):
+            kind = number * 7919 // 64 % 5
+            assert dlt == (127 if kind == 1 else 1)
+            exact = helperd and kind in {0, 4}
+            assert stamp == number * 1001 // (1 if exact else 1000) * (1 if exact else 1000)
+
+
 @pytest.mark.parametrize(("helperd", "kept"), [(False, 15_871), (True, 100_000)])
 def test_a_packet_too_long_for_the_peer_is_cut_and_keeps_its_true_length(tmp_path, helperd, kept):
     with written(
@@ -440,7 +472,7 @@ def test_a_packet_too_long_for_the_peer_is_cut_and_keeps_its_true_length(tmp_pat
         packets = peer.until_packets(2)
         assert (len(packets[0][2]), packets[0][3]) == (kept, 100_000)
         assert packets[1][3] == 2_000_000
-        assert len(packets[1][2]) == (kept if not helperd else (1 << 20) - 512)
+        assert len(packets[1][2]) == (kept if not helperd else 262_144)
         assert peer.expect(Text).text == ("1 cut" if helperd else "2 cut")
         if not helperd:
             assert all(run.nbytes / run.frames < 16_384 for run in peer.runs)
