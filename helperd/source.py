@@ -37,6 +37,7 @@ from helperd.lifecycle import (
     verdict,
 )
 from helperd.translate import Translator
+from helperd.wire import bulk
 from helperd.wire.messages import (
     ConfigureReport,
     ConfigureRequest,
@@ -44,6 +45,7 @@ from helperd.wire.messages import (
     Message,
     OpenReport,
     OpenRequest,
+    Register,
     Severity,
     Shutdown,
     Text,
@@ -148,6 +150,7 @@ class Source:
         self._scope: trio.CancelScope | None = None
         self._gone: Exit | None = None
         self._shutdown: str | None = None
+        self._offers_bulk = False
         self._held_since: float | None = None
 
     @property
@@ -233,6 +236,7 @@ class Source:
         life = self.life
         error: BaseException | None = None
         self._shutdown = None
+        self._offers_bulk = False
         self.last_words = []
         self.liveness = ("ok", "")
         if life.state is not State.STARTING:
@@ -300,12 +304,16 @@ class Source:
         life.post(Event.GREETED, trio.current_time(), number)
         life.enter(State.OPENING, trio.current_time())
         inside.start_soon(self._keep_alive, incarnation, number)
+        if self._offers_bulk:
+            channel.send(Register(bulk.SUBSYSTEM))
         with self._limit(OPEN_S, "its open report"):
             channel.send(OpenRequest(self.spec.definition))
             report = await channel.expect(OpenReport)
         if not report.success:
             raise OpenRefused("open-refused", report.message or "the helper gave no reason")
         self._take(report)
+        if self._offers_bulk:
+            channel.send(Register(bulk.SUBSYSTEM, self._translator.number_of(report.dlt)))
         life.post(Event.OPENED, trio.current_time(), number)
         life.enter(State.RUNNING, trio.current_time())
         self.shell.log(
@@ -380,6 +388,8 @@ class Source:
             self._say("warning", message.warning)
         elif isinstance(message, ErrorReport):
             self._say("error", message.message or "the helper reports an error without words")
+        elif isinstance(message, Register):
+            self._offers_bulk = message.subsystem == bulk.SUBSYSTEM
         elif isinstance(message, Shutdown):
             self._shutdown = message.reason
         elif isinstance(message, ConfigureReport):

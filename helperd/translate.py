@@ -103,7 +103,7 @@ class Translator:
                     done += packets
                     packets = nbytes = 0
                 current_dlt = dlt
-                interface = self.number(self._default_dlt() if dlt is None else dlt)
+                interface = self.number_of(self.dlt) if dlt is None else self.number(dlt)
             stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
             if signal is not None:
                 block = pcapng.packet_block(interface, stamp, content, original, comment=describe(signal))
@@ -124,8 +124,9 @@ class Translator:
             done += packets
         self.empty += run.packets - done
 
-    def _default_dlt(self) -> int:
-        return self.dlt if self.dlt is not None and 0 <= self.dlt <= MAX_LINKTYPE else UNKNOWN_LINKTYPE
+    def number_of(self, dlt: int | None) -> int:
+        """The interface number of the link type in an open report, which may be absent or nonsense."""
+        return self.number(dlt if dlt is not None and 0 <= dlt <= MAX_LINKTYPE else UNKNOWN_LINKTYPE)
 
     def _pass(self, run: Run, segments: list[Segment]) -> None:
         for interface, slices, nbytes, packets in self._generation.blocks(run):

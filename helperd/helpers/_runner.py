@@ -57,8 +57,7 @@ if TYPE_CHECKING:
     from helperd.helpers.sdk import Device, Helper
     from helperd.wire.messages import Message
 
-NUMBER_S: Final = 2.0
-"""Seconds that helperd has to number the interface that was opened; after that packets go out one per frame."""
+NUMBER_S = 2.0  # for helperd to number what was opened; after that, one packet goes in each frame
 WATCHDOG_S = 15.0  # without PING; what every Kismet helper waits
 GRACE_S = 0.5  # for the capture to return, and again for the output to leave
 TICK_S = 0.002  # how old a batch gets before the main thread sends it

@@ -122,7 +122,7 @@ ALLOWED: Final[dict[Role, Table]] = {
     Role.HELPER: {
         Ping: {**_BOTH},
         Pong: {**_BOTH, _G: _R},
-        NewSource: {_G: _R},
+        NewSource: {_G: _R, _R: None},
         ListReport: {_L: _R, _C: None},
         ProbeReport: {**_BOTH, _P: _R},
         OpenReport: {_N: _O, _C: None},
