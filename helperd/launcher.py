@@ -18,35 +18,37 @@ import socket
 import struct
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import trio
 
-from helperd.errors import LaunchFailed, LauncherGone, RequestRefused
+from helperd.config.request import EMPTY, EXITED, HOW, LAUNCH, MAGIC, PING, SIGNAL, WIRE
+from helperd.errors import LauncherGone, LaunchFailed, RequestRefused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from helperd.config import HelperSpec
 
-WIRE = struct.Struct("!4sBBHIIQ8x")  # magic, op, n, profile or errno, handle, arg, cookie, zero
-MAGIC = b"HDL1"
-LAUNCH, SIGNAL, PING = 1, 2, 3
-EXITED, EMPTY = 0x84, 0x85
-HOW = ("exited", "signal", "exec-failed", "unverified")
 REPLY_S = 5.0
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 # errno of a refusal -> problem word and what to do; texts may name the helper
 REFUSALS: dict[int, tuple[str, str]] = {
     errno.EPERM: ("no-capability", "the launcher does not have what the profile declares"),
-    errno.EACCES: ("not-permitted", "no [[allow]] rule of the launcher's configuration gives this user the helper"),
+    errno.EACCES: (
+        "not-permitted",
+        "no [[allow]] rule of the launcher's configuration gives this user the helper",
+    ),
     errno.EAGAIN: ("launcher-busy", "the quota of running helpers is used up; stop one first"),
     errno.ESTALE: ("not-allowed-now", "the launcher has read a changed configuration; reload this side too"),
     errno.ENOENT: ("not-installed", "the program does not exist"),
     errno.ENOTDIR: ("not-installed", "the program's directory does not exist"),
     errno.ENOEXEC: ("exec-failed", "the program is not executable code"),
-    errno.EKEYREJECTED: ("unsafe-file", "the program, or a directory above it, can be changed by another user"),
+    errno.EKEYREJECTED: (
+        "unsafe-file",
+        "the program, or a directory above it, can be changed by another user",
+    ),
     errno.ELOOP: ("unsafe-file", "a symbolic link is in the program's path; name the real path"),
     errno.EMFILE: ("no-resources", "the launcher has no descriptor left"),
     errno.ENFILE: ("no-resources", "the system has no descriptor left"),
@@ -118,7 +120,9 @@ class Process:
         """
         reply = await self._launcher.ask(SIGNAL, handle=self.handle, arg=int(number))
         if reply.errno not in {0, errno.ESRCH, errno.EPROTO}:
-            raise RequestRefused("bad-request", f"signal {number}: {os.strerror(reply.errno)}", errno=reply.errno)
+            raise RequestRefused(
+                "bad-request", f"signal {number}: {os.strerror(reply.errno)}", errno=reply.errno
+            )
 
     async def kill(self) -> None:
         """Kill the whole tree; ``empty`` tells when it is gone."""
@@ -130,7 +134,7 @@ class Process:
             os.close(self.pidfd)
             self.pidfd = -1
 
-    async def __aenter__(self) -> Process:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -218,10 +222,14 @@ class Launcher:
                 f"{name} needs {', '.join(spec.capabilities)}: start helperd-launcher.socket and join group helperd, "
                 'or use "sudo helperd run"',
             )
-        program = f" ({spec.command[0]})" if spec and word in {"not-installed", "unsafe-file", "exec-failed"} else ""
+        program = (
+            f" ({spec.command[0]})"
+            if spec and word in {"not-installed", "unsafe-file", "exec-failed"}
+            else ""
+        )
         return LaunchFailed(word, f"{name}{program}: {text}")
 
-    async def ask(  # noqa: D417 - the fields of one packet
+    async def ask(
         self, op: int, *, profile: int = 0, handle: int = 0, arg: int = 0, fds: Sequence[int] = ()
     ) -> Reply:
         """Send one request and return its reply.
@@ -286,10 +294,10 @@ class Launcher:
         if process is None:
             return
         if op == EXITED:
-            process._exit = Exit(HOW[how] if how < len(HOW) else "exited", code)  # noqa: SLF001 - one class in two
-            process._exited.set()  # noqa: SLF001
+            process._exit = Exit(HOW[how] if how < len(HOW) else "exited", code)
+            process._exited.set()
         elif op == EMPTY:
-            process._empty.set()  # noqa: SLF001
+            process._empty.set()
             del self._processes[handle]
 
     def _end(self) -> None:
@@ -297,8 +305,8 @@ class Launcher:
         for waiting in self._waiting.values():
             waiting.close()
         for process in self._processes.values():
-            process._exited.set()  # noqa: SLF001
-            process._empty.set()  # noqa: SLF001
+            process._exited.set()
+            process._empty.set()
 
 
 def _pid_of(pidfd: int) -> int:
@@ -344,6 +352,28 @@ def launcher_env() -> dict[str, str]:
     return dict(os.environ) | {"HELPERD_PATH": os.pathsep.join(places)}
 
 
+def start_launcher(config: str) -> tuple[int, int]:
+    """Start a launcher with this process's own rights as a child.
+
+    Returns:
+        Its pid and our end of its socket, whose end is its end; both are the caller's to reap and close.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        argv = [*launcher_argv(os.path.abspath(config)), f"--client-fd={theirs.fileno()}", "--unprivileged"]
+        os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003
+        pid = os.posix_spawn(argv[0], argv, launcher_env())
+    return pid, ours.detach()
+
+
+def end_launcher(pid: int, pidfd: int) -> None:
+    """Reap a launcher of ours, killing it if it still runs; close its pidfd."""
+    if not os.waitpid(pid, os.WNOHANG)[0]:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    os.close(pidfd)
+
+
 @asynccontextmanager
 async def own_launcher(config: str, *, helpers: Sequence[HelperSpec] = ()) -> AsyncIterator[Launcher]:
     """Start a launcher with this process's own rights as a child, and talk to it; it ends with the block.
@@ -351,18 +381,12 @@ async def own_launcher(config: str, *, helpers: Sequence[HelperSpec] = ()) -> As
     Raises:
         LauncherGone: it did not start; its standard error says why.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        argv = [*launcher_argv(os.path.abspath(config)), f"--client-fd={theirs.fileno()}", "--unprivileged"]
-        os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003
-        pid = os.posix_spawn(argv[0], argv, launcher_env())
+    pid, fd = start_launcher(config)
     pidfd = os.pidfd_open(pid)
     try:
-        async with open_launcher(ours.detach(), helpers=helpers) as launcher:
+        async with open_launcher(fd, helpers=helpers) as launcher:
             yield launcher
     finally:
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(6):
-                await trio.lowlevel.wait_readable(pidfd)
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL) if not os.waitpid(pid, os.WNOHANG)[0] else None
-        os.close(pidfd)
+        with trio.CancelScope(shield=True), trio.move_on_after(6):
+            await trio.lowlevel.wait_readable(pidfd)
+        end_launcher(pid, pidfd)

@@ -28,6 +28,7 @@ REQUIRED = frozenset(
     word.strip() for word in os.environ.get("HELPERD_TEST_REQUIRE", "").split(",") if word.strip()
 )
 FAILED = pytest.StashKey[bool]()
+os.environ["HELPERD_UNPRIVILEGED"] = "1"  # `helperd run` keeps the caller's uid, also when that is root
 
 hypothesis.settings.register_profile("fast", max_examples=60, deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.register_profile("deep", max_examples=5000, deadline=None)

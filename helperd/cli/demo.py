@@ -20,4 +20,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Become the launcher of the demo; returns only by an error."""
-    become_launcher(shipped_config(), args.runtime_dir, "--demo")
+    become_launcher(shipped_config(), args.runtime_dir, "--demo", unprivileged=True)

@@ -11,8 +11,13 @@ from helperd.cli.defaults import add_config, config_file
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
 _FLAGS: Final = ("-I", "-S")
+_KEPT_FOR_ROOT: Final = frozenset(
+    {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "JOURNAL_STREAM", "INVOCATION_ID"}
+    | {"LISTEN_FDS", "LISTEN_PID"}
+)
 _LAUNCHER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "privsep.py")
 
 
@@ -22,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime-dir", metavar="DIR", help="where the sockets are made (default: see FILES in helperd(8))"
     )
+    parser.add_argument(
+        "--unprivileged",
+        action="store_true",
+        help="as root: stay one process tree of root's, without uids of their own for supervisor and helpers",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -30,22 +40,31 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         ConfigRefused: the configuration has mistakes; all of them are in it.
     """
-    become_launcher(config_file(args), args.runtime_dir)
+    become_launcher(config_file(args), args.runtime_dir, unprivileged=args.unprivileged)
 
 
-def become_launcher(path: str, runtime_dir: str | None, *more: str) -> NoReturn:
+def become_launcher(
+    path: str, runtime_dir: str | None, *more: str, unprivileged: bool, own_door: Sequence[str] = ()
+) -> NoReturn:
     """Replace this process by the launcher for a configuration that has been checked.
 
     Args:
         path: the configuration file.
         runtime_dir: where the sockets go; None: the launcher's own choice.
         more: arguments for the supervisor.
+        unprivileged: keep the caller's uid for everything, also as root; HELPERD_UNPRIVILEGED asks for it too.
+        own_door: the launcher's options when it is not to start a supervisor.
     """
     config.load(path)
     sys.stdout.flush()
     argv = [sys.executable, *_FLAGS, _LAUNCHER, f"--config={os.path.abspath(path)}"]
     if runtime_dir is not None:
         argv.append(f"--runtime-dir={os.path.abspath(runtime_dir)}")
+    argv += own_door
+    root = os.geteuid() == 0 and not unprivileged and not os.environ.get("HELPERD_UNPRIVILEGED")
+    if not root:
+        argv.append("--unprivileged")
     if more:
         argv += ["--", *more]
-    os.execv(sys.executable, argv)  # noqa: S606 - there is no shell, and none is wanted
+    environment = {name: value for name, value in os.environ.items() if not root or name in _KEPT_FOR_ROOT}
+    os.execve(sys.executable, argv, environment)  # noqa: S606 - there is no shell, and none is wanted

@@ -12,14 +12,17 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from helperd.config.capabilities import CAPABILITIES
-from helperd.errors import ConfigError, ConfigRefused
+from helperd.errors import CannotDrop, ConfigError, ConfigRefused
 
 if TYPE_CHECKING:
-    from helperd.config.specs import AllowSpec, Config, HelperSpec
+    from helperd.config.specs import Config, DaemonSpec, HelperSpec
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LIMITS = {"core": 0, "nofile": 256}
 POOL_NPROC = 64  # only where the uid is the helper's own: the kernel counts by uid
+
+
+Becoming = tuple[int, str, bool, int | None, int, tuple[int, ...], tuple[tuple[int, int], ...]]
 
 
 class Profile(NamedTuple):
@@ -49,6 +52,11 @@ class Profile(NamedTuple):
     limits: tuple[tuple[int, int], ...]
     seal: int
 
+    def becoming(self, uid: int | None) -> Becoming:
+        """Return what a child that gets ``uid`` becomes; None: it stays who the launcher is."""
+        gid = self.gid if self.gid >= 0 else uid or 0
+        return self.want, self.privilege, self.no_new_privs, uid, gid, self.groups, self.limits
+
 
 class Accounts:
     """Users and groups of this machine, by name."""
@@ -60,8 +68,9 @@ class Accounts:
     def user(self, name: str) -> tuple[int, int] | None:
         """Return uid and primary gid of a user by name or number; None when there is none."""
         if name.isdigit():
-            return next(((uid, gid) for uid, gid in self.users.values() if uid == int(name)), (int(name),
-            int(name)))
+            return next(
+                ((uid, gid) for uid, gid in self.users.values() if uid == int(name)), (int(name), int(name))
+            )
         return self.users.get(name)
 
     def group(self, name: str) -> int | None:
@@ -91,8 +100,8 @@ def compile_profiles(config: Config, accounts: Accounts, package: str, places: s
         ConfigRefused: a group does not exist.
     """
     mistakes = [
-        ConfigError("bad-value", f"there is no group {group!r} on this machine", file=config.file,
-        line=spec.line) for spec in config.helpers
+        ConfigError("bad-value", f"this machine has no group {group!r}", file=config.file, line=spec.line)
+        for spec in config.helpers
         for group in spec.groups
         if accounts.group(group) is None
     ]
@@ -123,36 +132,96 @@ def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) ->
         gid=owner[1] if owner else -1,
         groups=tuple(sorted({accounts.group(group) or 0 for group in spec.groups})),
         env=tuple(sorted((env | dict(spec.env)).items())),
-        limits=tuple(sorted((getattr(resource, f"RLIMIT_{word.upper()}"), value) for word, value in
-        limits.items())), seal=spec.seal,
+        limits=tuple(sorted((getattr(resource, f"RLIMIT_{word.upper()}"), n) for word, n in limits.items())),
+        seal=spec.seal,
     )
 
 
 def supervisor_profile(package: str, args: list[str], *, env: dict[str, str]) -> Profile:
-    """Return the built-in profile 0: the supervisor, without any capability, with its socket as descriptor
-    3.""" program = os.path.realpath(sys.executable)
+    """Return the built-in profile 0: the supervisor, without any capability, its socket as descriptor 3."""
+    program = os.path.realpath(sys.executable)
     boot = (
         "import os, runpy, sys; sys.path[:0] = os.environ['HELPERD_PATH'].split(os.pathsep); "
         "runpy.run_module('helperd.daemon', run_name='__main__', alter_sys=True)"
     )
     argv = (program, "-I", "-S", "-c", boot, "--launcher-fd=3", *args)
-    script = f"{package}/daemon.py"
     return Profile(
-        "supervisor", program, argv, script, 0, "ambient", True, "self", -1, (), tuple(env.items()), (), 0
-    )  # fmt: skip
+        name="supervisor",
+        program=program,
+        argv=argv,
+        script=f"{package}/daemon.py",
+        want=0,
+        privilege="ambient",
+        no_new_privs=True,
+        uid="self",
+        gid=-1,
+        groups=(),
+        env=tuple(env.items()),
+        limits=(),
+        seal=0,
+    )
 
 
-def allowed(rules: tuple[AllowSpec, ...], names: list[str], uid: int, gids: set[int], accounts: Accounts) ->
-tuple[frozenset[int], int]:
-    """Return which profiles a user may start, and how many helpers at once; an empty set: a stranger.
+def admission(
+    config: Config, accounts: Accounts, uid: int, gids: set[int], everything: int
+) -> tuple[frozenset[int] | None, int]:
+    """Return which profiles a user may start and how many helpers at once.
 
     Args:
-        rules: ``[[allow]]``.
-        names: of the profiles, in order.
+        config: with ``[[allow]]`` and the supervisor's user.
+        accounts: this machine's.
         uid: the peer's.
         gids: its primary and supplementary groups.
-        accounts: for group names.
+        everything: the quota of root and the supervisor's user, who may start every profile.
+
+    Returns:
+        Profile numbers, None for all, empty for a stranger; and the quota.
     """
-    found = [rule for rule in rules if rule.uid == uid or (rule.group and accounts.group(rule.group) in gids)]
-    numbers = {names.index(name) + 1 for rule in found for name in rule.helpers if name in names}
+    daemon = accounts.user(config.helperd.user)
+    if uid == 0 or (daemon is not None and uid == daemon[0]):
+        return None, everything
+    found = [
+        rule
+        for rule in config.allow
+        if rule.uid == uid or (rule.group and accounts.group(rule.group) in gids)
+    ]
+    numbers = {config.profile(name) for rule in found for name in rule.helpers}
     return frozenset(numbers), max((rule.max_running for rule in found), default=0)
+
+
+def weakness(profile: Profile) -> str:
+    """Return what is weaker about a profile than about others, and the fix; empty for most."""
+    if profile.privilege == "suid":
+        return (
+            'has privilege = "suid": it runs with euid 0 and owns root\'s files; the ambient privilege is enough '
+            "for most programs, remove the key"
+        )
+    if not profile.no_new_privs:
+        return (
+            "has no_new_privs = false: no system call filter, and it can gain privilege by exec; install the "
+            "launcher, then the ambient privilege is enough"
+        )
+    if profile.privilege == "file":
+        return (
+            'has privilege = "file": its bounding set is not empty, and it survives the launcher\'s death; '
+            "setcap -r the program and remove the key"
+        )
+    return ""
+
+
+def daemon_ids(spec: DaemonSpec, accounts: Accounts) -> tuple[int, int]:
+    """Return the supervisor's uid and gid.
+
+    Raises:
+        CannotDrop: there is no such user or group, or it is root.
+    """
+    user, group = accounts.user(spec.user), accounts.group(spec.group)
+    if user is None or group is None:
+        missing = f"user {spec.user!r}" if user is None else f"group {spec.group!r}"
+        fix = "useradd --system --user-group --no-create-home --shell /usr/sbin/nologin helperd"
+        raise CannotDrop(
+            "not-permitted", f"there is no {missing} for the supervisor: {fix}; or run as that user"
+        )
+    if user[0] == 0 or group == 0:
+        raise CannotDrop("not-permitted", "the supervisor must not be root: set [helperd] user and group")
+    return user[0], group

@@ -38,8 +38,7 @@ def judge(path: str, status: os.stat_result, *, root: bool) -> None:
     if stat.S_ISLNK(mode):
         raise unsafe(path, f"is a symbolic link; write {os.path.realpath(path)}", errno.ELOOP)
     if status.st_uid != 0 and (root or status.st_uid != os.geteuid()):
-        raise unsafe(path, f"belongs to uid {status.st_uid}; only root's files are trusted here: chown root
-        it")
+        raise unsafe(path, f"belongs to uid {status.st_uid}, who is not trusted here: chown it to root")
     sticky = not root and stat.S_ISDIR(mode) and bool(mode & stat.S_ISVTX)
     own_group = not root and status.st_gid == os.getegid()
     if (mode & stat.S_IWOTH and not sticky) or (mode & stat.S_IWGRP and not sticky and not own_group):
@@ -91,8 +90,8 @@ def file_capabilities(fd: int) -> int:
         data = os.getxattr(f"/proc/self/fd/{fd}", "security.capability")
     except OSError:
         return 0
-    return struct.unpack_from("<I", data, 4)[0] | (struct.unpack_from("<I", data, 12)[0] << 32 if len(data) >=
-    20 else 0)
+    high = struct.unpack_from("<I", data, 12)[0] if len(data) >= 20 else 0
+    return int(struct.unpack_from("<I", data, 4)[0] | high << 32)
 
 
 def _fit(profile: Profile, fd: int) -> None:
@@ -138,8 +137,8 @@ def open_program(profile: Profile, *, root: bool) -> tuple[int, tuple[str, ...]]
             return fd, profile.argv
         words = os.fsdecode(head[2:]).strip().split(None, 1)
         if not words or not words[0].startswith("/") or profile.privilege != "ambient":
-            text = f"{profile.program}: a script needs an interpreter by absolute path, and privilege =
-            ambient" raise RequestRefused("exec-failed", text, errno=errno.ENOEXEC)
+            text = f"{profile.program}: a script needs #!/absolute/path, and the ambient privilege"
+            raise RequestRefused("exec-failed", text, errno=errno.ENOEXEC)
         interpreter = open_checked(os.path.realpath(words[0]), root=root)
     except BaseException:
         os.close(fd)

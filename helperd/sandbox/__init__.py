@@ -3,7 +3,7 @@
 The launcher's child loads the coarse filter before exec. A helper that is written with the SDK calls ``seal``
 once its device is open; after that it has what is open, and nothing else.
 
-    tier 1   coarse filter: no namespaces, mounts, modules, tracing, clocks; the profile's socket families only
+    tier 1   coarse filter: no namespaces, mounts, modules, tracing, clocks; socket families as declared
     tier 2   and Landlock: no file but the named ones, no TCP, no abstract socket, no signal to others
     tier 3   and an allow list of forty calls: read, write, wait, memory without PROT_EXEC, exit
 """

@@ -13,6 +13,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _CAP_VERSION = 0x20080522
+KEEP_CAPS = 0x10
 SECUREBITS = 0xEF  # all of securebits(7) but KEEP_CAPS, each with its lock
 
 
@@ -65,9 +66,9 @@ def ambient(mask: int) -> None:
         prctl(47, 2, number)
 
 
-def ambient_set(last: int) -> int:
-    """Return the ambient set, looking at capabilities 0 to ``last``."""
-    return sum(1 << number for number in range(last + 1) if prctl(47, 1, number))
+def ambient_set() -> int:
+    """Return the ambient set as a bit mask."""
+    return sum(1 << number for number in range(last_capability() + 1) if prctl(47, 1, number))
 
 
 def securebits(value: int | None = None) -> int:
@@ -107,3 +108,26 @@ def default_signals() -> None:
 def no_new_privs() -> None:
     """Make sure that no program executed from here on can gain privilege."""
     prctl(38, 1)
+
+
+def last_capability() -> int:
+    """Return the highest capability this kernel knows; asked of it, since a unit may hide /proc/sys."""
+    if not _last:
+        number = 0
+        while _libc.prctl(23, number, 0, 0, 0) >= 0:
+            number += 1
+        _last.append(number - 1)
+    return _last[0]
+
+
+_last: list[int] = []
+
+
+def drop_bounding(number: int) -> None:
+    """Take a capability out of the bounding set."""
+    prctl(24, number)
+
+
+def bounding_set() -> int:
+    """Return the bounding set as a bit mask."""
+    return sum(1 << number for number in range(last_capability() + 1) if prctl(23, number))

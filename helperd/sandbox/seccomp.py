@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ X32 = 0x40000000
 Row = tuple[int, int, int, int]
 
 PLAIN_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
+RAW = 1 << 12 | 1 << 13  # net_admin, net_raw
 RAW_FAMILIES = (socket.AF_PACKET, 31, 38)  # with net_raw or net_admin: also Bluetooth, kernel crypto (wpa)
 
 
@@ -86,6 +88,16 @@ def coarse(families: Iterable[int]) -> bytes:
     known = [row for family in sorted(set(families)) for row in when(family, ALLOW)]
     rows += when_argument("socket", 0, known, refuse(errno.EAFNOSUPPORT))
     return _program(rows, ALLOW)
+
+
+@functools.cache
+def _coarse(*, raw: bool) -> bytes:
+    return coarse(PLAIN_FAMILIES + (RAW_FAMILIES if raw else ()))
+
+
+def for_profile(seal: int, want: int, *, no_new_privs: bool) -> bytes:
+    """Return the coarse filter of a profile; it needs no_new_privs, and raw sockets go with their capabilities."""
+    return _coarse(raw=bool(want & RAW)) if seal and no_new_privs else b""
 
 
 def tight(ioctls: Iterable[int] = ()) -> bytes:

@@ -1,0 +1,102 @@
+"""What can be asked of the launcher, and how: 32 bytes each way, one message per packet, at most 4 descriptors.
+
+| field    | request                                         | reply (op + 0x80), event                         |
+|----------|-------------------------------------------------|--------------------------------------------------|
+| 4s magic | HDL1                                            | HDL1                                             |
+| B op     | 1 LAUNCH, 2 SIGNAL, 3 PING                      | 0x81, 0x82, 0x83; events EXITED 0x84, EMPTY 0x85 |
+| B n      | descriptors attached                            | EXITED: how (``HOW``); LAUNCH: 1 = with a pidfd  |
+| H number | LAUNCH: profile, else 0                         | errno, 0 = fine                                  |
+| I handle | SIGNAL: handle, else 0                          | handle; PING: number of profiles                 |
+| I arg    | LAUNCH: fingerprint; SIGNAL: signal; PING: 0, 1 | EXITED: code, signal, errno; PING: fingerprint   |
+| Q cookie | the client's own, never 0                       | echoed; 0 = event                                |
+| 8x       | zero                                            | zero                                             |
+
+``parse`` is all of the launcher that untrusted bytes touch.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import stat
+import struct
+from typing import NamedTuple
+
+from helperd.errors import RequestRefused
+
+WIRE = struct.Struct("!4sBBHIIQ8x")
+MAGIC = b"HDL1"
+LAUNCH, SIGNAL, PING = 1, 2, 3
+EXITED, EMPTY = 0x84, 0x85
+MAX_FDS = 4
+BY_EXIT, BY_SIGNAL, NO_EXEC, UNVERIFIED = range(4)
+HOW = ("exited", "signal", "exec-failed", "unverified")
+PASSED = frozenset(
+    {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCONT, signal.SIGKILL}
+)
+MALFORMED = frozenset({errno.EMSGSIZE, errno.EPROTO, errno.EBADMSG, errno.EOPNOTSUPP})
+
+
+class Request(NamedTuple):
+    """One request; ``arg`` is LAUNCH: fingerprint, SIGNAL: signal, PING: 1 = read the configuration again."""
+
+    op: int
+    profile: int
+    handle: int
+    arg: int
+    cookie: int
+
+
+def parse(data: bytes, nfds: int, profiles: int) -> Request | int:
+    """Read one packet.
+
+    Args:
+        data: the packet.
+        nfds: descriptors that came with it.
+        profiles: how many there are.
+
+    Returns:
+        The request, or the errno that refuses it.
+    """
+    if len(data) != WIRE.size:
+        return errno.EMSGSIZE
+    magic, op, fds, profile, handle, arg, cookie = WIRE.unpack(data)
+    if magic != MAGIC or data[24:] != bytes(8) or cookie == 0:
+        return errno.EPROTO
+    if op not in {LAUNCH, SIGNAL, PING}:
+        return errno.EOPNOTSUPP
+    if fds != nfds or not (2 <= fds <= MAX_FDS if op == LAUNCH else fds == 0):
+        return errno.EBADMSG
+    fields = {
+        LAUNCH: 1 <= profile <= profiles and handle == 0,
+        SIGNAL: profile == 0 and handle != 0 and arg in PASSED,
+        PING: profile == 0 and handle == 0 and arg <= 1,
+    }
+    return Request(op, profile, handle, arg, cookie) if fields[op] else errno.EINVAL
+
+
+def check_descriptors(fds: list[int]) -> None:
+    """Accept pipes and sockets of the right direction, and as the fourth one sealed memory.
+
+    Raises:
+        RequestRefused: EINVAL, naming the place.
+    """
+    for position, fd in enumerate(fds):
+        mode, access = os.fstat(fd).st_mode, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+        wrong = os.O_WRONLY if position == 0 else os.O_RDONLY
+        good = stat.S_ISSOCK(mode) or (stat.S_ISFIFO(mode) and access != wrong)
+        if position == 3:
+            good = stat.S_ISREG(mode) and bool(_seals(fd) & fcntl.F_SEAL_SHRINK)
+        if not good or access == os.O_ACCMODE or fcntl.fcntl(fd, fcntl.F_GETFL) & 0o10000000:  # O_PATH
+            text = f"descriptor {position + 1} is not what its place is for"
+            raise RequestRefused("bad-request", text, errno=errno.EINVAL)
+
+
+def _seals(fd: int) -> int:
+    """Return the seals of memory; 0 for any other file."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return 0

@@ -1,0 +1,214 @@
+"""Becoming a helper: the privilege sequence, in the one order that works, and its two checks.
+
+The forked child walks the steps, asserts each from the kernel's own answers, then executes; the launcher
+looks at it once more from outside. docs/privsep.md says what each step is for. Only the launcher imports
+this.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+import prctl
+
+from helperd.errors import Code
+from helperd.sandbox import kernel, seccomp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from helperd.sandbox.processes import Privilege
+
+SETGID, SETUID, SETPCAP = 1 << 6, 1 << 7, 1 << 8
+
+
+class Child(NamedTuple):
+    """All that a forked child needs; numbers, strings and bytes that were checked before the fork.
+
+    Attributes:
+        place: descriptor in the helper: descriptor here.
+        program: descriptor that is executed.
+        errors: descriptor that is told "step errno", and closed by exec.
+        have: the launcher's own capabilities; without setpcap no bounding set and no securebits.
+        uid: None: it stays who the launcher is.
+        session: False for the supervisor: it keeps the terminal, and gets a TERM when the launcher dies.
+        filter: seccomp program; empty: none.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    place: dict[int, int]
+    program: int
+    errors: int
+    have: int
+    parent: int
+    want: int = 0
+    privilege: str = "ambient"
+    no_new_privs: bool = True
+    uid: int | None = None
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    limits: tuple[tuple[int, int], ...] = ()
+    session: bool = True
+    leaf: str = ""
+    filter: bytes = b""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the launcher can do all of it."""
+        return bool(self.have & SETPCAP)
+
+    @property
+    def sets(self) -> tuple[int, int, int]:
+        """What it has before exec: permitted = effective, inheritable = ambient, bounding."""
+        want = self.want & self.have
+        if self.privilege == "ambient":
+            return want, want, 0
+        return (want, 0, want) if self.privilege == "file" else (0, 0, want)
+
+
+def become(child: Child) -> NoReturn:
+    """In the forked child: become a helper and execute it; what fails goes to the error pipe as "step
+    errno".
+    """
+    told, steps = [child.errors], ["start"]
+    try:
+        program = _descriptors(child, told, steps.append)
+        _surroundings(child, steps.append)
+        _privilege(child, steps.append)
+        _doors(child, steps.append)
+        for name, good in check(child).items():
+            steps.append(f"check:{name}")
+            if not good:
+                raise PermissionError(errno.EPERM, name)
+        steps.append("exec")
+        os.execve(program, child.argv, dict(child.env))  # noqa: S606 - what this process is for
+    except BaseException as error:  # noqa: BLE001 - nothing may leave the child
+        number = error.errno if isinstance(error, OSError) and error.errno else errno.EPERM
+        os.write(told[-1], f"{steps[-1]} {number}".encode())
+    finally:
+        os._exit(Code.UNSAFE)
+
+
+def _descriptors(child: Child, told: list[int], step: Callable[[str], None]) -> int:
+    """Leave exactly the declared descriptors, and two that exec closes; return the program's."""
+    step("descriptors")
+    last = max(child.place)
+    raised = {to: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for to, fd in child.place.items()}
+    errors, program = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (child.errors, child.program))
+    for to, fd in raised.items():
+        os.dup2(fd, to)
+    told.append(os.dup2(errors, last + 1, inheritable=False))
+    program = os.dup2(program, last + 2, inheritable=False)
+    kernel.close_from(last + 3)
+    return program
+
+
+def _surroundings(child: Child, step: Callable[[str], None]) -> None:
+    step("surroundings")
+    if child.leaf:
+        with open(f"{child.leaf}/cgroup.procs", "w", encoding="ascii") as file:
+            file.write("0")
+    os.umask(0o077)
+    os.chdir("/")
+    if child.session:
+        os.setsid()
+    signal.set_wakeup_fd(-1)
+    kernel.default_signals()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for which, value in child.limits:
+        hard = resource.getrlimit(which)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (value, value))
+
+
+def _privilege(child: Child, step: Callable[[str], None]) -> None:
+    granted, inherited, bounding = child.sets
+    step("capabilities")
+    kernel.capset(
+        granted | child.have & (SETPCAP | SETUID | SETGID), inherited
+    )  # inheritable now: EPERM later
+    if child.whole:
+        for number in set(range(kernel.last_capability() + 1)) - set(kernel.bits(bounding)):
+            kernel.drop_bounding(number)  # the wanted ones too: ambient survives it
+    step("ids")
+    if child.uid is not None:
+        prctl.set_keepcaps(1)
+        os.setgroups(child.groups)
+        os.setresgid(child.gid, child.gid, child.gid)
+        os.setresuid(child.uid, child.uid, child.uid)
+    step("ambient")
+    kernel.capset(granted | child.have & SETPCAP, inherited)
+    kernel.ambient(inherited)
+    if child.whole and child.privilege != "suid":
+        kernel.securebits(kernel.SECUREBITS)
+    kernel.capset(granted, inherited)  # trimmed: no_new_privs compares with what the caller has
+
+
+def _doors(child: Child, step: Callable[[str], None]) -> None:
+    step("doors")
+    if child.no_new_privs:
+        prctl.set_no_new_privs(1)
+    if child.filter:
+        seccomp.load(child.filter)
+    prctl.set_pdeathsig(signal.SIGKILL if child.session else signal.SIGTERM)  # the change of ids cleared it
+    if os.getppid() != child.parent:
+        raise ProcessLookupError(errno.ESRCH, "the launcher is gone")
+
+
+def check(child: Child) -> dict[str, bool]:
+    """Ask the kernel, in the child, whether every step has taken effect; in the order of reporting."""
+    granted, inherited, bounding = child.sets
+    changed = child.uid is not None
+    return {
+        "uid": not changed or os.getresuid() == (child.uid,) * 3,
+        "gid": not changed or os.getresgid() == (child.gid,) * 3,
+        "groups": not changed or sorted(os.getgroups()) == sorted(child.groups),
+        "capabilities": kernel.capget() == (granted, granted, inherited),
+        "ambient": kernel.ambient_set() == inherited,
+        "bounding": not child.whole or kernel.bounding_set() == bounding,
+        "securebits": not child.whole
+        or kernel.securebits()
+        == (kernel.SECUREBITS if child.privilege != "suid" else kernel.KEEP_CAPS * changed),
+        "no_new_privs": prctl.get_no_new_privs() == child.no_new_privs,
+        "session": os.getsid(0) == os.getpid() or not child.session,
+        "way-back": child.uid in {None, 0} or bool(granted & SETUID) or not _regains_root(),
+    }
+
+
+def _regains_root() -> bool:
+    """Try to become root again; it must not work."""
+    try:
+        os.setresuid(0, 0, 0)
+    except PermissionError:
+        return False
+    return True
+
+
+def differs(child: Child, found: Privilege) -> str:
+    """Compare, after exec and from outside, what a process is with what it should be; "" when nothing
+    differs.
+
+    The capability sets may be smaller than declared: the helper may have dropped some already.
+    """
+    granted, inherited, bounding = child.sets
+    suid = child.privilege == "suid"
+    same = child.uid is None
+    by_installer = same and not child.no_new_privs
+    good = {
+        "uid": same or found.uids == ((child.uid, 0, 0, 0) if suid else (child.uid,) * 4),
+        "gid": same or found.gids == (child.gid,) * 4,
+        "groups": same or found.groups == tuple(sorted(child.groups)),
+        "permitted": by_installer
+        or not (found.permitted | found.effective) & ~(child.want if suid else granted),
+        "inheritable": not (found.inheritable | found.ambient) & ~inherited,
+        "bounding": not child.whole or found.bounding == bounding,
+        "no_new_privs": found.no_new_privs == child.no_new_privs,
+        "seccomp": found.seccomp == (2 if child.filter else 0),
+    }
+    return ", ".join(name for name, fine in good.items() if not fine)

@@ -1,0 +1,56 @@
+"""A leaf cgroup per helper, where the unit has delegated its subtree: killing it reaches every descendant."""
+
+from __future__ import annotations
+
+import os
+
+
+def own_folder() -> str:
+    """Return this process's cgroup2 directory; empty when there is none."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            inside = next((line[3:].strip() for line in file if line.startswith("0::")), "")
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            rows = [line.split() for line in file]
+    except OSError:
+        return ""
+    mounts = [row[4] for row in rows if row[row.index("-") + 1] == "cgroup2" and row[3] == "/"]
+    return f"{mounts[0]}{inside.rstrip('/')}" if mounts and inside else ""
+
+
+def make_leaf(folder: str, name: str) -> str:
+    """Make a helper's leaf; return its directory, or "" when the kernel says no."""
+    leaf = f"{folder}/{name}"
+    try:
+        os.mkdir(leaf, 0o755)
+    except OSError:
+        return ""
+    if os.path.exists(f"{leaf}/cgroup.kill"):
+        return leaf
+    os.rmdir(leaf)  # before Linux 5.14
+    return ""
+
+
+def kill(leaf: str) -> None:
+    """Kill everything in a leaf, however it forked."""
+    with open(f"{leaf}/cgroup.kill", "w", encoding="ascii") as file:
+        file.write("1")
+
+
+def remove(leaf: str) -> bool:
+    """Remove a leaf; False while a process is still in it."""
+    try:
+        os.rmdir(leaf)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def clear(folder: str) -> None:
+    """Kill what an earlier launcher left in our subtree."""
+    for name in os.listdir(folder):
+        if os.path.isdir(f"{folder}/{name}"):
+            kill(f"{folder}/{name}")
+            remove(f"{folder}/{name}")

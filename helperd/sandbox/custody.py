@@ -1,0 +1,243 @@
+"""Every running helper, from fork until nothing of its process tree is left: uids, exec, reaping, and the
+kill.
+
+Three ways to reach a whole tree, each used where it holds:
+    uid       a child that became the helper's own uid kills all of that uid; root, pool uids that cannot be
+    left cgroup    ``cgroup.kill`` in the helper's leaf; where the unit has delegated its subtree
+    ancestry  descendants, its session, and orphans that came back to us as subreaper; always possible
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections import deque
+from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
+from typing import TYPE_CHECKING, NamedTuple
+
+from helperd.sandbox import cgroup, processes
+from helperd.sandbox.become import SETUID, Child, become, differs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from helperd.sandbox.post import Client
+
+POOL = range(60800, 61024)  # one uid per running helper
+SHARED = range(61024, 61056)  # uid = "shared": one per profile, by its number
+SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
+
+
+class Helper:
+    """One running profile.
+
+    Attributes:
+        asker: the uid that asked for it, which its connection's end does not change.
+        errors: the error pipe; -1 once exec is confirmed.
+        refused: why there was no exec, or that its privilege was wrong: an errno; None: neither.
+        swept: nothing of its uid was left after its end.
+    """
+
+    def __init__(
+        self, handle: int, name: str, child: Child, client: Client, started: tuple[int, int]
+    ) -> None:
+        self.handle = handle
+        self.name = name
+        self.child = child
+        self.client: Client | None = client
+        self.asker = client.uid
+        self.pid, self.errors = started
+        self.pidfd = os.pidfd_open(self.pid)
+        self.refused: int | None = None
+        self.unverified = False
+        self.exited = self.dying = self.swept = False
+        self.sweeper, self.sweeper_until = 0, 0.0
+
+    @property
+    def sweepable(self) -> bool:
+        """Whether its uid is its own, and nothing of it could ever have left that uid."""
+        return self.child.uid in POOL and self.child.no_new_privs and not self.child.want & SETUID
+
+
+class Custody:
+    """All helpers, by handle; ``tell`` gets (helper, "exited" | "empty", exit code or minus the signal)."""
+
+    def __init__(
+        self, say: Callable[[str], None], tell: Callable[[Helper, str, int], None], *, root: bool, folder: str
+    ) -> None:
+        self.say = say
+        self.tell = tell
+        self.folder = folder  # our cgroup, when it is delegated to us
+        self.helpers: dict[int, Helper] = {}
+        self.handles = 0
+        self.pool = deque(POOL if root else ())  # least recently used first
+        self.sweep_at = 0.0  # 0: nothing is dying
+        self.pause = 0.001
+        self.spared: set[int] = {os.getpid()}  # our children that are no helpers
+
+    def take_uid(self, rule: str | int, number: int) -> int:
+        """Return the uid for a new helper of profile ``number``; as root only.
+
+        Raises:
+            OSError: EUSERS, every uid of the pool is in use.
+        """
+        if isinstance(rule, int):
+            return rule
+        if rule == "shared" and number <= len(SHARED):
+            return SHARED[number - 1]
+        if not self.pool:
+            raise OSError(errno.EUSERS, "every uid of the pool is in use")
+        return self.pool.popleft()
+
+    def start(self, name: str, child: Child, client: Client) -> Helper:
+        """Fork a helper and keep it.
+
+        Raises:
+            OSError: no process, descriptor or uid is left.
+        """
+        leaf = cgroup.make_leaf(self.folder, f"helper-{self.handles + 1}") if self.folder else ""
+        child = child._replace(leaf=leaf)
+        try:
+            started = fork(child)
+            self.handles += 1
+            helper = Helper(self.handles, name, child, client, started)
+        except OSError:
+            self._release(child)
+            raise
+        self.helpers[helper.handle] = helper
+        return helper
+
+    def _release(self, child: Child) -> None:
+        if child.uid is not None and child.uid in POOL:
+            self.pool.append(child.uid)
+        if child.leaf:
+            cgroup.remove(child.leaf)
+
+    def on_exec(self, helper: Helper) -> None:
+        """Read the error pipe: its end means exec, then look at what came of it; words name a failed step."""
+        said, helper.errors = read_errors(helper.errors), -1
+        if said:
+            helper.refused = said.number
+            self.say(f"{helper.name} was not started: {said}")
+            return
+        found = processes.privilege(helper.pid)
+        different = differs(helper.child, found) if found else ""
+        if different:
+            helper.unverified = True
+            self.say(f"{helper.name} is killed, its {different} is not what its profile says: {found}")
+            self.kill(helper)
+
+    def on_end(self, pid: int, code: int) -> None:
+        """Note that a child of ours has ended and was reaped."""
+        for helper in list(self.helpers.values()):
+            if helper.pid == pid and not helper.exited:
+                helper.exited = True
+                self.tell(helper, "exited", code)
+                self.kill(helper)
+            elif helper.sweeper == pid:
+                helper.sweeper = 0
+                self.spared.discard(pid)
+                helper.swept = code == 0 and helper.exited
+
+    def kill(self, helper: Helper) -> None:
+        """Kill a helper's whole tree, now and until nothing of it is left."""
+        helper.dying = True
+        if not helper.exited:
+            signal.pidfd_send_signal(helper.pidfd, signal.SIGKILL)
+        self.sweep_at, self.pause = monotonic(), 0.001
+
+    def sweep(self) -> None:
+        """Kill what is left of dying helpers; tell of those of whom nothing is left."""
+        dying = [helper for helper in self.helpers.values() if helper.dying]
+        strays = set() if all(helper.sweepable for helper in dying) else self._kill_strays()
+        for helper in dying:
+            if helper.child.leaf:
+                cgroup.kill(helper.child.leaf)
+            if helper.sweepable and not helper.swept:
+                self._start_sweeper(helper)
+            gone = helper.swept if helper.sweepable else not {helper.pid, 0} & strays
+            if helper.exited and gone and (not helper.child.leaf or cgroup.remove(helper.child.leaf)):
+                del self.helpers[helper.handle]
+                os.close(helper.pidfd)
+                self._release(helper.child._replace(leaf=""))
+                self.tell(helper, "empty", 0)
+        self.pause = min(self.pause * 2, 0.1)
+        self.sweep_at = monotonic() + self.pause if any(h.dying for h in self.helpers.values()) else 0.0
+
+    def _start_sweeper(self, helper: Helper) -> None:
+        """Let a child with the helper's uid kill all of that uid; one at a time."""
+        if helper.sweeper and monotonic() > helper.sweeper_until:
+            os.kill(helper.sweeper, signal.SIGKILL)  # stopped by its prey; ours, and not reaped yet
+        elif not helper.sweeper and helper.child.uid is not None:
+            helper.sweeper, helper.sweeper_until = fork_sweeper(helper.child.uid), monotonic() + SWEEP_S
+            self.spared.add(helper.sweeper)
+
+    def _kill_strays(self) -> set[int]:
+        """Kill the strays of dying helpers; return the main pids that had some, 0 for those that fit none."""
+        rows, left = processes.table(), set[int]()
+        mains = {helper.pid: helper for helper in self.helpers.values()}
+        for pid, row in rows.items():
+            owner = processes.owner(pid, rows, os.getpid(), set(mains) | self.spared)
+            if owner is None or owner in self.spared or row.state in "ZX":
+                continue
+            if owner == 0:
+                owner = next((main for main, helper in mains.items() if self._by_uid(helper, pid)), 0)
+            if owner == 0 or mains[owner].dying:
+                left.add(owner)
+                processes.kill(pid, row.started)
+        return left
+
+    def _by_uid(self, helper: Helper, pid: int) -> bool:
+        """Whether an orphan is a helper's, because nobody else has that uid."""
+        found = processes.privilege(pid) if helper.child.uid in POOL else None
+        return found is not None and found.uids[0] == helper.child.uid
+
+
+class Failure(NamedTuple):
+    """A step of becoming a helper that did not work, and its errno."""
+
+    step: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.step}: {os.strerror(self.number)}"
+
+
+def read_errors(fd: int) -> Failure | None:
+    """Read and close an error pipe; None when exec closed it."""
+    said = os.read(fd, 64).decode().split()
+    os.close(fd)
+    return Failure(said[0], int(said[1])) if said else None
+
+
+def fork(child: Child) -> tuple[int, int]:
+    """Fork a child that becomes something else; return its pid and the descriptor that tells of its exec."""
+    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            become(child._replace(errors=write))
+    except OSError:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+    return pid, read
+
+
+def fork_sweeper(uid: int) -> int:
+    """Fork a child that kills all of a pool uid; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        processes.kill_uid(uid, POOL)
+    return pid
+
+
+def empty_pool() -> None:
+    """Kill whatever an earlier launcher left running under the pool's uids; before the first launch only."""
+    uids = {found.uids[0] for pid in processes.table() if (found := processes.privilege(pid))}
+    for uid in uids & set(POOL):
+        for _ in range(50):
+            if os.waitstatus_to_exitcode(os.waitpid(fork_sweeper(uid), 0)[1]) == 0:
+                break

@@ -1,0 +1,149 @@
+"""The launcher's ways in: listening sockets, who is at the other end, and its own surroundings when it is
+root.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+import sys
+
+import prctl
+
+from helperd.errors import CannotDrop, UnavailableError
+from helperd.sandbox import kernel
+
+SO_PEERGROUPS = 59
+STATE = "/run/helperd-launcher"  # root's alone: the lock, and the socket when nobody else makes it
+
+
+def check_surroundings() -> None:
+    """As root: refuse an interpreter that is not isolated, and an environment that could have steered it.
+
+    Raises:
+        CannotDrop: "unsafe-file", exit status 100.
+    """
+    if not (sys.flags.isolated and sys.flags.no_site):
+        raise CannotDrop("unsafe-file", "as root the launcher must be started with python3 -I -S")
+    found = [name for name in os.environ if name.startswith(("PYTHON", "LD_"))]
+    if found:
+        raise CannotDrop(
+            "unsafe-file", f"as root the launcher takes no {', '.join(found)} in its environment"
+        )
+
+
+def take_lock(pool: range) -> int:
+    """Make sure that this is the only launcher of a pool of uids; return the descriptor that holds the lock.
+
+    Raises:
+        UnavailableError: there is another one.
+    """
+    os.makedirs(STATE, 0o755, exist_ok=True)
+    status = os.lstat(STATE)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+        raise CannotDrop("unsafe-file", f"{STATE} must be root's alone")
+    fd = os.open(f"{STATE}/pool-{pool[0]}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        text = f"another launcher uses the uids from {pool[0]}: stop helperd-launcher.service, or use it"
+        raise UnavailableError("busy", text) from None
+    return fd
+
+
+def shrink(keep: int, *, no_new_privs: bool) -> int:
+    """As root: give up every capability but ``keep``, for good; return what is left.
+
+    Raises:
+        CannotDrop: the kernel's answer is not what was asked for.
+    """
+    _, permitted, _ = kernel.capget()
+    keep &= permitted
+    if kernel.securebits() & 1 << 1:
+        raise CannotDrop("bug", "securebits are locked by whoever started the launcher")
+    for number in range(kernel.last_capability() + 1):
+        if not keep >> number & 1:
+            kernel.drop_bounding(number)
+    kernel.capset(keep, 0)
+    if no_new_privs:
+        prctl.set_no_new_privs(1)
+    prctl.set_dumpable(0)
+    if kernel.capget() != (keep, keep, 0):
+        raise CannotDrop("privilege-mismatch", "the launcher could not give up its own capabilities")
+    return keep
+
+
+def listen(path: str, gid: int) -> socket.socket:
+    """Make the launcher's own listening socket, root:gid 0660.
+
+    Raises:
+        UnavailableError: "socket-in-use"; OSError: it cannot be made.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        if os.path.lexists(path):
+            os.unlink(path)
+    else:
+        raise UnavailableError("socket-in-use", f"a launcher listens at {path} already")
+    finally:
+        sock.close()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = os.umask(0o777)
+    try:
+        sock.bind(path)
+        os.chown(path, -1, gid)
+        os.chmod(path, 0o660)
+    finally:
+        os.umask(before)
+    sock.listen(16)
+    return sock
+
+
+def inherited(fd: int, *, listening: bool) -> socket.socket:
+    """Take over a socket we were started with.
+
+    Raises:
+        UnavailableError: it is no unix SEQPACKET socket, or not (or already) listening.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+        os.set_inheritable(fd, False)  # noqa: FBT003
+        kinds = sock.family, sock.type, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise UnavailableError("usage", f"descriptor {fd}: {error.strerror}") from None
+    if kinds != (socket.AF_UNIX, socket.SOCK_SEQPACKET, int(listening)):
+        word = "listening" if listening else "connected"
+        raise UnavailableError("usage", f"descriptor {fd} is no {word} unix socket of type SEQPACKET")
+    return sock
+
+
+def from_systemd() -> socket.socket:
+    """Take over the socket of helperd-launcher.socket.
+
+    Raises:
+        UnavailableError: we were not started by it.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        raise UnavailableError(
+            "usage", "no socket from systemd: start helperd-launcher.socket, or use --listen"
+        )
+    return inherited(3, listening=True)
+
+
+def peer(sock: socket.socket) -> tuple[int, int, set[int]]:
+    """Return pid, uid and all gids of whoever made the connection, as the kernel noted them then."""
+    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 1024)
+    except OSError as error:
+        if error.errno not in {errno.ERANGE, errno.ENOPROTOOPT}:
+            raise
+        data = b""
+    return pid, uid, {gid, *struct.unpack(f"{len(data) // 4}I", data)}

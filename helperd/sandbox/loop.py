@@ -1,0 +1,69 @@
+"""The launcher's event loop, in two small parts: what wakes it, and what it says."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BURST, LINES_PER_S = 200, 20
+
+
+class Loop:
+    """Descriptors and what to call for them, signals included; one thread, one poll."""
+
+    def __init__(self) -> None:
+        self.poll = select.poll()
+        self.calls: dict[int, Callable[[int], None]] = {}
+
+    def watch(self, fd: int, call: Callable[[int], None]) -> None:
+        """Call ``call(events)`` whenever ``fd`` is readable or at its end."""
+        self.calls[fd] = call
+        self.poll.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor."""
+        if self.calls.pop(fd, None):
+            self.poll.unregister(fd)
+
+    def room(self, fd: int, *, wanted: bool) -> None:
+        """Wait for room to write instead of something to read, or the other way round."""
+        self.poll.modify(fd, select.POLLOUT if wanted else select.POLLIN)
+
+    def on_signals(self, call: Callable[[bytes], None], numbers: list[int]) -> None:
+        """Call ``call(numbers)`` after signals came, in the loop and never in between."""
+        bell, ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+        self.watch(bell, lambda _: call(os.read(bell, 256)))
+
+    def turn(self, times: list[float]) -> None:
+        """Wait for the first event, or the first of ``times`` that is not 0, and make the calls."""
+        due = [at for at in times if at]
+        wait = max(0.0, min(due) - monotonic()) * 1000 if due else None
+        for fd, event in self.poll.poll(wait):
+            if fd in self.calls:
+                self.calls[fd](event)
+
+
+class Log:
+    """Lines on standard error; never waits, and a flood is cut."""
+
+    def __init__(self) -> None:
+        self.level, self.at = 0.0, 0.0
+
+    def say(self, text: str) -> None:
+        """Write one line, unless nobody reads or too many came."""
+        now = monotonic()
+        self.level, self.at = max(0.0, self.level - (now - self.at) * LINES_PER_S) + 1, now
+        waiting = select.poll()
+        waiting.register(2, select.POLLOUT)
+        if self.level < BURST and any(event & select.POLLOUT for _, event in waiting.poll(0)):
+            line = "".join(letter if letter.isprintable() else "?" for letter in f"helperd-launcher: {text}")
+            os.write(2, line[:1000].encode(errors="replace") + b"\n")

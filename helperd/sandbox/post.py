@@ -1,0 +1,91 @@
+"""One connection of the launcher: packets in, packets out, and every descriptor that travels with them
+accounted for.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections import deque
+from typing import NamedTuple
+
+
+class Packet(NamedTuple):
+    """What was read: the bytes, the descriptors (the reader's to close), and whether something was cut
+    off.
+    """
+
+    data: bytes
+    fds: list[int]
+    cut: bool
+
+
+class Client:
+    """Who is at the other end, what it may start, and what is still to be sent to it.
+
+    Attributes:
+        uid: -1: ours alone, its end is the launcher's end.
+        allowed: profile numbers; None: every one.
+        quota: helpers at once, counted over all connections of its uid.
+        ready: it has sent a PING.
+        strikes: malformed requests so far.
+    """
+
+    def __init__(
+        self, sock: socket.socket, name: str, uid: int, quota: int, allowed: frozenset[int] | None = None
+    ) -> None:
+        sock.setblocking(False)  # noqa: FBT003
+        self.sock = sock
+        self.name = name
+        self.uid = uid
+        self.allowed = allowed
+        self.quota = quota
+        self.ready = False
+        self.strikes = 0
+        self.out: deque[tuple[bytes, int]] = deque()  # a packet, and a descriptor to go with it or -1
+
+    def receive(self, size: int, max_fds: int) -> Packet | None:
+        """Read one packet; None when there is none yet, empty data at the end."""
+        try:
+            space = socket.CMSG_SPACE(max_fds * struct.calcsize("i"))
+            data, control, flags, _ = self.sock.recvmsg(size + 1, space, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return Packet(b"", [], cut=False)
+        fds: list[int] = []
+        for level, kind, body in control:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds += struct.unpack(f"{len(body) // 4}i", body[: len(body) // 4 * 4])
+        return Packet(data, fds, bool(flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC)))
+
+    def put(self, packet: bytes, fd: int = -1) -> None:
+        """Queue a packet; the descriptor is duplicated. Bounded by one reply and two events per running
+        helper.
+        """
+        self.out.append((packet, os.dup(fd) if fd >= 0 else -1))
+
+    def flush(self) -> bool:
+        """Send what the socket takes; False when the other end is gone."""
+        try:
+            while self.out:
+                packet, fd = self.out[0]
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))] if fd >= 0 else []
+                self.sock.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+                self.out.popleft()
+                if fd >= 0:
+                    os.close(fd)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the connection; what was queued is gone."""
+        self.sock.close()
+        for _, fd in self.out:
+            if fd >= 0:
+                os.close(fd)
+        self.out.clear()

@@ -1,0 +1,159 @@
+"""What /proc says of processes: privilege, and who is whose; and how to kill exactly the one that is
+meant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from typing import NamedTuple, NoReturn
+
+from helperd.sandbox import kernel
+
+
+class Privilege(NamedTuple):
+    """A process's privilege as the kernel reports it; capability sets as bit masks."""
+
+    uids: tuple[int, ...]
+    gids: tuple[int, ...]
+    groups: tuple[int, ...]
+    inheritable: int
+    permitted: int
+    effective: int
+    bounding: int
+    ambient: int
+    no_new_privs: int
+    seccomp: int
+
+
+class Row(NamedTuple):
+    """One process: state letter, parent, session, start time in clock ticks since boot."""
+
+    state: str
+    parent: int
+    session: int
+    started: int
+
+
+def status(pid: int) -> dict[str, str]:
+    """Return the lines of /proc/PID/status by name.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+
+
+def privilege(pid: int) -> Privilege | None:
+    """Return what a process is; None when it has ended, reaped or not."""
+    try:
+        lines = status(pid)
+    except OSError:
+        return None
+    if lines["State"][0] in "ZX":
+        return None
+    inh, prm, eff, bnd, amb = (
+        int(lines[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+    )
+    uids, gids, groups = (
+        tuple(int(word) for word in lines[name].split()) for name in ("Uid", "Gid", "Groups")
+    )
+    others = int(lines.get("NoNewPrivs", "0")), int(lines.get("Seccomp", "0"))
+    return Privilege(uids, gids, groups, inh, prm, eff, bnd, amb, *others)
+
+
+def row(pid: int) -> Row | None:
+    """Return one process's row; None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            words = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return Row(words[0].decode(), int(words[1]), int(words[3]), int(words[19]))
+
+
+def table() -> dict[int, Row]:
+    """Return every process of this machine by pid."""
+    rows = {int(name): row(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return {pid: found for pid, found in rows.items() if found}
+
+
+def owner(pid: int, rows: dict[int, Row], launcher: int, mains: set[int]) -> int | None:
+    """Return the helper a process belongs to, by ancestry, then by session.
+
+    Args:
+        pid: the process.
+        rows: ``table()``.
+        launcher: the subreaper, to which orphans come.
+        mains: pids of helpers' main processes, those that have ended included.
+
+    Returns:
+        The main pid; 0 for an orphan that fits none; None for a process that is no descendant of the
+        launcher.
+    """
+    top = pid
+    for _ in range(len(rows)):
+        if top in mains:
+            return top
+        if top not in rows or top == launcher:
+            return None
+        if rows[top].parent == launcher:
+            break
+        top = rows[top].parent
+    if rows[top].parent != launcher:
+        return None
+    return next((rows[each].session for each in (pid, top) if rows[each].session in mains), 0)
+
+
+def kill(pid: int, started: int) -> None:
+    """Kill a process, unless its pid belongs to another one by now."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        found = row(pid)
+        if found and found.started == started:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        pass  # it ended by itself, or became somebody we may not kill; the next look tells
+    finally:
+        os.close(pidfd)
+
+
+def kill_uid(uid: int, allowed: range) -> NoReturn:
+    """In a forked child of a root launcher: become a helper's uid, without capabilities, and kill all of it.
+
+    Exits 0 when this process is then the only one of that uid, else 1. Being alone is asked of the kernel:
+    with a limit of two processes, a fork works only for the first of its uid; what is dying still counts.
+    """
+    code = 1
+    try:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        if uid in allowed and os.getresuid() == (uid, uid, uid) and kernel.capget() == (0, 0, 0):
+            resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
+            for _ in range(20):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(-1, signal.SIGKILL)
+                if _alone():
+                    code = 0
+                    break
+                os.sched_yield()
+    finally:
+        os._exit(code)
+
+
+def _alone() -> bool:
+    try:
+        pid = os.fork()
+    except BlockingIOError:
+        return False
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return True
