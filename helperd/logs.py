@@ -449,6 +449,8 @@ class Log:
                 try:
                     done += os.write(self._fd, data[done:])
                 except BlockingIOError:
-                    select.select([], [self._fd], [])
+                    poll = select.poll()
+                    poll.register(self._fd, select.POLLOUT)
+                    poll.poll()
         finally:
             self._cut = 0 < done < len(data) or (self._cut and done == 0)

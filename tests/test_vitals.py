@@ -147,6 +147,16 @@ def test_a_denied_process_is_all_none(monkeypatch):
     assert vitals._children_by_search(os.getpid()) is None
 
 
+def test_one_hidden_value_does_not_hide_the_others(monkeypatch):
+    def hidden(_process):
+        raise PermissionError
+
+    monkeypatch.setattr(psutil.Process, "num_fds", hidden)
+    found = vitals.sample(os.getpid())
+    assert found.fds is None
+    assert found.memory > 0
+
+
 def test_the_tree_is_added_up_without_zombies(spawn):
     child = spawn(FAMILY)
     one, two = (int(word) for word in child.said)
