@@ -82,7 +82,6 @@ class Runner:
         self._session = Session(Role.HELPER)
         self._seqnos = itertools.count(1)
         self._results: deque[Callable[[], None]] = deque()
-        self._go = threading.Event()
         self._worker: threading.Thread | None = None
         self._working = False
         self._writer: _writer.Writer | None = None
@@ -198,7 +197,7 @@ class Runner:
         self._status = self._status or int(status)
         self._end_by = monotonic() + 2 * GRACE_S
         self._port.stopping.set()
-        self._go.set()
+        self._numbered.set()
         if self._tuner is not None:
             self._tuner.stop()
         try:

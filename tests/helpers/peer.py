@@ -32,7 +32,7 @@ class Peer:
         *words: the helper's name and further words.
         argv: instead of a bundled helper: the whole command.
         helperd: whether to say that we are helperd (accept the bulk offer) or act as a Kismet server.
-        interface: interface number given with the bulk extension.
+        interface: interface number given when the source is open; None: none is given.
         greet: whether to greet at once.
         env: more environment.
         generation: what to speak; None: found out by the greeting.
@@ -95,7 +95,7 @@ class Peer:
         if self.helperd:
             offer = self.expect(Register)
             assert offer.subsystem == BULK
-            self.send(Register(BULK, self.interface))
+            self.send(Register(BULK))
 
     def send(self, message):
         frame = self.session.send(message)
@@ -114,8 +114,10 @@ class Peer:
             self.session.receive_eof()
             return False
         for item in self.session.receive(data):
-            if isinstance(item, OpenReport):
+            if isinstance(item, OpenReport) and item.success:
                 self.linktype = item.dlt
+                if self.helperd and self.interface is not None:
+                    self.send(Register(BULK, self.interface))
             (self.runs if isinstance(item, Run) else self.messages).append(item)
         return True
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from helperd.wire import v3
+from helperd.wire import bulk, v3
 from helperd.wire.frames import Kind
 from helperd.wire.messages import (
     ConfigureReport,
@@ -578,3 +578,32 @@ def test_the_helper_leaves_no_descriptor_open_that_it_was_not_given():
 
 def test_environment_is_what_the_launcher_gives():
     assert "HELPERD_PATH" in environment()
+
+
+def test_bulk_blocks_carry_the_number_that_helperd_gave():
+    with Peer("synthetic", interface=7) as peer:
+        peer.send(OpenRequest("radio0:type=synthetic,rate=0,count=500,signal=false"))
+        assert len(peer.until_eof()) == 500
+        assert {run.kind for run in peer.runs} == {Kind.BULK}
+        assert {number for run in peer.runs for number, *_ in bulk.blocks(run)} == {7}
+
+
+def test_a_helper_that_is_given_no_number_writes_data_reports():
+    with Peer("synthetic", interface=None) as peer:
+        peer.send(OpenRequest("radio0:type=synthetic,rate=0,count=50,signal=false"))
+        assert len(peer.until_eof()) == 50
+        assert {run.kind for run in peer.runs} == {Kind.PACKETS}
+
+
+@pytest.mark.parametrize("generation", ["v0", "v2", "v3"])
+def test_every_generation_of_server_is_answered_in_its_own(generation):
+    with Peer("synthetic", helperd=False, generation=generation) as peer:
+        peer.send(OpenRequest("radio0:type=synthetic,rate=0,count=300,size=300"))
+        assert peer.expect(OpenReport).success
+        assert [number(packet) for packet in peer.until_packets(300)] == list(range(300))
+        assert peer.session.generation.name == generation
+        peer.ping()
+
+
+def number(packet):
+    return int.from_bytes(packet[2][40:48], "little")
