@@ -51,7 +51,7 @@ FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
     "trio": {"cli", "daemon", "control", "view", "supervisor", "source", "drivers", "incarnation"}
     | {"channel", "sinks", "launcher", "bus", "gate", "bell", "logs", "notify", "status", "vitals", "client"},
     "tomli": {"config"},
-    "prctl": {"privsep"},
+    "prctl": {"privsep", "sandbox"},
     "psutil": {"vitals"},
     "google": {"wire"},
     "msgpack": {"wire"},
@@ -187,6 +187,6 @@ def test_what_must_start_at_once_does_not_import_trio(argv: list[str]) -> None:
 
 
 def test_a_helper_starts_without_trio() -> None:
-    code = "import sys, helperd.helpers.sdk; print(sorted({'trio', 'google', 'tomli', 'psutil'} & set(sys.modules)))"
+    code = "import sys, helperd.helpers.sdk; print(sorted({'trio', 'google', 'tomli', 'psutil', 'prctl'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,148 @@
+"""The documentation says what the code does: every key, option, problem word and exit code, and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helperd import config
+from helperd.cli.commands import COMMANDS
+from helperd.cli.parser import build
+from helperd.errors import PROBLEMS, Code
+from helperd.wire.definition import SourceDefinition
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+MAN = ROOT / "man"
+PAGES = [MAN / "helperd.8", MAN / "helpers.toml.5"]
+TEXTS = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+
+
+def options() -> set[str]:
+    parser = build()
+    sub = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    parsers = [parser, *sub.choices.values()]
+    return {word for one in parsers for action in one._actions for word in action.option_strings}
+
+
+@pytest.mark.parametrize("script", ["generate-docs", "generate-completions"])
+def test_generated_files_are_what_the_code_says(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stderr}run scripts/{script}"
+
+
+def test_every_problem_word_has_its_paragraph_and_no_other_has() -> None:
+    text = (DOCS / "troubleshooting.md").read_text()
+    words = re.findall(r"(?m)^### (\S+)$", text)
+    assert len(words) == len(set(words))
+    assert set(words) == set(PROBLEMS)
+    for word, paragraph in re.findall(r"(?ms)^### (\S+)\n\n(.*?)(?=^#|\Z)", text):
+        assert len(paragraph.strip()) > 30, word
+
+
+def test_every_exit_code_is_in_the_manual() -> None:
+    text = (MAN / "helperd.8.scd").read_text()
+    section = text.partition("# EXIT STATUS")[2].partition("\n# ")[0]
+    documented = {int(number) for number in re.findall(r"(?m)^\*(\d+)\*$", section)}
+    assert documented == {int(code) for code in Code} | {130}
+
+
+def test_every_command_and_option_is_in_the_manual() -> None:
+    text = (MAN / "helperd.8.scd").read_text().replace("\\", "")
+    for command in COMMANDS:
+        assert f"*helperd {command.name}*" in text
+    for option in options() - {"-h"}:
+        assert re.search(rf"[* ]{option}\*", text), option
+
+
+def test_every_key_is_in_the_reference_and_the_manual() -> None:
+    reference = (DOCS / "configuration.md").read_text()
+    manual = (MAN / "helpers.toml.5.scd").read_text().replace("\\", "")
+    for key in config.KEYS:
+        assert f"| `{key.name}` |" in reference
+        assert f"*{key.name}* = " in manual
+
+
+@pytest.mark.need("mandoc")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_manual_pages_satisfy_mandoc(page: Path) -> None:
+    done = subprocess.run(["mandoc", "-T", "lint", str(page)], capture_output=True, text=True, check=False)
+    assert done.stdout + done.stderr == ""
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    return [
+        (path.name, block)
+        for path in TEXTS
+        for block in re.findall(rf"(?ms)^```{language}\n(.*?)^```$", path.read_text())
+    ]
+
+
+@pytest.mark.parametrize(("name", "block"), blocks("toml"), ids=lambda value: value[:20])
+def test_every_configuration_in_the_docs_is_good(name: str, block: str) -> None:
+    if "[[helper]]" not in block and "[[source]]" in block:  # to be added to the shipped file
+        block = (ROOT / "config" / "helpers.toml").read_text().partition("# --- sources")[0] + block
+    settings = config.parse(block, name)
+    for source in settings.sources:
+        SourceDefinition.parse(source.definition)
+
+
+def test_every_configuration_in_the_manual_is_good() -> None:
+    found = re.findall(r"(?ms)^```\n(\[\[.*?)^```$", (MAN / "helpers.toml.5.scd").read_text())
+    assert len(found) == 2
+    for block in found:
+        config.parse(block, "helpers.toml.5")
+
+
+def test_every_command_shown_in_the_docs_is_understood() -> None:
+    parser = build()
+    shown = []
+    for path in TEXTS:
+        for block in re.findall(r"(?ms)^```\w*\n(.*?)^```$", path.read_text()):
+            for line in block.split("\n"):
+                found = re.match(r"(?:sudo |\.venv/bin/)?helperd ((?:[^#|&']|'[^']*')+)", line)
+                if found:
+                    shown.append((path.name, found[1]))
+    shown += [
+        (path.name, words)
+        for path in TEXTS
+        for words in re.findall(r"`helperd ([a-z][^`]*)`", path.read_text())
+    ]
+    assert shown
+    names = {command.name for command in COMMANDS}
+    for place, line in shown:
+        words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)]
+        if words[0] == "COMMAND":
+            continue
+        assert words[0] in names, f"{place}: helperd {line}"
+        if len(words) > 1:
+            parser.parse_args(words)
+
+
+def test_links_between_the_texts_lead_somewhere() -> None:
+    for path in TEXTS:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name} -> {target}"
+
+
+def test_files_named_in_the_architecture_exist() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    tree = text.partition("## Rooms")[2].partition("```")[2].partition("```")[0]
+    names = set(re.findall(r"[a-z_0-9]+\.py\b", tree))
+    existing = {path.name for path in (ROOT / "helperd").rglob("*.py")}
+    assert names <= existing, names - existing
+    top = {path.name for path in (ROOT / "helperd").glob("*.py")} - {"__init__.py"}
+    assert top <= names, f"not in the picture: {sorted(top - names)}"
+    folders = {path.name for path in (ROOT / "helperd").iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert folders <= set(re.findall(r"(?m)^  ([a-z]+)/", tree)), "a room is missing in the picture"
