@@ -1,0 +1,62 @@
+"""What every command has in common: its errors become one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from helperd.errors import Code, ConfigRefused, HelperdError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT, as shells report it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and say how it ended.
+
+    Args:
+        argv: the words after the program's name; None: those of this process.
+
+    Returns:
+        The exit status, as listed in ``errors.Code``; 130 after Ctrl-C.
+    """
+    try:
+        status = _command(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+    except HelperdError as error:
+        print(error if isinstance(error, ConfigRefused) else f"helperd: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        _forget_stdout()
+        return Code.DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        print(f"helperd: a system call failed: {error}", file=sys.stderr)
+        return Code.SYSTEM
+    except Exception:  # noqa: BLE001 - the last resort: a bug is shown whole and has an exit status of its own
+        traceback.print_exc()
+        print(
+            "helperd: bug: an error of helperd's own; please report it with the lines above", file=sys.stderr
+        )
+        return Code.BUG
+    return status
+
+
+def _command(argv: list[str]) -> int:
+    from helperd.cli.parser import parse
+
+    command, args = parse(argv)
+    return command.load().main(args)
+
+
+def _forget_stdout() -> None:
+    """Keep the interpreter from complaining at exit about a reader that went away."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

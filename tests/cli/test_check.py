@@ -1,0 +1,125 @@
+"""``helperd check``: every mistake with its line, on the command line and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helperd import cli
+from helperd.cli.check import checked
+from helperd.errors import Code, ConfigRefused
+
+FIVE = """\
+[helperd]
+sockt_mode = "0660"
+[[helper]]
+name = "h"
+command = ["/bin/true"]
+types = ["t"]
+capabilities = ["net_rw"]
+[[source]]
+definition = "x:type=t"
+restart = "alwys"
+[[source]]
+definition = "x:type=t"
+[[sink]]
+path = "a.sock"
+limit = 4.5
+"""
+GOOD = '[[helper]]\nname = "h"\ncommand = ["/bin/true"]\ntypes = ["t"]\n[[source]]\ndefinition = "x:type=t"\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "f.toml"
+
+
+def test_five_mistakes_are_five_lines_and_a_count(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(FIVE)
+    assert cli.main(["check", str(file)]) == Code.CONFIG
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert [line.split(":")[1] for line in lines[:-1]] == ["2", "7", "10", "11", "15"]
+    assert [line.split(": ")[1] for line in lines[:-1]] == [
+        "unknown-key",
+        "bad-value",
+        "bad-value",
+        "duplicate-name",
+        "bad-value",
+    ]
+    assert 'did you mean "socket_mode"?' in lines[0]
+    assert 'did you mean "net_raw"?' in lines[1]
+    assert lines[-1] == f"{file}: 5 mistakes"
+
+
+def test_the_same_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(FIVE)
+    assert cli.main(["check", "--json", str(file)]) == Code.CONFIG
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["file"] == str(file)
+    assert answer["ok"] is False
+    assert [mistake["line"] for mistake in answer["mistakes"]] == [2, 7, 10, 11, 15]
+    assert answer["mistakes"][2]["key"] == "source[1].restart"
+    assert answer["warnings"] == []
+
+
+def test_a_good_file_is_counted(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD)
+    assert cli.main(["check", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{file}: good: 1 helper, 1 source, 0 sinks\n"
+    assert err == ""
+
+
+def test_a_malformed_definition_is_a_mistake_of_its_line(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(GOOD + "[[source]]\nname = 's'\ndefinition = 'y:a=\"open'\n")
+    with pytest.raises(ConfigRefused):
+        checked(str(file))
+    assert cli.main(["check", str(file)]) == Code.CONFIG
+    err = capsys.readouterr().err
+    assert f"{file}:7: bad-definition: " in err
+    assert err.endswith("1 mistake\n")
+
+
+def test_what_is_probably_not_meant_is_a_warning(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(
+        '[[helper]]\nname = "gone"\ncommand = ["/nonexistent/x"]\n\n'
+        '[[helper]]\nname = "data"\ncommand = ["/etc/passwd"]\n\n'
+        '[[helper]]\nname = "weak"\ncommand = ["/bin/true"]\nno_new_privs = false\nseal = 0\n'
+    )
+    assert cli.main(["check", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert "3 helpers" in out
+    assert [line.split(": warning: ")[0].rpartition(":")[2] for line in err.splitlines()] == [
+        "1",
+        "5",
+        "9",
+        "9",
+    ]
+    assert "does not exist" in err
+    assert "cannot be executed" in err
+    assert "without filter and sandbox" in err
+    assert "without a system call filter" in err
+    assert cli.main(["check", "--json", str(file)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [doubt["key"] for doubt in answer["warnings"]] == [
+        "helper[1].command",
+        "helper[2].command",
+        "helper[3].no_new_privs",
+        "helper[3].seal",
+    ]
+
+
+def test_without_a_file_it_checks_what_run_would_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check"]) == 0
+    assert "helpers.toml: good: 2 helpers, 2 sources" in capsys.readouterr().out
+
+
+def test_a_missing_file_is_one_mistake(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(file)]) == Code.CONFIG
+    assert f"{file}: no-config: " in capsys.readouterr().err
