@@ -3,6 +3,7 @@
 ::
 
     definition:  /captures/roof.pcapng:type=pcapfile,realtime=false,loop=3
+                 demo:type=pcapfile,loop=true          the capture that comes with helperd
 
 Rules:
   1. Probe and open look at the head of the file and refuse what is no capture; damage further on ends the
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 READ: Final = 256 << 10
 MAX_PAUSE_S: Final = 3600.0  # the longest gap that is waited out; longer ones are mistakes in the stamps
+DEMO: Final = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "share", "demo.pcapng"
+)
 NAMES: Final = (".pcap", ".pcapng", ".cap", ".ntar", ".dump")
 
 
@@ -47,7 +51,7 @@ class PcapFile(Helper):
 
     def probe(self, definition: SourceDefinition) -> Device | bool:
         """Ours: any file that begins like a capture, and whatever says ``type=pcapfile`` or is named like one."""
-        path = definition.interface
+        path = _path(definition)
         if not os.path.isfile(path):
             claimed = definition.get("type").lower() == self.TYPE or path.lower().endswith(NAMES)
             if claimed:
@@ -58,7 +62,7 @@ class PcapFile(Helper):
 
     def open(self, definition: SourceDefinition) -> Device:
         """Open the file and look at its head."""
-        self._path = definition.interface
+        self._path = _path(definition)
         self._realtime = _flag(definition, "realtime", default=True)
         self._rounds = _rounds(definition)
         if definition.get("hold"):
@@ -125,6 +129,11 @@ class _Pace:
                 elif ahead > 0.001:
                     self._writer.wait(ahead)
             self._writer.packet(data, stamp, dlt=TO_DLT.get(linktype, linktype), original=original)
+
+
+def _path(definition: SourceDefinition) -> str:
+    """The file a definition names."""
+    return DEMO if definition.interface == "demo" else definition.interface
 
 
 def _open(path: str) -> FileIO:

@@ -15,13 +15,13 @@ SECOND = 1_600_000_000
 
 def pcap(magic: bytes, packets, *, linktype=1, snaplen=65535, version=(2, 4)) -> bytes:
     order, unit, gap = PCAP_MAGICS[magic]
-    out = magic + struct.pack(order + "HHiIII", *version, 0, 0, snaplen, linktype)
+    out = [magic + struct.pack(order + "HHiIII", *version, 0, 0, snaplen, linktype)]
     for stamp, data, original in packets:
         fields = [stamp // 10**9, stamp % 10**9 // unit, len(data), original]
         if version < (2, 3):
             fields[2:] = fields[:1:-1]
-        out += struct.pack(order + "4I", *fields) + bytes(gap) + data
-    return out
+        out += (struct.pack(order + "4I", *fields), bytes(gap), data)
+    return b"".join(out)
 
 
 def block(order: str, kind: int, body: bytes) -> bytes:

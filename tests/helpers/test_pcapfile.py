@@ -1,0 +1,279 @@
+"""The replay helper in real processes: every packet, every stamp, every refusal."""
+
+import os
+import random
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from helperd import pcapng
+from helperd.wire.messages import (
+    ErrorReport,
+    OpenReport,
+    OpenRequest,
+    ProbeReport,
+    ProbeRequest,
+    Shutdown,
+    Text,
+)
+from tests.helpers.peer import Peer
+from tests.helpers.test_capturefile import enhanced, interface, pcap, section
+
+LITTLE, LITTLE_NS = bytes.fromhex("d4c3b2a1"), bytes.fromhex("4d3cb2a1")
+BIG_NS = bytes.fromhex("a1b23c4d")
+SECOND = 1_600_000_000 * 10**9
+
+
+def some(count, step_ns=1000, sizes=(60, 9000)):
+    """Packets (stamp, bytes, original length) of many sizes, some cut by their recorder."""
+    source = random.Random(count)
+    return [
+        (SECOND + number * step_ns, source.randbytes(source.randint(*sizes)), source.randint(9000, 9100))
+        for number in range(count)
+    ]
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return str(path)
+
+
+def replay(path, options="realtime=false", **peer_options):
+    """All packets of a replay that must end well, and the peer's messages."""
+    with Peer("pcapfile", **peer_options) as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,{options}"))
+        report = peer.expect(OpenReport)
+        assert report.success, report.message
+        packets = peer.until_eof()
+        assert peer.wait() == 0
+        return packets, peer.messages, report
+
+
+@pytest.mark.parametrize(("magic", "linktype"), [(LITTLE, 1), (LITTLE_NS, 105), (BIG_NS, 127)])
+def test_every_packet_comes_byte_identical_in_order_with_its_stamp(tmp_path, magic, linktype):
+    sent = some(3000, 5000 if magic == LITTLE else 1_001)
+    packets, messages, report = replay(write(tmp_path / "x.pcap", pcap(magic, sent, linktype=linktype)))
+    assert packets == [(linktype, *packet) for packet in sent]
+    assert report.dlt == linktype
+    assert report.hardware == "pcap file"
+    assert "3000 packets" in next(item.reason for item in messages if isinstance(item, Shutdown))
+
+
+def test_the_identity_is_the_one_kismets_helper_gives(tmp_path):
+    path = write(tmp_path / "x.pcap", pcap(LITTLE, []))
+    _, _, report = replay(path)
+    assert report.uuid.startswith("4E1D07C3-0000-0000-0000-0000")
+    assert len(report.uuid) == 36
+
+
+def test_several_link_types_each_keep_theirs(tmp_path):
+    data = section("<") + interface("<", 127, tsresol=9) + interface("<", 1, tsresol=9)
+    data += b"".join(
+        enhanced("<", number % 2, number * 1000, bytes([number]) * 60, 60) for number in range(200)
+    )
+    packets, _, report = replay(write(tmp_path / "x.pcapng", data))
+    assert packets == [
+        (127 if number % 2 == 0 else 1, number * 1000, bytes([number]) * 60, 60) for number in range(200)
+    ]
+    assert report.dlt == 127
+
+
+def test_link_types_of_files_become_those_of_the_wire(tmp_path):
+    packets, _, report = replay(write(tmp_path / "x.pcap", pcap(LITTLE, [(0, b"E", 1)], linktype=101)))
+    assert report.dlt == 12
+    assert packets[0][0] == 12
+
+
+def test_a_packet_without_a_stamp_gets_the_time_of_reading(tmp_path):
+    from tests.helpers.test_capturefile import block
+
+    data = section("<") + interface("<", 1) + block("<", 3, b"\x04\0\0\0abcd")
+    packets, _, _ = replay(write(tmp_path / "x.pcapng", data))
+    assert abs(packets[0][1] - time.time_ns()) < 60e9
+
+
+@pytest.mark.parametrize(("options", "rounds"), [("loop=3", 3), ("loop=false", 1), ("loop=1", 1)])
+def test_loops_repeat_the_file(tmp_path, options, rounds):
+    packets = some(50)
+    path = write(tmp_path / "x.pcap", pcap(LITTLE, packets))
+    found, messages, _ = replay(path, f"realtime=false,{options}")
+    assert found == [(1, *packet) for packet in packets] * rounds
+    if rounds > 1:
+        assert "150 packets in 3 rounds" in messages[-1].reason
+
+
+def test_an_endless_loop_goes_on_and_an_empty_capture_does_not_spin(tmp_path):
+    path = write(tmp_path / "x.pcap", pcap(LITTLE, some(10)))
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:realtime=false,loop=true,type=pcapfile"))
+        assert len(peer.until_packets(1000)) >= 1000
+    found, messages, _ = replay(write(tmp_path / "y.pcap", pcap(LITTLE, [])), "loop=true")
+    assert found == []
+    assert "0 packets" in messages[-1].reason
+
+
+def test_at_original_speed_packets_come_when_their_time_has_come(tmp_path):
+    path = write(tmp_path / "x.pcap", pcap(LITTLE, some(11, 50_000_000, (60, 60))))
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile"))
+        peer.until_packets(1)
+        begun = time.monotonic()
+        peer.until_packets(6)
+        assert 0.15 < time.monotonic() - begun < 1.0
+        peer.until_packets(11)
+        assert 0.4 < time.monotonic() - begun < 2.0
+
+
+def test_a_clock_that_was_set_while_recording_is_not_waited_for(tmp_path):
+    stamps = [SECOND, SECOND + 10**13, SECOND + 10**13 + 10**6, SECOND - 10**14]
+    path = write(tmp_path / "x.pcap", pcap(LITTLE, [(stamp, b"x", 1) for stamp in stamps]))
+    begun = time.monotonic()
+    found, _, _ = replay(path, "realtime=true")
+    assert [packet[1] for packet in found] == stamps
+    assert time.monotonic() - begun < 5
+
+
+BAD = {
+    "empty": (b"", "is empty"),
+    "cut header": (pcap(LITTLE, [])[:20], "ends inside its header, after 20 bytes"),
+    "text": (b"hello, I am no capture\n", "is not a capture: it starts with 68 65 6c 6c 6f"),
+    "cut first packet": (pcap(LITTLE, some(1))[:60], "is cut"),
+    "absurd snap length": (pcap(LITTLE, [], snaplen=0xFFFFFFFF), "absurd snap length"),
+    "no interface": (section("<"), "neither a packet nor an interface"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_probe_and_open_refuse_what_is_no_capture(tmp_path, name):
+    data, words = BAD[name]
+    path = write(tmp_path / "x.pcap", data)
+    for ask, answer in ((ProbeRequest, ProbeReport), (OpenRequest, OpenReport)):
+        with Peer("pcapfile") as peer:
+            peer.send(ask(f"{path}:type=pcapfile"))
+            report = peer.expect(answer)
+            assert not report.success
+            assert words in report.message
+            assert path in report.message
+            peer.until_eof()
+            assert peer.wait() == 0
+
+
+def test_what_cannot_be_opened_is_refused_with_the_reason(tmp_path):
+    fifo = tmp_path / "fifo.pcap"
+    os.mkfifo(fifo)
+    cases = [
+        (tmp_path / "none.pcap", "does not exist"),
+        (tmp_path, "is a directory"),
+        (fifo, "use the pipe helper"),
+    ]
+    for path, words in cases:
+        with Peer("pcapfile") as peer:
+            peer.send(OpenRequest(f"{path}:type=pcapfile"))
+            assert words in peer.expect(OpenReport).message
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("realtime=yes", "realtime=yes: write true or false"),
+        ("loop=many", "loop=many: write true, false or a number"),
+        ("loop=0", "loop=0"),
+        ("realtme=true", "did you mean realtime?"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, options, words):
+    path = write(tmp_path / "x.pcap", pcap(LITTLE, some(1)))
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,{options}"))
+        report = peer.expect(OpenReport)
+        assert not report.success
+        assert words in report.message
+
+
+@pytest.mark.parametrize(
+    ("definition", "success"),
+    [
+        ("{path}", True),
+        ("{path}:type=pcapfile", True),
+        ("wlan0", False),
+        ("synthetic", False),
+        ("/nowhere/x", False),
+    ],
+)
+def test_probe_recognises_captures_by_their_content(tmp_path, definition, success):
+    path = write(tmp_path / "odd name", pcap(LITTLE, some(1)))
+    with Peer("pcapfile") as peer:
+        peer.send(ProbeRequest(definition.format(path=path)))
+        assert peer.expect(ProbeReport).success is success
+
+
+def test_probe_says_why_a_named_capture_is_missing():
+    with Peer("pcapfile") as peer:
+        peer.send(ProbeRequest("/nowhere/x.pcapng"))
+        assert "does not exist" in peer.expect(ProbeReport).message
+
+
+def test_all_whole_packets_before_a_cut_are_delivered_and_the_cut_is_told(tmp_path):
+    packets = some(500)
+    path = write(tmp_path / "x.pcap", pcap(LITTLE, packets)[:-10])
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,realtime=false"))
+        assert peer.expect(OpenReport).success
+        assert peer.until_eof() == [(1, *packet) for packet in packets[:499]]
+        texts = [message.text for message in peer.messages if isinstance(message, Text)]
+        assert "499 whole packets came before" in texts[-1]
+        assert "is cut" in peer.expect(ErrorReport).message
+        assert peer.wait() == 1
+
+
+@pytest.mark.parametrize("generation", ["v0", "v2", "v3"])
+def test_under_a_kismet_server_long_packets_are_cut_and_the_rest_is_whole(tmp_path, generation):
+    packets = [*some(40), (SECOND, bytes(40_000), 40_000)]
+    path = write(tmp_path / "x.pcap", pcap(LITTLE, packets))
+    limit = 16_383 if generation == "v3" else 8_191
+    with Peer("pcapfile", helperd=False, generation=generation) as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,realtime=false"))
+        found = peer.until_packets(41)
+        for (_, stamp, data, _original), (stamp_wanted, whole, _) in zip(found, packets, strict=True):
+            assert stamp == stamp_wanted
+            assert whole.startswith(data)
+            assert len(data) == len(whole) or limit - 600 < len(data) < limit
+        assert all(run.nbytes // run.frames <= limit for run in peer.runs)
+        assert "cut because the peer takes no longer frames" in peer.expect(Text).text
+        peer.ping()
+
+
+@pytest.mark.need("tshark")
+def test_an_outside_reader_sees_the_same_packets_in_the_demo_and_its_replay(tmp_path, root):
+    """What arrives from the shipped capture, read by tshark, is what tshark reads from the file itself."""
+    demo = root / "helperd" / "share" / "demo.pcapng"
+    packets, _, report = replay("demo")
+    assert report.capture_interface == str(demo)
+    linktypes = list(dict.fromkeys(packet[0] for packet in packets))
+    assert set(linktypes) == {127, 1}
+    copy = tmp_path / "copy.pcapng"
+    copy.write_bytes(
+        pcapng.section_header()
+        + b"".join(pcapng.interface_block(linktype) for linktype in linktypes)
+        + b"".join(
+            pcapng.packet_block(linktypes.index(dlt), stamp, data, original)
+            for dlt, stamp, data, original in packets
+        )
+    )
+    assert dissect(copy) == dissect(demo)
+    assert "[Malformed" not in dissect(demo)
+
+
+def dissect(path):
+    argv = [shutil.which("tshark"), "-r", str(path), "-t", "e", "-x"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_demo_capture_is_what_its_script_makes(tmp_path, root):
+    import sys
+
+    made = tmp_path / "demo.pcapng"
+    subprocess.run([sys.executable, str(root / "scripts" / "make-demo-capture"), str(made)], check=True)
+    assert made.read_bytes() == (root / "helperd" / "share" / "demo.pcapng").read_bytes()
