@@ -196,7 +196,11 @@ class Launcher:
             if helper.client is client:
                 helper.client = None
                 self.custody.kill(helper)
-        if client.uid < 0:
+        if client.uid < 0 and self.supervisor:
+            self.end_at = (
+                self.end_at or monotonic() + 5
+            )  # it is about to end by itself; a TERM would change its status
+        elif client.uid < 0:
             self.end(0)
 
     def on_client(self, client: Client, event: int) -> None:

@@ -51,6 +51,7 @@ from helperd.wire.messages import (
     Text,
     WarningReport,
 )
+from helperd.wire.session import Phase
 
 if TYPE_CHECKING:
     from helperd.bus import MessageBus
@@ -312,7 +313,9 @@ class Source:
         if not report.success:
             raise OpenRefused("open-refused", report.message or "the helper gave no reason")
         self._take(report)
-        if self._offers_bulk:
+        if (
+            self._offers_bulk and channel.session.phase is Phase.OPEN
+        ):  # else it has said goodbye in the same read
             channel.send(Register(bulk.SUBSYSTEM, self._translator.number_of(report.dlt)))
         life.post(Event.OPENED, trio.current_time(), number)
         life.enter(State.RUNNING, trio.current_time())

@@ -47,7 +47,7 @@ class Rig:
         """Follow the status until it fulfils ``true``."""
         deadline = time.monotonic() + timeout
         with Client(self.control) as client:
-            for status in client.more("GetStatus", every_s=0.05):
+            for status in client.more("GetStatus", every_s=0.1):
                 if true(status):
                     return status
                 assert time.monotonic() < deadline, f"never became true; last: {status}"
