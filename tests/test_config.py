@@ -655,3 +655,13 @@ def test_every_path_of_a_document_has_the_line_it_was_written_on(document: Write
     found = lines.scan_lines(document.text)
     assert paths_of(tomli.loads(document.text)) - {()} <= found.keys()
     assert found == document.where
+
+
+@pytest.mark.parametrize("text", ["=", "[a\n", "a = [1", 'a = "', "]"])
+def test_the_scan_ends_on_what_is_not_toml(text: str) -> None:
+    assert all(line <= text.count("\n") + 1 for line in lines.scan_lines(text).values())
+
+
+def test_a_broken_installation_has_no_builtin_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "HELPERS_DIR", "/nonexistent")
+    assert config.builtins() == []

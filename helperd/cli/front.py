@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 from helperd.errors import Code, ConfigRefused, HelperdError
@@ -40,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"helperd: a system call failed: {error}", file=sys.stderr)
         return Code.SYSTEM
     except Exception:  # noqa: BLE001 - the last resort: a bug is shown whole and has an exit status of its own
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         print(
             "helperd: bug: an error of helperd's own; please report it with the lines above", file=sys.stderr
         )
