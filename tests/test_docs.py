@@ -110,7 +110,7 @@ def test_every_command_shown_in_the_docs_is_understood() -> None:
     for path in TEXTS:
         for block in re.findall(r"(?ms)^```\w*\n(.*?)^```$", path.read_text()):
             for line in block.split("\n"):
-                found = re.match(r"(?:sudo |\.venv/bin/)?helperd ((?:[^#|&']|'[^']*')+)", line)
+                found = re.match(r"(?:sudo |\.venv/bin/)?helperd ((?=[a-z])(?:[^#|&']|'[^']*')+)", line)
                 if found:
                     shown.append((path.name, found[1]))
     shown += [
