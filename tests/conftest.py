@@ -4,6 +4,7 @@ Environment:
   HELPERD_TEST_REQUIRE  `all`, or words of `ability.PROBES` with commas: what must not be lacking here. A
                         test that needs it and cannot have it fails instead of being skipped; with `all`,
                         every skip fails.
+  HELPERD_COVER         a directory: the processes that tests start write their coverage there (tests/cover.py).
   HELPERD_HYPOTHESIS    `fast` (the default) or `deep`: how many examples a property is tried on.
 """
 
@@ -21,7 +22,7 @@ import hypothesis
 import prctl
 import pytest
 
-from tests import ability, census
+from tests import ability, census, cover
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = frozenset(
@@ -37,6 +38,8 @@ hypothesis.settings.load_profile(os.environ.get("HELPERD_HYPOTHESIS", "fast"))
 
 def pytest_configure(config: pytest.Config) -> None:
     prctl.set_child_subreaper(1)  # orphans come back to us
+    if data := os.environ.pop("HELPERD_COVER", None):
+        cover.install(data)
     config.addinivalue_line(
         "markers", "need(*words): skip, aloud, where the machine lacks one (see tests/ability.py)"
     )
