@@ -193,7 +193,7 @@ def note_of(source: Mapping[str, Any]) -> str:
     if ended and state in {"backoff", "failed", "starting", "down"} and ended.get("problem") not in _ORDERLY:
         parts.append(f"{ended.get('problem')}: {ended.get('text')}")
     if source.get("next_try_s") is not None:
-        parts.insert(0, f"next try in {span(source['next_try_s'])}")
+        parts.insert(0, f"retry in {span(source['next_try_s'])}")
     return clean("; ".join(parts))
 
 

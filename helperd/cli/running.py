@@ -85,5 +85,9 @@ def order(args: argparse.Namespace, method: str, names: Iterable[str], **paramet
 
 def said(source: dict[str, Any]) -> str:
     """One line about a source after an order."""
-    channel = f", channel {clean(source['channel'])}" if source.get("channel") else ""
+    channel = (
+        f", channel {clean(source['channel'])}"
+        if source["state"] == "running" and source.get("channel")
+        else ""
+    )
     return f"{clean(source['name'])}: {state_of(source).text}{channel}"

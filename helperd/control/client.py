@@ -82,7 +82,7 @@ class Client:
             UnavailableError: "no-daemon" (the connection ended), "timed-out".
         """
         self._send(method, parameters)
-        return self._receive(method)[0]
+        return self._receive(method, self._timeout_s)[0]
 
     def more(self, method: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
         """Ask for a stream of replies; use the connection for nothing else until it ends.
@@ -92,14 +92,10 @@ class Client:
             UnavailableError: "no-daemon" (the connection ended), "timed-out" (see ``silence_s``).
         """
         self._send(method, parameters, more=True)
-        try:
-            continues = True
-            while continues:
-                self._socket.settimeout(self.silence_s)
-                reply, continues = self._receive(method)
-                yield reply
-        finally:
-            self._socket.settimeout(self._timeout_s)
+        continues = True
+        while continues:
+            reply, continues = self._receive(method, self.silence_s)
+            yield reply
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait for."""
@@ -123,6 +119,7 @@ class Client:
         call: dict[str, Any] = {"method": name, "parameters": given}
         if more:
             call["more"] = True
+        self._socket.settimeout(self._timeout_s)
         try:
             self._socket.sendall(json.dumps(call).encode() + b"\0")
         except TimeoutError:
@@ -130,7 +127,8 @@ class Client:
         except OSError:
             return  # the daemon closed; what it said about that is still to be read
 
-    def _receive(self, method: str) -> tuple[dict[str, Any], bool]:
+    def _receive(self, method: str, timeout_s: float | None) -> tuple[dict[str, Any], bool]:
+        self._socket.settimeout(timeout_s)
         message = self._message(method)
         try:
             reply = json.loads(message)

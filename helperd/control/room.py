@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from helperd.control.call import encode_reply, error_of
-from helperd.errors import HelperdError
+from helperd.errors import HelperdError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -110,7 +110,7 @@ class Room:
         names = [source["name"] for source in sources]
         near = next(iter(get_close_matches(name[:64], names, 1, 0.5)), None)
         hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(names[:20]) or 'none'}"
-        error = HelperdError("unknown-source", f"no source is named {name[:64]!r}; {hint}")
+        error = UsageError("unknown-source", f"no source is named {name[:64]!r}; {hint}")
         raise error_of(error, source=name, nearest=near)
 
     async def ask(self, key: tuple[str, ...], question: Callable[[], Awaitable[Plain]]) -> Plain:

@@ -1,0 +1,290 @@
+"""A live pcapng stream written to one file, or to a ring of them; cut between blocks, never inside one.
+
+Rules:
+  1. Only whole blocks are written; each file begins with the section header and every interface block so far.
+  2. A file that is left is complete. A full disk leaves the last file whole up to its last block.
+  3. Time is an argument. Limits are looked at after each packet: a file may pass its size by one packet.
+
+Names, units and rotation are dumpcap's: ``out.pcapng`` becomes ``out_00001_20261123233512.pcapng``, and so on.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from helperd import pcapng
+from helperd.errors import Code, HelperdError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STDOUT: Final = "-"
+MAX_BLOCK: Final = 16 << 20
+_PACKETS: Final = frozenset({pcapng.ENHANCED_PACKET, pcapng.SIMPLE_PACKET, pcapng.PACKET_OLD})
+_HEAD: Final = frozenset({pcapng.SECTION_HEADER, pcapng.INTERFACE_DESCRIPTION})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to end (``stop_*``) and when to begin the next file (``next_*``); None: never.
+
+    Attributes:
+        stop_packets: in all files together.
+        stop_bytes: of one file.
+        stop_s: seconds since the start.
+        stop_files: files begun.
+        next_packets: of one file; so are ``next_bytes`` and ``next_s``.
+        files: how many are kept, older ones are removed; 0: all.
+    """
+
+    stop_packets: int | None = None
+    stop_bytes: int | None = None
+    stop_s: float | None = None
+    stop_files: int | None = None
+    next_packets: int | None = None
+    next_bytes: int | None = None
+    next_s: float | None = None
+    files: int = 0
+
+    @property
+    def rotates(self) -> bool:
+        """Whether there may be more than one file."""
+        return any(limit is not None for limit in (self.next_packets, self.next_bytes, self.next_s))
+
+
+@dataclass(slots=True)
+class _File:
+    """The file being written; ``nbytes`` of it are whole blocks."""
+
+    name: str
+    fd: int
+    began_at: float
+    nbytes: int = 0
+    packets: int = 0
+
+
+@dataclass(slots=True)
+class Ring:
+    """Takes a stream in pieces of any size.
+
+    Attributes:
+        path: of the file, or the pattern of the files' names; ``-`` is standard output.
+        limits: see there.
+        started_at: seconds, monotonic.
+        on_file: called with each file's name when it is begun.
+        packets: written, in all files together.
+        done: a stop limit was reached; what still comes is not written.
+    """
+
+    path: str
+    limits: Limits
+    started_at: float
+    on_file: Callable[[str], None] = lambda _name: None
+    packets: int = 0
+    done: bool = False
+    _file: _File | None = None
+    _begun: int = 0
+    _head: bytearray = field(default_factory=bytearray)
+    _rest: bytearray = field(default_factory=bytearray)
+    _names: list[str] = field(default_factory=list)
+    _dropped: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> int:
+        """Packets that the daemon says this stream has lost."""
+        return sum(self._dropped.values())
+
+    @property
+    def cut(self) -> bool:
+        """Whether the stream so far ends inside a block."""
+        return bool(self._rest)
+
+    def due_at(self) -> float | None:
+        """When ``tick`` is due; None: never."""
+        times = []
+        if self.limits.stop_s is not None:
+            times.append(self.started_at + self.limits.stop_s)
+        if self.limits.next_s is not None and self._file is not None and self._file.packets:
+            times.append(self._file.began_at + self.limits.next_s)
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        """Do what is due by time: end, or begin the next file. A file without a packet is not left.
+
+        Raises:
+            HelperdError: "sink-failed".
+        """
+        limits, file = self.limits, self._file
+        if limits.stop_s is not None and now - self.started_at >= limits.stop_s:
+            self.close()
+        elif (
+            limits.next_s is not None
+            and file is not None
+            and file.packets
+            and now - file.began_at >= limits.next_s
+        ):
+            self._turn(now)
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Write the whole blocks of what came; keep the beginning of the next one.
+
+        Raises:
+            RemoteProtocolError: "bad-pcapng".
+            HelperdError: "sink-failed": it cannot be written; what was written ends with a whole block.
+            BrokenPipeError: nobody reads standard output any more.
+        """
+        self.tick(now)
+        buffer = self._rest
+        buffer += data
+        start = at = 0
+        while not self.done and (total := self._whole(buffer, at)):
+            kind = int.from_bytes(buffer[at : at + 4], "little")
+            if kind in _HEAD:
+                self._write(buffer[start:at])
+                self._begin(kind, buffer[at : at + total], now)
+                start = at + total
+            elif kind == pcapng.INTERFACE_STATISTICS:
+                self._note_losses(buffer[at : at + total])
+            at += total
+            if kind in _PACKETS and self._count_packet(at - start):
+                self._write(buffer[start:at])
+                start = at
+                self._turn(now)
+        if not self.done:
+            self._write(buffer[start:at])
+            self._rest = buffer[at:]
+
+    def close(self) -> None:
+        """End: the last file is complete, and nothing more is written."""
+        self.done = True
+        self._leave()
+
+    def _whole(self, buffer: bytearray, at: int) -> int:
+        """Length of the whole block at ``at``; 0 when it is not all there yet."""
+        if len(buffer) - at < pcapng.MIN_BLOCK:
+            return 0
+        kind, total = struct.unpack_from("<II", buffer, at)
+        if total < pcapng.MIN_BLOCK or total & 3 or total > MAX_BLOCK:
+            text = f"a block of {total} bytes cannot be; is it helperd that listens there?"
+            raise RemoteProtocolError("bad-pcapng", text, at=at, excerpt=bytes(buffer[at : at + 32]))
+        if self._file is None and kind != pcapng.SECTION_HEADER:
+            text = "the stream does not begin with a section header; is it helperd that listens there?"
+            raise RemoteProtocolError("bad-pcapng", text, at=at, excerpt=bytes(buffer[at : at + 32]))
+        return total if total <= len(buffer) - at else 0
+
+    def _begin(self, kind: int, block: bytearray, now: float) -> None:
+        """Note what every file begins with; the first section header begins the first file."""
+        if kind == pcapng.SECTION_HEADER:
+            self._head.clear()
+        self._head += block
+        if self._file is None:
+            self._open(now)
+        else:
+            self._write(block)
+
+    def _count_packet(self, unwritten: int) -> bool:
+        """Count a packet; True when it was the last of its file or of all."""
+        file, limits = self._file, self.limits
+        assert file is not None
+        self.packets += 1
+        file.packets += 1
+        nbytes = file.nbytes + unwritten
+        self.done = _reached(self.packets, limits.stop_packets) or _reached(nbytes, limits.stop_bytes)
+        return self.done or _reached(file.packets, limits.next_packets) or _reached(nbytes, limits.next_bytes)
+
+    def _note_losses(self, block: bytearray) -> None:
+        """Remember the count of dropped packets that an interface statistics block tells."""
+        (interface,) = struct.unpack_from("<I", block, 8)
+        at, end = 20, len(block) - 4
+        while at + 4 <= end:
+            code, size = struct.unpack_from("<HH", block, at)
+            if code == pcapng.OPT_END:
+                return
+            if code == pcapng.ISB_DROPPED and size == 8:
+                (self._dropped[interface],) = struct.unpack_from("<Q", block, at + 4)
+            at += 4 + (size + 3 & ~3)
+
+    def _turn(self, now: float) -> None:
+        """Leave this file and begin the next, unless all is done."""
+        self._leave()
+        if self.limits.stop_files is not None and self._begun >= self.limits.stop_files:
+            self.done = True
+        if not self.done:
+            self._open(now)
+
+    def _open(self, now: float) -> None:
+        self._begun += 1
+        name = self._name()
+        if name == STDOUT:
+            self._file = _File(name, os.dup(1), now)
+        else:
+            try:
+                fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise _failed(f"cannot write {name}: {error.strerror}") from error
+            self._file = _File(name, fd, now)
+            self._names.append(name)
+            self.on_file(name)
+            self._forget_oldest()
+        self._write(self._head)
+
+    def _name(self) -> str:
+        if not self.limits.rotates:
+            return self.path
+        base, extension = os.path.splitext(self.path)
+        return f"{base}_{self._begun:05}_{time.strftime('%Y%m%d%H%M%S')}{extension}"
+
+    def _forget_oldest(self) -> None:
+        """Keep as many files as were asked for; one that somebody else removed is gone already."""
+        while self.limits.rotates and self.limits.files and len(self._names) > self.limits.files:
+            try:
+                os.unlink(self._names.pop(0))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise _failed(f"cannot remove {error.filename}: {error.strerror}") from error
+
+    def _leave(self) -> None:
+        if self._file is not None:
+            os.close(self._file.fd)
+            self._file = None
+
+    def _write(self, blocks: bytearray) -> None:
+        """Write whole blocks, or none of those that do not fit."""
+        file = self._file
+        if not blocks:
+            return
+        assert file is not None
+        view = memoryview(blocks)
+        written = 0
+        try:
+            while written < len(view):
+                written += os.write(file.fd, view[written:])
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._cut_back(file)
+            text = f"cannot write {file.name}: {error.strerror}; {self.packets:,} packets came, the last are missing"
+            raise _failed(text) from error
+        file.nbytes += written
+
+    def _cut_back(self, file: _File) -> None:
+        """Make the file end with a whole block again; a pipe cannot be cut."""
+        try:
+            os.ftruncate(file.fd, file.nbytes)
+        except OSError:
+            return
+
+
+def _reached(count: int, limit: int | None) -> bool:
+    return limit is not None and count >= limit
+
+
+def _failed(text: str) -> HelperdError:
+    error = HelperdError("sink-failed", text)
+    error.exit_code = Code.SYSTEM
+    return error

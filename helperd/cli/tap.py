@@ -1,0 +1,220 @@
+"""``helperd tap NAME|--all``: write live packets to a file, a ring of files or a pipe, as dumpcap would."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+from helperd.cli import running
+from helperd.cli.ring import STDOUT, Limits, Ring
+from helperd.errors import Code, HelperdError, UnavailableError, UsageError
+from helperd.runtime import ALL_SOCKET, SOURCES_DIR, find_runtime_dir
+from helperd.table import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_READ: Final = 1 << 20
+_KILO: Final = 1000  # dumpcap's filesize counts in units of 1000 bytes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options; those that dumpcap has are named and counted as there."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", metavar="NAME", nargs="?", help="one source")
+    which.add_argument("--all", action="store_true", help="all sources, each an interface of its own")
+    parser.add_argument(
+        "-w", dest="file", metavar="FILE", help="the file; - is standard output (default: a pipe)"
+    )
+    parser.add_argument("-c", dest="packets", metavar="N", type=_positive, help="stop after N packets")
+    parser.add_argument(
+        "-a",
+        dest="stop",
+        metavar="LIMIT:N",
+        type=_limit("duration", "filesize", "packets", "files"),
+        action="append",
+        default=[],
+        help="stop after duration:N seconds, filesize:N kB (1000 bytes), packets:N or files:N",
+    )
+    parser.add_argument(
+        "-b",
+        dest="ring",
+        metavar="LIMIT:N",
+        type=_limit("duration", "filesize", "packets", "files"),
+        action="append",
+        default=[],
+        help="begin the next file after duration:N, filesize:N or packets:N; keep files:N of them",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    running.add_arguments(parser, printing=False)
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    return number
+
+
+def _limit(*words: str) -> type:
+    """The parser of ``word:number``; durations may be fractions."""
+
+    def parse(text: str) -> tuple[str, float]:
+        word, colon, number = text.partition(":")
+        if word not in words or not colon:
+            raise argparse.ArgumentTypeError(
+                f"must be one of {', '.join(words)}, a colon and a number, not {text!r}"
+            )
+        if word != "duration":
+            return word, _positive(number)
+        try:
+            duration = float(number)
+        except ValueError:
+            duration = 0.0
+        if not 0 < duration < float("inf"):
+            raise argparse.ArgumentTypeError(f"duration must be seconds above 0, not {number!r}")
+        return word, duration
+
+    return parse  # type: ignore[return-value]  # argparse takes any callable
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """What the options say about ends and rotation.
+
+    Raises:
+        UsageError: "usage": options that do not go together.
+    """
+    stop, ring = dict(args.stop), dict(args.ring)
+    packets = [int(number) for number in (args.packets, stop.get("packets")) if number is not None]
+    limits = Limits(
+        stop_packets=min(packets, default=None),
+        stop_bytes=_whole(stop.get("filesize"), _KILO),
+        stop_s=stop.get("duration"),
+        stop_files=_whole(stop.get("files")),
+        next_packets=_whole(ring.get("packets")),
+        next_bytes=_whole(ring.get("filesize"), _KILO),
+        next_s=ring.get("duration"),
+        files=int(ring.get("files", 0)),
+    )
+    if (limits.files or limits.stop_files is not None) and not limits.rotates:
+        raise UsageError(
+            "usage", "files:N needs a limit for each file: -b filesize:N, -b duration:N or -b packets:N"
+        )
+    if limits.rotates and args.file in {None, STDOUT}:
+        raise UsageError("usage", "-b needs the files' name: -w FILE")
+    return limits
+
+
+def _whole(number: float | None, unit: int = 1) -> int | None:
+    return None if number is None else int(number) * unit
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write until a limit, the daemon's end, SIGINT or SIGTERM; all of these leave complete files.
+
+    Returns:
+        0; 69 when the daemon went away inside a packet, 111 when the file cannot be written.
+
+    Raises:
+        UsageError: options that do not go together.
+        UnavailableError: no daemon.
+        HelperdError: no such source; the file cannot be written.
+    """
+    limits = limits_of(args)
+    file = args.file or STDOUT
+    if file == STDOUT and sys.stdout.isatty():
+        raise UsageError(
+            "usage", "packets do not go to a terminal; write a file with -w FILE, or pipe to tshark -r -"
+        )
+    say = (lambda _line: None) if args.quiet else _say
+    with _stopping() as stopped, _connect(args) as stream:
+        ring = Ring(file, limits, _now(), on_file=lambda name: say(f"File: {name}"))
+        try:
+            ended = _copy(stream, ring, stopped)
+        finally:
+            ring.close()
+    lost = f"; {ring.dropped:,} were lost because this reader was slow" if ring.dropped else ""
+    say(f"Packets captured: {ring.packets:,}{lost}")
+    if ended and ring.cut:
+        raise UnavailableError("no-daemon", "the daemon went away inside a packet; what was written is whole")
+    if ended:
+        say("the daemon has ended the stream")
+    return Code.DONE
+
+
+def _copy(stream: socket.socket, ring: Ring, stopped: socket.socket) -> bool:
+    """Feed the ring; True when the stream ended, False when we did."""
+    poll = select.poll()
+    poll.register(stream, select.POLLIN)
+    poll.register(stopped, select.POLLIN)
+    while not ring.done:
+        due = ring.due_at()
+        timeout = None if due is None else max(0.0, due - _now()) * 1000 + 1
+        ready = {fd for fd, _event in poll.poll(timeout)}
+        if stopped.fileno() in ready:
+            return False
+        if stream.fileno() not in ready:
+            ring.tick(_now())
+            continue
+        try:
+            data = stream.recv(_READ)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            return True
+        ring.feed(data, _now())
+    return False
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[socket.socket]:
+    """A socket that becomes readable at SIGINT or SIGTERM, so that no write is interrupted."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(0)
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    try:
+        yield ours
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        ours.close()
+        theirs.close()
+
+
+def _connect(args: argparse.Namespace) -> socket.socket:
+    """Connect to a consumer socket; when that fails, let the control socket say why."""
+    name = ALL_SOCKET if args.all else os.path.join(SOURCES_DIR, f"{args.name}.sock")
+    path = os.path.join(find_runtime_dir(args.runtime_dir), name)
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        stream.connect(path)
+    except OSError as error:
+        stream.close()
+        with running.connect(args) as client:
+            if not args.all:
+                client.call("GetSource", source=args.name)
+        why = clean(error.strerror or str(error))
+        raise HelperdError(
+            "sink-failed", f"{path}: {why}; see implicit_sinks and socket_mode in helpers.toml(5)"
+        ) from error
+    return stream
+
+
+def _now() -> float:
+    return time.monotonic()  # noqa: TID251 - a client's own limits
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
