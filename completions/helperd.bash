@@ -16,7 +16,7 @@ _helperd_sources() { # names of running sources: their sockets
 _helperd() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command= word
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        case $word in run | demo | status | list | probe | open | close | pause | resume | restart | channel | hop | messages | wait | reload | check) command=$word; break ;; esac
+        case $word in run | demo | status | top | list | probe | open | close | pause | resume | restart | channel | hop | tap | messages | wait | reload | check) command=$word; break ;; esac
     done
     COMPREPLY=()
     case $command:$prev in
@@ -24,6 +24,9 @@ _helperd() {
         run:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         demo:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         status:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
+        top:-d | top:--delay) COMPREPLY=(); return ;;
+        top:-s | top:--sort) mapfile -t COMPREPLY < <(compgen -W "n s r p l t a" -- "$cur"); return ;;
+        top:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         list:-c | list:--config) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
         list:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         probe:-c | probe:--config) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
@@ -36,6 +39,11 @@ _helperd() {
         channel:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         hop:--rate) COMPREPLY=(); return ;;
         hop:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
+        tap:-w) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
+        tap:-c) COMPREPLY=(); return ;;
+        tap:-a) COMPREPLY=(); return ;;
+        tap:-b) COMPREPLY=(); return ;;
+        tap:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         messages:--since) COMPREPLY=(); return ;;
         messages:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         wait:--running) mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); return ;;
@@ -48,6 +56,7 @@ _helperd() {
         run) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --unprivileged" -- "$cur"); fi ;;
         demo) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir" -- "$cur"); fi ;;
         status) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
+        top) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -d --delay -s --sort --runtime-dir" -- "$cur"); fi ;;
         list) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --json --runtime-dir" -- "$cur"); fi ;;
         probe) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --json --runtime-dir" -- "$cur"); fi ;;
         open) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
@@ -57,11 +66,12 @@ _helperd() {
         restart) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         channel) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         hop) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --rate --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
+        tap) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --all -w -c -a -b -q --quiet --runtime-dir" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         messages) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -f --follow --since --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         wait) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --running --stopped --timeout --runtime-dir" -- "$cur"); fi ;;
         reload) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); fi ;;
         check) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; fi ;;
-        "") mapfile -t COMPREPLY < <(compgen -W "run demo status list probe open close pause resume restart channel hop messages wait reload check -h --help --version" -- "$cur") ;;
+        "") mapfile -t COMPREPLY < <(compgen -W "run demo status top list probe open close pause resume restart channel hop tap messages wait reload check -h --help --version" -- "$cur") ;;
     esac
 }
 complete -F _helperd helperd
