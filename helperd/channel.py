@@ -27,6 +27,8 @@ FOREIGN_READ: Final = 64 << 10
 """Read size for pipes: what the kernel holds of a foreign helper's output."""
 OWN_READ: Final = 1 << 20
 """Read size for our own helpers, which send many packets per frame over a large socket buffer."""
+NUDGE_S: Final = 0.2
+"""Seconds after which a request without an answer is followed by a PING."""
 MAX_UNSENT: Final = 64 << 10
 """Bytes kept for a helper that does not read."""
 
@@ -220,6 +222,21 @@ class Channel:
             if not await self._turn():
                 raise HelperExited("exited", f"the helper ended before its {kind.__name__}")
 
+    async def request(self, message: Message, kind: type[_M]) -> _M:
+        """Ask for something and wait for the report.
+
+        A helper that handles one frame per read may have left the request in its buffer; a PING after a moment makes
+        it look again (kismet-protocol.md, H1).
+
+        Raises:
+            HelperExited, RemoteProtocolError: as ``expect``.
+        """
+        self.send(message)
+        with trio.move_on_after(NUDGE_S):
+            return await self.expect(kind)
+        self.ping()
+        return await self.expect(kind)
+
     async def greet(self) -> None:
         """Find out the helper's generation: the PING that every generation can tell apart, and its answer.
 
@@ -245,7 +262,11 @@ class Channel:
         number = self.session.last_seqno
         answered = self._awaited[number] = trio.Event()
         try:
-            await answered.wait()
+            with trio.move_on_after(NUDGE_S):
+                await answered.wait()
+            if not answered.is_set():
+                self.ping()
+                await answered.wait()
         finally:
             self._awaited.pop(number, None)
         return self._reports.pop(number)

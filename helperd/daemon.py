@@ -20,7 +20,7 @@ import trio
 from helperd import __version__, config, pcapng
 from helperd.config.check import source_name
 from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
-from helperd.control import server as control_server
+from helperd.control.server import serve as serve_control
 from helperd.drivers import list_devices, probe
 from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone
 from helperd.launcher import Launcher, open_launcher
@@ -210,7 +210,7 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
     listener = listen_unix(path, mode=daemon.spec.socket_mode, group=daemon.spec.socket_group)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(control_server.serve, trio.SocketListener(listener.socket), daemon)
+            nursery.start_soon(serve_control, trio.SocketListener(listener.socket), daemon)
             yield
             nursery.cancel_scope.cancel()
     finally:

@@ -16,6 +16,7 @@ import trio
 from helperd.errors import HelperdError, HelperError, HelperExited, PeerTimedOut, ProtocolError, UsageError
 from helperd.incarnation import Incarnation
 from helperd.wire.definition import SourceDefinition
+from helperd.wire.greeting import attempts
 from helperd.wire.messages import (
     ErrorReport,
     Interface,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from helperd.config.specs import HelperSpec
     from helperd.launcher import Launcher
+    from helperd.wire.frames import Generation
 
 ASK_S: Final = 2.0
 """Seconds that one helper has for list or probe, from its launch."""
@@ -141,7 +143,7 @@ async def ask(
     request: ListRequest | ProbeRequest,
     limit: float = ASK_S,
 ) -> ListReport | ProbeReport:
-    """Start a helper, ask it one thing, and stop it.
+    """Start a helper, ask it one thing, and stop it; a v0 helper is started twice.
 
     Returns:
         The ListReport or ProbeReport.
@@ -150,6 +152,29 @@ async def ask(
         HelperError: launch failed, it ended first, or ran out of time, with its last words.
         ProtocolError: it broke the protocol.
     """
+    deadline = trio.current_time() + limit
+    *first, last = (None,) if helper.builtin else attempts(helper.wire)
+    for generation in first:
+        try:
+            return await _ask_once(launcher, helper, profile, request, generation, deadline, limit)
+        except _Unheard:
+            continue
+    return await _ask_once(launcher, helper, profile, request, last, deadline, limit)
+
+
+class _Unheard(HelperExited):
+    """It ended without a byte: perhaps it was greeted in the wrong generation."""
+
+
+async def _ask_once(
+    launcher: Launcher,
+    helper: HelperSpec,
+    profile: int,
+    request: ListRequest | ProbeRequest,
+    generation: Generation | None,
+    deadline: float,
+    limit: float,
+) -> ListReport | ProbeReport:
     complaints: list[str] = []
 
     def hear(message: Message) -> None:
@@ -157,33 +182,33 @@ async def ask(
             complaints.append(message.message)
 
     incarnation = await Incarnation.launch(
-        launcher, helper, profile, deliver=lambda _runs, _size: None, on_message=hear
+        launcher,
+        helper,
+        profile,
+        deliver=lambda _runs, _size: None,
+        on_message=hear,
+        generation=generation,
     )
-    reason = "asked"
     kind: type[ListReport | ProbeReport] = ListReport if isinstance(request, ListRequest) else ProbeReport
+    reason = "asked"
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(incarnation.channel.keep_writing)
             nursery.start_soon(incarnation.read_stderr, lambda _line: None)
-            with trio.move_on_after(limit) as timer:
+            with trio.move_on_at(deadline):
                 await incarnation.channel.greet()
-                incarnation.channel.send(request)
-                report = await incarnation.channel.expect(kind)
+                report = await incarnation.channel.request(request, kind)
                 nursery.cancel_scope.cancel()
                 return report
-            if timer.cancelled_caught:
-                reason = "timed-out"
-                raise PeerTimedOut(
-                    "timed-out", f"no answer within {limit:g} s{_words(incarnation, complaints)}"
-                )
+            reason = "timed-out"
+            raise PeerTimedOut("timed-out", f"no answer within {limit:g} s{_words(incarnation, complaints)}")
     except* HelperExited as group:
         with trio.move_on_after(0.2):
             await incarnation.wait_ended()
         ended = incarnation.ended
         how = f"{ended.how} {ended.code}" if ended else "it closed its output"
-        raise HelperExited(
-            "exited", f"ended without an answer ({how}){_words(incarnation, complaints)}"
-        ) from group
+        error = _Unheard if incarnation.channel.session.received == 0 else HelperExited
+        raise error("exited", f"ended without an answer ({how}){_words(incarnation, complaints)}") from group
     finally:
         await incarnation.stop(reason=reason)
     raise AssertionError("unreachable")

@@ -21,6 +21,7 @@ from helperd.channel import FOREIGN_READ, OWN_READ, Channel
 from helperd.errors import LaunchFailed, LocalProtocolError
 from helperd.lifecycle import ladder
 from helperd.logs import StderrLines
+from helperd.wire.greeting import Program
 from helperd.wire.messages import Message, Shutdown
 from helperd.wire.session import Role, Session
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from helperd.config.specs import HelperSpec
     from helperd.launcher import Exit as ProcessExit
     from helperd.launcher import Launcher, Process
-    from helperd.wire.frames import Run
+    from helperd.wire.frames import Generation, Run
 
 OWN_BUFFER: Final = 4 << 20
 """Socket buffer asked for our own helpers' output, in bytes; the kernel may give less."""
@@ -55,6 +56,24 @@ class Ends:
         """Close our ends."""
         for fd in (self.to_helper, self.from_helper, self.stderr):
             os.close(fd)
+
+
+_INTERPRETERS: Final = ("python", "perl", "ruby", "node", "sh", "bash")
+
+
+def program_of(helper: HelperSpec) -> Program | None:
+    """The file whose change makes a helper another program; None when it cannot be looked at.
+
+    For an interpreter that is the script: the first absolute path behind it.
+    """
+    path = helper.command[0]
+    if os.path.basename(path).startswith(_INTERPRETERS):
+        path = next((word for word in helper.command[1:] if word.startswith("/")), path)
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return Program(path, found.st_dev, found.st_ino, found.st_mtime_ns)
 
 
 def make_ends(*, own: bool) -> Ends:
@@ -111,9 +130,11 @@ class Incarnation:
         *,
         deliver: Callable[[list[Run], int], None],
         on_message: Callable[[Message], None],
-        generation: str | None = None,
+        generation: Generation | None = None,
     ) -> Incarnation:
         """Ask the launcher for a process of this profile; shielded, so that its answer always finds an owner.
+
+        ``generation`` is what to greet it in; None: the PING that v2 and v3 helpers answer.
 
         Raises:
             LaunchFailed: it said no, with the reason; or there are no descriptors left here.
@@ -134,7 +155,7 @@ class Incarnation:
             raise
         finally:
             ends.close_given()
-        session = Session(Role.SUPERVISOR, verify=helper.verify)
+        session = Session(Role.SUPERVISOR, generation=generation, verify=helper.verify)
         channel = Channel(
             ends.to_helper,
             ends.from_helper,

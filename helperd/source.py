@@ -20,7 +20,7 @@ import trio
 from helperd import vitals
 from helperd.bell import Bell
 from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut
-from helperd.incarnation import Incarnation
+from helperd.incarnation import Incarnation, program_of
 from helperd.lifecycle import (
     Answer,
     ChildWatch,
@@ -38,6 +38,7 @@ from helperd.lifecycle import (
 )
 from helperd.translate import Translator
 from helperd.wire import bulk
+from helperd.wire.greeting import attempts
 from helperd.wire.messages import (
     ConfigureReport,
     ConfigureRequest,
@@ -59,7 +60,8 @@ if TYPE_CHECKING:
     from helperd.gate import StartGate
     from helperd.launcher import Launcher
     from helperd.routing import Route, RouteTable
-    from helperd.wire.frames import Run
+    from helperd.wire.frames import Generation, Run
+    from helperd.wire.greeting import GenerationCache, Program
 
 GREET_S: Final = 5.0
 OPEN_S: Final = 15.0
@@ -79,6 +81,7 @@ class Shell(Protocol):
     bus: MessageBus
     gate: StartGate
     room: Bell
+    programs: GenerationCache
     lagged_at: float
 
     def changed(self) -> None:
@@ -152,6 +155,8 @@ class Source:
         self._gone: Exit | None = None
         self._shutdown: str | None = None
         self._offers_bulk = False
+        self._program: Program | None = None
+        self._last_way = True
         self._held_since: float | None = None
 
     @property
@@ -266,6 +271,7 @@ class Source:
                 how=how,
                 code=code,
                 greeted=bool(self.opened.generation),
+                v0_allowed=not self._last_way,
                 shutdown=self._shutdown,
                 status_meaningful=bool(self.helper and self.helper.status_meaningful),
             )
@@ -277,8 +283,15 @@ class Source:
         self.opened = Opened()
         self.helper, profile = await shell.choose(self.spec)
         async with shell.gate.slot() as slot:
+            ways = self._ways_to_greet()
+            self._last_way = len(ways) == 1
             incarnation = await Incarnation.launch(
-                shell.launcher, self.helper, profile, deliver=self._deliver, on_message=self._on_message
+                shell.launcher,
+                self.helper,
+                profile,
+                deliver=self._deliver,
+                on_message=self._on_message,
+                generation=ways[0],
             )
             self.incarnation = incarnation
             life.post(Event.LAUNCHED, trio.current_time(), number)
@@ -294,12 +307,26 @@ class Source:
                 await self._open_and_pump(incarnation, number, inside)
                 inside.cancel_scope.cancel()
 
+    def _ways_to_greet(self) -> tuple[Generation | None, ...]:
+        """How to address the helper now, and what is left to try when it does not understand."""
+        helper = self.helper
+        assert helper is not None
+        self._program = None
+        if helper.builtin is not None:
+            return (None,)
+        self._program = program_of(helper)
+        known = self.shell.programs.get(self._program) if self._program is not None else None
+        ways = attempts(helper.wire, known)
+        return ways[1:] if self.life.history.v0_tried and len(ways) > 1 else ways
+
     async def _open_and_pump(self, incarnation: Incarnation, number: int, inside: trio.Nursery) -> None:
         life = self.life
         channel = incarnation.channel
         generation = channel.session.generation
         assert generation is not None
         self.opened.generation = generation.name
+        if self._program is not None:
+            self.shell.programs.learn(self._program, generation.name)
         self._translator = Translator(self.name, self.shell.table.interfaces, generation)
         self._translator.definition = self.spec.definition
         life.post(Event.GREETED, trio.current_time(), number)
@@ -308,8 +335,7 @@ class Source:
         if self._offers_bulk:
             channel.send(Register(bulk.SUBSYSTEM))
         with self._limit(OPEN_S, "its open report"):
-            channel.send(OpenRequest(self.spec.definition))
-            report = await channel.expect(OpenReport)
+            report = await channel.request(OpenRequest(self.spec.definition), OpenReport)
         if not report.success:
             raise OpenRefused("open-refused", report.message or "the helper gave no reason")
         self._take(report)
@@ -447,7 +473,7 @@ class Source:
         children = ChildWatch(helper.needs_child) if helper.needs_child else None
         silence = Patience(self.spec.silence, trio.current_time()) if self.spec.silence else None
         pinged_at: float | None = None
-        next_ping_at = trio.current_time()
+        next_ping_at = trio.current_time() + interval  # the greeting was one already
         turn = vitals.run_queue(incarnation.process.pid)
         while True:
             now = trio.current_time()

@@ -23,6 +23,7 @@ from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate
 from helperd.lifecycle import Event, Plan, State, plan
 from helperd.source import Source, policy_of
+from helperd.wire.greeting import GenerationCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,7 @@ class Supervisor:
         self.room = Bell()
         self.bus = MessageBus()
         self.gate = StartGate()
+        self.programs = GenerationCache()
         self._log = log
         self.lagged_at = -1.0
         self.late_beats = 0

@@ -93,8 +93,11 @@ def daemon(
     if command == "run":
         argv += ["-c", str(file)]
     path = log or runtime / "log"
+    environment = {**os.environ, "HELPERD_UNPRIVILEGED": "1"}  # a configuration of the test's own, as any user's
     with path.open("wb") as out:
-        process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
+        )
     rig = Rig(process, runtime)
     try:
         if wait:
