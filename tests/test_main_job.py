@@ -416,7 +416,7 @@ definition = "x:type=bad"
             first = counter_of(stream.take(1)[0].content)
             status = rig.wait(lambda status: status["sources"][1]["restarts"] >= 2)
             bad = status["sources"][1]
-            assert bad["exit"]["kind"] == "accident"
+            assert bad["exit"]["kind"] in {"accident", "wrong-generation"}  # a v0 helper might have answered so
             assert bad["exit"]["problem"] in {
                 "bad-signature", "frame-too-long", "partial-frame", "bad-version", "wrong-generation", "exited",
             }  # fmt: skip
