@@ -370,6 +370,7 @@ class Launcher:
         fd, words = trust.open_program(profile, root=self.root)
         place = {0: 0, 1: 1, 2: 2, 3: theirs.fileno()}
         child = Child(words, profile.env, place, fd, -1, self.have, os.getpid(), session=False)
+        child = child._replace(filter=seccomp.for_profile(1, 0, no_new_privs=True))
         if ids:
             child = child._replace(uid=ids[0], gid=ids[1])
         self.supervisor, errors = custody.fork(child)

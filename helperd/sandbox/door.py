@@ -138,10 +138,13 @@ def from_systemd() -> socket.socket:
 
 
 def peer(sock: socket.socket) -> tuple[int, int, set[int]]:
-    """Return pid, uid and all gids of whoever made the connection, as the kernel noted them then."""
+    """Return pid, uid and all gids of whoever made the connection, as the kernel noted them then.
+
+    Somebody with more than 256 groups counts with the primary one only.
+    """
     pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     try:
-        data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 1024)
+        data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
     except OSError as error:
         if error.errno not in {errno.ERANGE, errno.ENOPROTOOPT}:
             raise
