@@ -97,7 +97,6 @@ class Phase(enum.Enum):
 
 _G, _R, _L, _P, _N, _O, _C, _E = Phase
 _BOTH: Final = dict.fromkeys((_G, _R, _L, _P, _N, _O, _C))
-_OPENED: Final = dict.fromkeys((_R, _O))
 
 Table = dict[type, "dict[Phase, Phase | None]"]
 """Message to phases it is allowed in, each with the next phase; None is the same phase."""
@@ -106,12 +105,12 @@ ALLOWED: Final[dict[Role, Table]] = {
     Role.SUPERVISOR: {
         Ping: {**_BOTH},
         Pong: {**_BOTH},
-        ListRequest: {_G: _L, _R: _L},
-        ProbeRequest: {_G: _P, _R: _P},
-        OpenRequest: {_G: _N, _R: _N},
-        ConfigureRequest: {_O: None},
-        CloseRequest: {_N: _C, _O: _C},
-        Register: {_G: None, _R: None, _O: None},
+        ListRequest: {_G: _L, _R: _L, _C: None},
+        ProbeRequest: {_G: _P, _R: _P, _C: None},
+        OpenRequest: {_G: _N, _R: _N, _C: None},
+        ConfigureRequest: {_O: None, _C: None},
+        CloseRequest: {_N: _C, _O: _C, _C: None},
+        Register: {_G: None, _R: None, _O: None, _C: None},
         Shutdown: {**_BOTH, _G: _C, _R: _C, _L: _C, _P: _C, _N: _C, _O: _C},
         Event: {**_BOTH},
         HttpRequest: {**_BOTH},
@@ -145,8 +144,14 @@ ALLOWED: Final[dict[Role, Table]] = {
 """Who may say what, when, and where it leads. A missing entry is a protocol error of whoever sent it."""
 
 
-def step(role: Role, phase: Phase, message: Message) -> Phase | None:
+def step(role: Role, phase: Phase, message: Message, asked: int = 0) -> Phase | None:
     """The phase after ``role`` sent ``message`` in ``phase``, or None when it may not.
+
+    Args:
+        role: who sent it.
+        phase: where the conversation stood.
+        message: what was sent.
+        asked: number of the last list, probe or open request.
 
     Two kinds of message look at their content: a report that may refuse, and the failed probe report with
     which C helpers answer every command they do not know (kismet-protocol.md, H5), which changes nothing.
@@ -160,8 +165,8 @@ def step(role: Role, phase: Phase, message: Message) -> Phase | None:
             return _C
         case ErrorReport(success=True):
             return phase
-        case ProbeReport(success=True) if phase not in (_P, _C):
-            return None
+        case ProbeReport(request, success) if phase is not _P or request != asked:
+            return None if success and phase is not _C else phase
         case _:
             return after
 
@@ -272,7 +277,7 @@ class Session:
         """
         if self.phase is Phase.ERROR:
             raise LocalProtocolError("not-allowed-now", "the session ended with a protocol error")
-        after = step(self.role, self.phase, message)
+        after = step(self.role, self.phase, message, self.asked)
         if after is None or self.generation is None:
             raise LocalProtocolError(
                 "not-allowed-now",
@@ -280,7 +285,7 @@ class Session:
             )
         seqno = self.last_seqno % 0xFFFFFFFF + 1
         frame = self._fit(message, self.generation, seqno)
-        self._note(message, seqno)
+        self._note(self.role, message, seqno)
         self.last_seqno = seqno
         self.phase = after
         return frame
@@ -375,11 +380,11 @@ class Session:
                 out.append(item)
                 continue
             message = item.generation.decode(item)
-            after = step(self.role.other, self.phase, message)
+            after = step(self.role.other, self.phase, message, self.asked)
             if after is None:
                 raise self._refusal(type(message).__name__, item.at, item.payload)
             self._learn(item, message)
-            self._note(message, item.seqno)
+            self._note(self.role.other, message, item.seqno)
             self.phase = after
             out.append(message)
 
@@ -413,12 +418,12 @@ class Session:
                 excerpt=frame.payload,
             )
 
-    def _note(self, message: Message, seqno: int) -> None:
-        """Remember what was asked and agreed, whoever said it."""
+    def _note(self, sender: Role, message: Message, seqno: int) -> None:
+        """Remember what was asked and agreed; an interface number is the supervisor's to give, never the helper's."""
         match message:
             case ListRequest() | ProbeRequest() | OpenRequest():
                 self.asked = seqno
-            case Register(bulk.SUBSYSTEM, int(interface)):
+            case Register(bulk.SUBSYSTEM, int(interface)) if sender is Role.SUPERVISOR:
                 self.bulk = interface
                 self._scanner.bulk = interface if self.role is Role.SUPERVISOR else None
             case _:

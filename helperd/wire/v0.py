@@ -106,7 +106,12 @@ def _verify(data: bytes, position: int, stop: int, word: int, at: int) -> None:
     right = checksum(data[position + 12 : stop])
     if right != word:
         problem, text = "bad-checksum", f"the checksum is {word:08x}, the payload's is {right:08x}"
-        if word >> 16 in _SENTINELS:
+        if word in (0xABCD0002, 0xA9A90003):
+            problem, text = (
+                "wrong-generation",
+                f"a frame with generation word {word:08x} came where v0 was expected",
+            )
+        elif word >> 16 in _SENTINELS:
             problem, text = (
                 "bad-version",
                 f"frame version {word & 0xFFFF} is unknown, and as a checksum it is wrong",
