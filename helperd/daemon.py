@@ -304,6 +304,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runtime-dir")
     parser.add_argument("--demo", action="store_true")
     options = parser.parse_args(argv)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_early)
     try:
         settings = config.load(options.config)
         if options.demo:
@@ -323,6 +325,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HelperdError as error:
         print(f"helperd: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _end_early(_number: int, _frame: object) -> NoReturn:
+    """End in order before the loop listens to signals, and behind it: a terminal and the launcher both send one."""
+    raise SystemExit(Code.DONE)
 
 
 async def _run_quietly(

@@ -152,7 +152,7 @@ class Supervisor:
             await source.keep_running()
         finally:
             running.left.set()
-            if self._running.get(source.name) is running:
+            if not source.is_kept() and self._running.get(source.name) is running:
                 del self._running[source.name]
             self.changed()
 

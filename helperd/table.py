@@ -26,6 +26,7 @@ _STATE_COLORS: Final = {
 }
 _SHORT: Final = {"stalled-by-consumer": "stalled"}
 _ORDERLY: Final = {"asked", "done"}
+_UNWANTED: Final = frozenset({"no-consumer", "paused"})
 _UNITS: Final = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -160,9 +161,11 @@ def span(seconds: object) -> str:
 
 
 def losses(source: Mapping[str, Any]) -> int:
-    """All packets that a source lost, whatever the reason."""
+    """All packets that a source lost to somebody who wanted them; what nobody asked for is no loss to people."""
     lost = source.get("lost") or {}
-    return sum(lost.values()) if isinstance(lost, Mapping) else int(lost)
+    if not isinstance(lost, Mapping):
+        return int(lost)
+    return sum(packets for reason, packets in lost.items() if reason not in _UNWANTED)
 
 
 def state_of(source: Mapping[str, Any]) -> Cell:
