@@ -217,7 +217,14 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
         listener.close()
 
 
-async def run(settings: Config, launcher_fd: int, runtime_dir: str, log: Log, view: LiveView | None) -> Code:
+async def run(
+    settings: Config,
+    launcher_fd: int,
+    runtime_dir: str,
+    log: Log,
+    view: LiveView | None,
+    early: _EarlySignals,
+) -> Code:
     """Run until SIGINT or SIGTERM.
 
     Raises:
@@ -238,6 +245,7 @@ async def run(settings: Config, launcher_fd: int, runtime_dir: str, log: Log, vi
             supervisor, launcher, runtime_dir, settings.helperd, log, trio.current_time(), header=header
         )
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            early.listening = True
             async with trio.open_nursery() as outer, _control(daemon):
                 daemon.open_sinks(outer)
                 async with trio.open_nursery() as nursery:
@@ -304,8 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runtime-dir")
     parser.add_argument("--demo", action="store_true")
     options = parser.parse_args(argv)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end_early)
+    early = _EarlySignals()
     try:
         settings = config.load(options.config)
         if options.demo:
@@ -318,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Log(form=settings.helperd.log_format, level=settings.helperd.log_level) as log:
             if options.demo:
                 _invite(runtime_dir)
-            return trio.run(_run_quietly, settings, options.launcher_fd, runtime_dir, log, view)
+            return trio.run(_run_quietly, settings, options.launcher_fd, runtime_dir, log, view, early)
     except ConfigRefused as refused:
         print(refused, file=sys.stderr)
         return refused.exit_code
@@ -327,17 +334,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def _end_early(_number: int, _frame: object) -> NoReturn:
-    """End in order before the loop listens to signals, and behind it: a terminal and the launcher both send one."""
-    raise SystemExit(Code.DONE)
+class _EarlySignals:
+    """Ends in order before the loop listens; afterwards a second signal (terminal and launcher) changes nothing."""
+
+    def __init__(self) -> None:
+        self.listening = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._answer)
+
+    def _answer(self, _number: int, _frame: object) -> None:
+        if not self.listening:
+            raise SystemExit(Code.DONE)
 
 
 async def _run_quietly(
-    settings: Config, launcher_fd: int, runtime_dir: str, log: Log, view: LiveView | None
+    settings: Config,
+    launcher_fd: int,
+    runtime_dir: str,
+    log: Log,
+    view: LiveView | None,
+    early: _EarlySignals,
 ) -> Code:
     """Turn a group of one into the error it holds."""
     try:
-        return await run(settings, launcher_fd, runtime_dir, log, view)
+        return await run(settings, launcher_fd, runtime_dir, log, view, early)
     except BaseExceptionGroup as group:
         known, other = group.split(HelperdError)
         if other is None and known is not None:
