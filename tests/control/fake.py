@@ -41,7 +41,7 @@ def source(name: str, **changes: Any) -> dict[str, Any]:
         "rate": 99.5,
         "produced": 1003,
         "routed": 1000,
-        "lost": {"no-consumer": 3},
+        "lost": {"partial-frame": 3},
         "restarts": 0,
         "age_s": 0.01,
         "exit": None,
