@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 OWN_BUFFER: Final = 4 << 20
 """Socket buffer asked for our own helpers' output, in bytes; the kernel may give less."""
 _AFTER_EMPTY_S: Final = 0.5
+_LEAVE_S: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -111,6 +112,7 @@ class Incarnation:
 
     Attributes:
         ended: how the main process ended, once it is known.
+        climbed: a TERM or KILL of ours came before that.
     """
 
     def __init__(self, helper: HelperSpec, process: Process, channel: Channel, stderr_fd: int) -> None:
@@ -119,6 +121,7 @@ class Incarnation:
         self.channel = channel
         self.stderr = StderrLines(trio.current_time())
         self.ended: ProcessExit | None = None
+        self.climbed = False
         self._stderr_fd = stderr_fd
 
     @classmethod
@@ -220,10 +223,14 @@ class Incarnation:
             obeys_shutdown=self.helper.obeys_shutdown or self.helper.builtin is not None,
             term_grace=self.helper.term_grace,
         )
+        if self.channel.eof:  # it is leaving: let it, so that its status is its own
+            with trio.move_on_after(_LEAVE_S):
+                await self.wait_ended()
         for rung in steps:
             if self.ended is not None and rung.name in {"ask", "term"}:
                 continue
             entering(rung.name)
+            self.climbed = self.climbed or (self.ended is None and rung.name in {"term", "kill"})
             with trio.move_on_after(rung.upto):
                 if rung.name == "ask":
                     try:

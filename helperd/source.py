@@ -261,7 +261,7 @@ class Source:
         if not isinstance(error, HelperdError | None):
             self.shell.log("error", self.name, f"bug: {type(error).__name__}: {error}")
         life.enter(State.STOPPING, trio.current_time(), reason)
-        how, code = await self._stop(reason)
+        how, code, climbed = await self._stop(reason)
         return classify(
             Ending(
                 asked=self._asked(),
@@ -270,6 +270,7 @@ class Source:
                 hung_text=self._hung()[1],
                 how=how,
                 code=code,
+                climbed=climbed,
                 greeted=bool(self.opened.generation),
                 v0_allowed=not self._last_way,
                 shutdown=self._shutdown,
@@ -582,10 +583,10 @@ class Source:
             return error.problem if isinstance(error, HelperdError) else "bug"
         return self._asked() or self._hung()[0] or "exited"
 
-    async def _stop(self, reason: str) -> tuple[str, int | None]:
+    async def _stop(self, reason: str) -> tuple[str, int | None, bool]:
         incarnation = self.incarnation
         if incarnation is None:
-            return "", None
+            return "", None, False
         await incarnation.stop(reason=reason, entering=self._on_rung)
         if incarnation.channel.cut:
             self.route.ledger.upstream["partial-frame"] += 1
@@ -594,7 +595,7 @@ class Source:
         self._translator = None
         self.rung = ""
         ended = incarnation.ended
-        return ("", None) if ended is None else (ended.how, ended.code)
+        return ("", None, True) if ended is None else (ended.how, ended.code, incarnation.climbed)
 
     def _on_rung(self, rung: str) -> None:
         self.rung = rung

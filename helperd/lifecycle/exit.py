@@ -162,7 +162,7 @@ def _before_greeting(ending: Ending) -> Exit | None:
         return None
     error = ending.error
     wire = isinstance(error, RemoteProtocolError) and error.problem in _OTHER_GENERATION
-    left = (error is None or isinstance(error, HelperExited)) and ending.how == "exited"
+    left = (error is None or isinstance(error, HelperExited)) and not _died(ending)
     if not wire and not left:
         return None
     return Exit(
