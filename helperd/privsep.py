@@ -273,8 +273,10 @@ class Launcher:
             self.custody.kill(found)
         elif found.exited:
             raise RequestRefused("not-allowed-now", "it has ended, only KILL is left", errno=errno.ESRCH)
-        else:
-            signal.pidfd_send_signal(found.pidfd, request.arg)
+        elif not custody.send(found, request.arg):
+            raise RequestRefused(
+                "not-permitted", f"{found.name} is another user's by now", errno=errno.EACCES
+            )
         return found.handle, 0, -1
 
     def reread(self) -> None:
@@ -288,12 +290,7 @@ class Launcher:
 
     def tell(self, helper: Helper, what: str, code: int) -> None:
         """Send an event to whoever started a helper, if it is still there."""
-        how, value = (wire.BY_EXIT, code) if code >= 0 else (wire.BY_SIGNAL, -code)
-        if helper.unverified:
-            how, value = wire.UNVERIFIED, 0
-        elif helper.refused is not None:
-            how, value = wire.NO_EXEC, helper.refused
-        event = (wire.EXITED, how, 0, helper.handle, value, 0)
+        event = (wire.EXITED, wire.HOW.index(helper.how), 0, helper.handle, code, 0)
         if what == "empty":
             event = (wire.EMPTY, 0, 0, helper.handle, 0, 0)
         if helper.client:
@@ -352,14 +349,11 @@ class Launcher:
     def harden(self) -> None:
         """As root: be the only one, empty the pool, keep only what profiles and the kill ladder need."""
         trust.check_closure()
-        self.lock = door.take_lock(custody.POOL)
-        custody.empty_pool()
-        if self.custody.folder:
-            cgroup.clear(self.custody.folder)
-        want = OWN
+        keep = OWN
         for profile in self.profiles:
-            want |= profile.want
-        self.have = door.shrink(want, no_new_privs=all(profile.no_new_privs for profile in self.profiles))
+            keep |= profile.want
+        plain = all(profile.no_new_privs for profile in self.profiles)
+        self.lock, self.have = door.harden(keep, self.custody.folder, no_new_privs=plain)
 
     def start_supervisor(self, args: list[str], ids: tuple[int, int] | None) -> None:
         """Start the built-in profile 0 with one end of a socket pair as descriptor 3, and serve the other."""
@@ -381,9 +375,7 @@ class Launcher:
         self.admit(Client(ours, "supervisor", -1, len(custody.POOL)))
 
     def on_connection(self, listener: socket.socket) -> None:
-        """Accept a connection if the supervisor's user, root or an [[allow]] rule speaks for it; else close
-        it.
-        """
+        """Accept a connection if it comes from root, the supervisor's user, or one with an [[allow]] rule."""
         try:
             sock = listener.accept()[0]
         except OSError as error:
@@ -393,13 +385,13 @@ class Launcher:
         allowed, quota = profiling.admission(self.config, self.accounts, uid, gids, len(custody.POOL))
         client = Client(sock, f"uid {uid} (pid {pid})", uid, quota, allowed)
         same = sum(other.uid == uid for other in self.clients)
-        if client.allowed == frozenset() or same >= MAX_CLIENTS_PER_UID or len(self.clients) >= MAX_CLIENTS:
+        if allowed != frozenset() and same < MAX_CLIENTS_PER_UID and len(self.clients) < MAX_CLIENTS:
+            self.admit(client)
+        else:
             self.say(
-                f"{client.name} refused: {'too many connections' if same else 'no [[allow]] rule is for it'}"
+                f"{client.name} refused: {'too many connections' if same else 'no [[allow]] rule for it'}"
             )
             client.close()
-        else:
-            self.admit(client)
 
 
 def serve(options: dict[str, str], rest: list[str]) -> int:
@@ -417,16 +409,13 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     launcher = Launcher(path, root=root, delegated="--delegated" in options)
     launcher.read()
     prctl.set_child_subreaper(1)
-    client = (
-        door.inherited(int(options["--client-fd"]), listening=False) if "--client-fd" in options else None
-    )
     listener = door.from_systemd() if "--systemd" in options else None
-    accounts, spec = launcher.accounts, launcher.config.helperd
-    ids = None
+    client = None if "--client-fd" not in options else door.inherited(options["--client-fd"], listening=False)
+    ids = profiling.daemon_ids(launcher.config.helperd, launcher.accounts) if root and not client else None
+    if "--listen" in options:
+        listener = door.listen(options["--listen"], ids[1] if ids else -1)
+    more = [] if listener or client else door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids)
     if root:
-        ids = profiling.daemon_ids(spec, accounts) if not client else None
-        if "--listen" in options:
-            listener = door.listen(options["--listen"], ids[1] if ids else 0)
         launcher.harden()
     if listener:
         listener.setblocking(False)  # noqa: FBT003
@@ -434,8 +423,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     elif client:
         launcher.admit(Client(client, "client", -1, len(custody.POOL)))
     else:
-        runtime = [f"--runtime-dir={options['--runtime-dir']}"] if "--runtime-dir" in options else []
-        launcher.start_supervisor(runtime + rest, ids)
+        launcher.start_supervisor(more + rest, ids)
     return launcher.run()
 
 
@@ -448,9 +436,9 @@ def main(argv: list[str]) -> int:
     except getopt.GetoptError as error:
         sys.stderr.write(f"helperd-launcher: {error}\n")
         return int(Code.USAGE)
-    except HelperdError as error:
+    except (HelperdError, OSError) as error:
         sys.stderr.write(f"helperd-launcher: {error}\n")
-        return int(error.exit_code)
+        return int(error.exit_code if isinstance(error, HelperdError) else Code.SYSTEM)
 
 
 if __name__ == "__main__":

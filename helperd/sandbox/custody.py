@@ -35,7 +35,6 @@ class Helper:
     Attributes:
         asker: the uid that asked for it, which its connection's end does not change.
         errors: the error pipe; -1 once exec is confirmed.
-        refused: why there was no exec, or that its privilege was wrong: an errno; None: neither.
         swept: nothing of its uid was left after its end.
     """
 
@@ -49,8 +48,8 @@ class Helper:
         self.asker = client.uid
         self.pid, self.errors = started
         self.pidfd = os.pidfd_open(self.pid)
-        self.refused: int | None = None
-        self.unverified = False
+        self.how = ""  # exited, signal, exec-failed, unverified
+        self.code = 0  # of exec-failed: the errno
         self.exited = self.dying = self.swept = False
         self.sweeper, self.sweeper_until = 0, 0.0
 
@@ -61,7 +60,7 @@ class Helper:
 
 
 class Custody:
-    """All helpers, by handle; ``tell`` gets (helper, "exited" | "empty", exit code or minus the signal)."""
+    """All helpers, by handle; ``tell`` gets (helper, "exited" | "empty", code of ``how``)."""
 
     def __init__(
         self, say: Callable[[str], None], tell: Callable[[Helper, str, int], None], *, root: bool, folder: str
@@ -118,13 +117,13 @@ class Custody:
         """Read the error pipe: its end means exec, then look at what came of it; words name a failed step."""
         said, helper.errors = read_errors(helper.errors), -1
         if said:
-            helper.refused = said.number
+            helper.how, helper.code = "exec-failed", said.number
             self.say(f"{helper.name} was not started: {said}")
             return
         found = processes.privilege(helper.pid)
         different = differs(helper.child, found) if found else ""
         if different:
-            helper.unverified = True
+            helper.how = "unverified"
             self.say(f"{helper.name} is killed, its {different} is not what its profile says: {found}")
             self.kill(helper)
 
@@ -133,7 +132,9 @@ class Custody:
         for helper in list(self.helpers.values()):
             if helper.pid == pid and not helper.exited:
                 helper.exited = True
-                self.tell(helper, "exited", code)
+                if not helper.how:
+                    helper.how, helper.code = ("exited", code) if code >= 0 else ("signal", -code)
+                self.tell(helper, "exited", helper.code)
                 self.kill(helper)
             elif helper.sweeper == pid:
                 helper.sweeper = 0
@@ -144,7 +145,7 @@ class Custody:
         """Kill a helper's whole tree, now and until nothing of it is left."""
         helper.dying = True
         if not helper.exited:
-            signal.pidfd_send_signal(helper.pidfd, signal.SIGKILL)
+            send(helper, signal.SIGKILL)
         self.sweep_at, self.pause = monotonic(), 0.001
 
     def sweep(self) -> None:
@@ -192,6 +193,17 @@ class Custody:
         """Whether an orphan is a helper's, because nobody else has that uid."""
         found = processes.privilege(pid) if helper.child.uid in POOL else None
         return found is not None and found.uids[0] == helper.child.uid
+
+
+def send(helper: Helper, number: int) -> bool:
+    """Signal a helper's main process; False when we may not (set-user-ID, started without root)."""
+    try:
+        signal.pidfd_send_signal(helper.pidfd, number)
+    except PermissionError:
+        return False
+    except ProcessLookupError:
+        return True  # it has just ended
+    return True
 
 
 class Failure(NamedTuple):

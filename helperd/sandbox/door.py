@@ -15,7 +15,7 @@ import sys
 import prctl
 
 from helperd.errors import CannotDrop, UnavailableError
-from helperd.sandbox import kernel
+from helperd.sandbox import cgroup, custody, kernel
 
 SO_PEERGROUPS = 59
 STATE = "/run/helperd-launcher"  # root's alone: the lock, and the socket when nobody else makes it
@@ -78,8 +78,45 @@ def shrink(keep: int, *, no_new_privs: bool) -> int:
     return keep
 
 
+def harden(keep: int, folder: str, *, no_new_privs: bool) -> tuple[int, int]:
+    """As root: be the only launcher, end what an earlier one left, keep a few capabilities.
+
+    Args:
+        keep: the capabilities.
+        folder: our delegated cgroup, if any.
+        no_new_privs: whether no program started from here may gain privilege by exec.
+
+    Returns:
+        The descriptor that holds the lock, and the capabilities that are left.
+
+    Raises:
+        UnavailableError: there is another one. CannotDrop: the kernel does not do what was asked.
+    """
+    lock = take_lock(custody.POOL)
+    custody.empty_pool()
+    if folder:
+        cgroup.clear(folder)
+    return lock, shrink(keep, no_new_privs=no_new_privs)
+
+
+def runtime_dir(options: dict[str, str], configured: str | None, ids: tuple[int, int] | None) -> list[str]:
+    """Return the supervisor's option that says where its sockets are; as root, make that directory its own.
+
+    Without root the supervisor finds a place by itself.
+    """
+    path = options.get("--runtime-dir")
+    if ids:
+        path = path or os.environ.get("RUNTIME_DIRECTORY") or configured or "/run/helperd"
+        try:
+            os.mkdir(path, 0o755)
+            os.chown(path, *ids)
+        except FileExistsError:
+            pass  # ours from before, or a unit's; not ours to give away
+    return [f"--runtime-dir={path}"] if path else []
+
+
 def listen(path: str, gid: int) -> socket.socket:
-    """Make the launcher's own listening socket, root:gid 0660.
+    """Make the launcher's own listening socket, root:gid 0660; gid -1: the caller's own.
 
     Raises:
         UnavailableError: "socket-in-use"; OSError: it cannot be made.
@@ -106,18 +143,19 @@ def listen(path: str, gid: int) -> socket.socket:
     return sock
 
 
-def inherited(fd: int, *, listening: bool) -> socket.socket:
+def inherited(number: int | str, *, listening: bool) -> socket.socket:
     """Take over a socket we were started with.
 
     Raises:
         UnavailableError: it is no unix SEQPACKET socket, or not (or already) listening.
     """
     try:
+        fd = int(number)
         sock = socket.socket(fileno=fd)
         os.set_inheritable(fd, False)  # noqa: FBT003
         kinds = sock.family, sock.type, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    except OSError as error:
-        raise UnavailableError("usage", f"descriptor {fd}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise UnavailableError("usage", f"descriptor {number}: {error}") from None
     if kinds != (socket.AF_UNIX, socket.SOCK_SEQPACKET, int(listening)):
         word = "listening" if listening else "connected"
         raise UnavailableError("usage", f"descriptor {fd} is no {word} unix socket of type SEQPACKET")

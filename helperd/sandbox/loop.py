@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -66,4 +67,5 @@ class Log:
         waiting.register(2, select.POLLOUT)
         if self.level < BURST and any(event & select.POLLOUT for _, event in waiting.poll(0)):
             line = "".join(letter if letter.isprintable() else "?" for letter in f"helperd-launcher: {text}")
-            os.write(2, line[:1000].encode(errors="replace") + b"\n")
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                os.write(2, line[:1000].encode(errors="replace") + b"\n")
