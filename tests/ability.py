@@ -13,6 +13,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+KISMETEXTERNAL = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".venv-kismetexternal", "bin", "python"
+)
+"""The interpreter of the environment that scripts/bootstrap --with-tests makes for the old public client."""
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 
 
@@ -129,6 +133,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "mandoc": lambda: None if shutil.which("mandoc", path=PATH) else "mandoc is not installed",
     "gcc": lambda: _runs("gcc", "--version"),
     "git": lambda: _runs("git", "--version"),
+    "kismetexternal": lambda: _runs(KISMETEXTERNAL, "-W", "ignore", "-c", "import kismetexternal"),
     "protoc": lambda: _runs("protoc", "--version"),
 }
 
