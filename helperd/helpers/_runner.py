@@ -77,6 +77,8 @@ class Runner:
     def __init__(self, helper: Helper, in_fd: int, out_fd: int) -> None:
         self._helper = helper
         self._in_fd = in_fd
+        for fd in (in_fd, out_fd):
+            os.set_inheritable(fd, False)  # noqa: FBT003 - the system's own call; programs that we start get neither
         self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._port = Port(out_fd, self._wake)
         self._session = Session(Role.HELPER)

@@ -143,6 +143,10 @@ class Helper:
     """Whether to stay after ``capture`` has returned; None: only under a Kismet server, which would start
     the source anew."""
 
+    def known_options(self) -> Mapping[str, str]:
+        """The options of a definition, each with its meaning; ``OPTIONS`` unless the command line has a say."""
+        return self.OPTIONS
+
     def probe(self, definition: SourceDefinition) -> Device | bool:
         """Say whether a definition is for this helper, without opening the device for long.
 
@@ -189,12 +193,13 @@ def check_options(helper: Helper, definition: SourceDefinition) -> None:
     Raises:
         UsageError: "bad-definition", with the nearest option.
     """
+    own = helper.known_options()
     for key in definition.options:
-        if key not in COMMON_OPTIONS and key not in helper.OPTIONS:
+        if key not in COMMON_OPTIONS and key not in own:
             from difflib import get_close_matches
 
-            near = get_close_matches(key, [*helper.OPTIONS, *COMMON_OPTIONS], 1)
-            known = ", ".join(sorted(helper.OPTIONS)) or "none of its own"
+            near = get_close_matches(key, [*own, *COMMON_OPTIONS], 1)
+            known = ", ".join(sorted(own)) or "none of its own"
             fix = f"did you mean {near[0]}?" if near else f"it knows {known}"
             raise UsageError("bad-definition", f"{helper.TYPE} has no option {key!r}; {fix}")
 
@@ -271,8 +276,9 @@ def _help(helper: Helper) -> str:
         "  --version    print the version",
         "  --help       print this",
     ]
-    if helper.OPTIONS:
-        width = max(map(len, helper.OPTIONS))
+    options = helper.known_options()
+    if options:
+        width = max(map(len, options))
         lines += ["", "Options of a definition:", ""]
-        lines += [f"  {key:{width}}  {meaning}" for key, meaning in helper.OPTIONS.items()]
+        lines += [f"  {key:{width}}  {meaning}" for key, meaning in options.items()]
     return "\n".join(lines)
