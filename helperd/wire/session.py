@@ -144,6 +144,13 @@ ALLOWED: Final[dict[Role, Table]] = {
 """Who may say what, when, and where it leads. A missing entry is a protocol error of whoever sent it."""
 
 
+LATE: Final = {
+    Role.SUPERVISOR: (ListRequest, ProbeRequest, OpenRequest, ConfigureRequest, CloseRequest, Register),
+    Role.HELPER: (ListReport, OpenReport),
+}
+"""What may arrive in CLOSING, because it was on its way, but may not be sent any more."""
+
+
 def step(role: Role, phase: Phase, message: Message, asked: int = 0) -> Phase | None:
     """The phase after ``role`` sent ``message`` in ``phase``, or None when it may not.
 
@@ -278,7 +285,8 @@ class Session:
         if self.phase is Phase.ERROR:
             raise LocalProtocolError("not-allowed-now", "the session ended with a protocol error")
         after = step(self.role, self.phase, message, self.asked)
-        if after is None or self.generation is None:
+        late = self.phase is Phase.CLOSING and isinstance(message, LATE[self.role])
+        if after is None or late or self.generation is None:
             raise LocalProtocolError(
                 "not-allowed-now",
                 f"{self.role.value} may not send {type(message).__name__} in phase {self.phase.value}",
@@ -444,7 +452,10 @@ def render_table() -> str:
         ]
         lines.append("|---|" + "---|" * len(phases))
         for message, allowed in table.items():
-            cells = [(allowed[p] or p).value if p in allowed else "" for p in phases]
+            late = {Phase.CLOSING} if message in LATE[role] else set()
+            cells = [
+                "" if p not in allowed else "late" if p in late else (allowed[p] or p).value for p in phases
+            ]
             lines.append(f"| {message.__name__} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)

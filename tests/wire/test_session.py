@@ -7,7 +7,7 @@ from helperd.wire import messages as m
 from helperd.wire import v0, v2, v3
 from helperd.wire.frames import MAX_FRAME, Run
 from helperd.wire.generations import GENERATIONS
-from helperd.wire.session import ALLOWED, V2_PING, Phase, Role, Session, render_table, step
+from helperd.wire.session import ALLOWED, LATE, V2_PING, Phase, Role, Session, render_table, step
 from tests.wire import recordings as rec
 
 each = pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
@@ -83,6 +83,12 @@ def test_both_ends_obey_the_same_table(sender, phase, kind, generation):
             theirs.receive(frame)
         assert local.value.problem == remote.value.problem == "not-allowed-now"
         assert theirs.phase is Phase.ERROR
+        return
+    if phase is Phase.CLOSING and kind in LATE[sender]:
+        with pytest.raises(LocalProtocolError):
+            ours.send(message)
+        assert theirs.receive(frame) == [message]
+        assert theirs.phase is Phase.CLOSING
         return
     assert ours.send(message) == frame
     (heard,) = theirs.receive(frame)
