@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except OSError as error:
         print(f"helperd: a system call failed: {error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _forget_stdout()
         return Code.SYSTEM
     except Exception:  # noqa: BLE001 - the last resort: a bug is shown whole and has an exit status of its own
         sys.excepthook(*sys.exc_info())
@@ -55,7 +59,7 @@ def _command(argv: list[str]) -> int:
 
 
 def _forget_stdout() -> None:
-    """Keep the interpreter from complaining at exit about a reader that went away."""
+    """Keep the interpreter from complaining at exit about what nobody, or no disk, takes any more."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
