@@ -27,6 +27,7 @@ _STATE_COLORS: Final = {
 _SHORT: Final = {"stalled-by-consumer": "stalled"}
 _ORDERLY: Final = {"asked", "done"}
 _UNWANTED: Final = frozenset({"no-consumer", "paused"})
+_ENDLESS: Final = 10**30
 _UNITS: Final = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -110,14 +111,22 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
     return room + text if right else text + room
 
 
+def _finite(value: object) -> float | int | None:
+    """The value if it is a number that can be shown."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_ENDLESS < value < _ENDLESS:
+        return None
+    return value
+
+
 def count(value: object, digits: int = 11) -> str:
     """A count as people read it: whole while it fits ``digits`` characters, else like ``12.3M``."""
-    if not isinstance(value, int | float):
+    number = _finite(value)
+    if number is None:
         return "-"
-    plain = f"{int(value):,}"
+    plain = f"{int(number):,}"
     if len(plain) <= digits:
         return plain
-    number, unit = float(value), 0
+    unit = 0
     while abs(number) >= 999.95 and unit < len(_UNITS) - 1:
         number /= 1000
         unit += 1
@@ -126,9 +135,9 @@ def count(value: object, digits: int = 11) -> str:
 
 def size(value: object) -> str:
     """Bytes as people read them: ``4.0MiB``."""
-    if not isinstance(value, int | float):
+    number, unit = _finite(value), 0
+    if number is None:
         return "-"
-    number, unit = float(value), 0
     while number >= 1023.95 and unit < len(_UNITS) - 1:
         number /= 1024
         unit += 1
@@ -137,20 +146,20 @@ def size(value: object) -> str:
 
 def rate(value: object) -> str:
     """Packets per second."""
-    if not isinstance(value, int | float):
+    number = _finite(value)
+    if number is None:
         return "-"
-    if 0 < value < 9.95:
-        return f"{value:.1f}/s"
-    return f"{count(round(value), 7)}/s"
+    return f"{number:.1f}/s" if 0 < number < 9.95 else f"{count(round(number), 7)}/s"
 
 
 def span(seconds: object) -> str:
     """A duration in at most five characters: ``0.3s``, ``12s``, ``5m07``, ``3h20``, ``12d``."""
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds != seconds:
+    number = _finite(seconds)
+    if number is None:
         return "-"
-    if seconds < 9.95:
-        return f"{max(seconds, 0):.1f}s"
-    whole = round(seconds)
+    if number < 9.95:
+        return f"{max(number, 0):.1f}s"
+    whole = round(number)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
@@ -278,7 +287,7 @@ def summary(snapshot: Mapping[str, Any]) -> str:
     """One line about the daemon and the sum of its sources."""
     sources = snapshot.get("sources", [])
     running = sum(source.get("state") == "running" for source in sources)
-    total = sum(source.get("rate") or 0 for source in sources)
+    total = sum(_finite(source.get("rate")) or 0 for source in sources)
     consumers = len(snapshot.get("consumers", []))
     daemon = f"helperd {snapshot.get('version', '?')} pid {snapshot.get('pid', '?')}"
     text = (

@@ -159,7 +159,8 @@ class _Reader:
             self.fail(repr(word))
 
     def fail(self, expected: str) -> NoReturn:
-        line = self.text.count("\n", 0, self.at) + 1
+        rest = self.text[self.at :]
+        line = self.text.count("\n", 0, len(self.text) - len(rest.lstrip())) + 1
         raise ValueError(f"line {line}: expected {expected} before {self.text[self.at : self.at + 20]!r}")
 
     def type(self) -> Type:
