@@ -77,7 +77,9 @@ class TestReaders:
             )
             first = tshark.stdout.readline()
             first_after = time.monotonic() - began
-            rows = [first, *tshark.communicate(timeout=60)[0].splitlines()]
+            with tshark.stdout:
+                rows = [first, *tshark.stdout]  # not communicate(): it would miss what readline() has buffered
+            assert tshark.wait(60) == 0
         seen = {tuple(row.split()) for row in rows if row.strip()}
         assert len(rows) >= 200
         assert len({name for name, _ in seen}) >= 2, seen
