@@ -183,6 +183,7 @@ class Program:
             for fd in (child_out, child_err, null):
                 os.close(fd)
         self._status: int | None = None
+        self._told_at: float | None = None
         self._lock = threading.Lock()
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._listener = threading.Thread(target=self._listen, args=(errors,), name="stderr", daemon=True)
@@ -210,6 +211,7 @@ class Program:
             try:
                 if self._status is None:
                     _kill(self.pid, signal.SIGTERM)
+                    self._told_at = monotonic()
             finally:
                 self._lock.release()
 
@@ -221,11 +223,10 @@ class Program:
         """
         with self._lock:
             if self._status is None:
-                until = monotonic() + GRACE_S
                 os.close(self.fd)
-                if not self._gone(until):
+                if self._told_at is None and not self._gone(monotonic() + GRACE_S):
                     _kill(self.pid, signal.SIGTERM)
-                self._status = _reap(self.pid, until + GRACE_S)
+                self._status = _reap(self.pid, (self._told_at or monotonic()) + GRACE_S)
         self._listener.join(GRACE_S)
         return self._status
 

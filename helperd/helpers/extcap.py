@@ -52,7 +52,7 @@ FIFO: Final = 200  # descriptor numbers that the tool finds under /dev/fd
 CONTROL_OUT: Final = 201
 CONTROL_IN: Final = 202
 MAX_CONTROL: Final = 1 << 16
-_TICK_S: Final = 0.5
+_TICK_S: Final = 0.2
 _QUIET = 6  # control command: status bar message; 7 information, 8 warning, 9 error
 
 
@@ -268,6 +268,7 @@ class Control:
         in_end, self._in = os.pipe2(os.O_CLOEXEC)
         self.theirs = {CONTROL_OUT: out_end, CONTROL_IN: in_end}
         self._thread: threading.Thread | None = None
+        os.write(self._in, control_message(0, 0))  # "initialized": the toolbar has no values to set
 
     def close_theirs(self) -> None:
         """Close the tool's ends here."""
@@ -277,7 +278,6 @@ class Control:
 
     def listen(self, writer: Writer) -> None:
         """Begin to pass messages on."""
-        os.write(self._in, control_message(0, 0))  # "initialized": the toolbar has no values to set
         self._thread = threading.Thread(target=self._listen, args=(writer,), name="control", daemon=True)
         self._thread.start()
 

@@ -36,7 +36,7 @@ READ: Final = 256 << 10
 MAX_LINE: Final = 256 << 10
 EXCERPT: Final = 80
 SETTINGS: Final = ("kind", "time")
-_TICK_S: Final = 0.5
+_TICK_S: Final = 0.2
 
 
 class LineCutter:

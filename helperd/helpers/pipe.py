@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 READ: Final = 256 << 10
 HEADER_S: Final = 10.0
-_TICK_S: Final = 0.5
+_TICK_S: Final = 0.2
 
 
 class CaptureStream:
