@@ -150,7 +150,7 @@ class Runner:
         """Until the next thing that happens by itself."""
         until = [] if self._helperd else [self._ping_at + WATCHDOG_S]
         if self._end_by is not None:
-            until.append(self._end_by)
+            until += [at for at in (self._end_by - GRACE_S, self._end_by) if at > monotonic()] or [0.0]
         rest = min(until, default=monotonic() + 60.0) - monotonic()
         writer = self._writer
         if writer is not None:
@@ -173,8 +173,9 @@ class Runner:
             return False
         if self._port.broken:
             self._port.stopping.set()
-        late = self._end_by is not None and monotonic() >= self._end_by
-        if self._working and not late:
+        rest = 60.0 if self._end_by is None else self._end_by - monotonic()
+        late = rest <= 0
+        if self._working and rest > GRACE_S:
             return False
         return self._port.broken or late or not self._port.queued
 
