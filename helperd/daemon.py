@@ -90,6 +90,7 @@ class Daemon:
             header=self.header,
             on_room=self.supervisor.room,
             on_connect=self.supervisor.on_consumer,
+            on_leave=self.supervisor.changed,
             sources=frozenset(spec.sources),
             single=single,
             spec=spec,
@@ -103,6 +104,10 @@ class Daemon:
         return sink
 
     # ControlApi
+
+    def change_number(self) -> int:
+        """Another number after every change."""
+        return self.supervisor.changes
 
     def snapshot(self) -> dict[str, object]:
         """Everything that is true now."""

@@ -157,7 +157,8 @@ class Supervisor:
             self.changed()
 
     def on_consumer(self, wanted: frozenset[str]) -> None:
-        """Start the sources that wait for their first consumer."""
+        """A consumer has connected: start the sources that wait for their first one."""
+        self.changed()
         for source in self.sources:
             first = source.spec.start == "first-consumer" and source.life.incarnation == 0
             if first and source.life.state is State.DOWN and (not wanted or source.name in wanted):

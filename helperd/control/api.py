@@ -18,6 +18,9 @@ Verb = Literal["start", "stop", "restart", "pause", "resume"]
 class ControlApi(Protocol):
     """The daemon, as the control room sees it."""
 
+    def change_number(self) -> int:
+        """A number that is another one after every change of state, connection or disconnection."""
+
     def snapshot(self) -> Plain:
         """The outputs of ``GetStatus``, all sources in it."""
 

@@ -80,11 +80,12 @@ class Room:
 
     @property
     def snapshot(self) -> Plain:
-        """The daemon's state, at most ``FRESH_S`` old."""
+        """The daemon's state: what changed is in it at once, counters and rates are at most ``FRESH_S`` old."""
         now = trio.current_time()
         count, at = self._taken
-        if count != self.changes.count or now - at >= FRESH_S:
-            self._taken = (self.changes.count, now)
+        number = self.daemon.change_number()
+        if count != number or now - at >= FRESH_S:
+            self._taken = (number, now)
             self._snapshot = self.daemon.snapshot()
             self._encoded.clear()
         return self._snapshot

@@ -93,9 +93,6 @@ _MISCONFIGURED = frozenset(
     {"unknown-helper", "bad-definition", "not-installed", "not-permitted", "no-capability", "not-supported"}
 )
 _REFUSALS = frozenset({"open-refused", "probe-refused"})
-_OTHER_GENERATION = frozenset({"wrong-generation", "bad-version", "bad-signature"})
-
-
 def classify(ending: Ending) -> Exit:
     """Say how an incarnation ended: the one place that decodes a wait status. First hit wins.
 
@@ -161,7 +158,7 @@ def _before_greeting(ending: Ending) -> Exit | None:
     if ending.greeted or not ending.v0_allowed or ending.hung:
         return None
     error = ending.error
-    wire = isinstance(error, RemoteProtocolError) and error.problem in _OTHER_GENERATION
+    wire = isinstance(error, RemoteProtocolError) and error.problem == "wrong-generation"
     left = (error is None or isinstance(error, HelperExited)) and not _died(ending)
     if not wire and not left:
         return None

@@ -60,11 +60,15 @@ class FakeDaemon:
         self.orders: list[tuple[str, str]] = []
         self.questions = 0
         self.snapshots = 0
+        self.number = 0
         self.release: trio.Event | None = None
         self.posted: list[dict[str, Any]] = []
         self._changed = trio.lowlevel.ParkingLot()
         self._news = trio.lowlevel.ParkingLot()
         self.failure: BaseException | None = None
+
+    def change_number(self) -> int:
+        return self.number
 
     def snapshot(self) -> dict[str, Any]:
         self.snapshots += 1
@@ -102,6 +106,7 @@ class FakeDaemon:
 
     def change(self, name: str, **changes: Any) -> None:
         self.sources[name] = self.sources[name] | changes
+        self.number += 1
         self._changed.unpark_all()
 
     def post(self, text: str, who: str = "radio0", severity: str = "info") -> None:
