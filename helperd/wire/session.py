@@ -385,6 +385,7 @@ class Session:
             if isinstance(item, Run):
                 if self.role is not Role.SUPERVISOR or self.phase not in ALLOWED[Role.HELPER][DataReport]:
                     raise self._refusal("data", base, item.data[item.start : item.start + 64])
+                self.generation = self._scanner.current
                 out.append(item)
                 continue
             message = item.generation.decode(item)
