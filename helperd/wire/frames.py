@@ -260,6 +260,7 @@ class FrameScanner:
             generation = self.current
             if generation is None:
                 generation = self._identify(data, stop, at + stop)
+                self._settle(generation)
             moved = generation.scan(data, stop, at, self, out)
             if moved == stop:
                 size = self._frame_size(data, stop, at + stop)
@@ -271,7 +272,7 @@ class FrameScanner:
         return stop
 
     def _settle(self, generation: Generation) -> None:
-        """Remember the generation of a frame that is complete."""
+        """Remember whose frames are coming."""
         if self.current is not generation:
             self.current = generation
             if self.sticky:

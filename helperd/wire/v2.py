@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from helperd.errors import RemoteProtocolError
 from helperd.wire.frames import ControlFrame, Kind, Run
+from helperd.wire.messages import Ping
 from helperd.wire.pbpackets import general, quick
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
 
 def decode(frame: ControlFrame) -> Message:
     """Say what a control frame means; the contract is ``Generation.decode``."""
+    if frame.command == "PING":
+        return Ping(
+            seqno=frame.seqno
+        )  # the greeting, which every v3 helper gets, must not cost it protobuf's import
     from helperd.wire import pbcodec
 
     try:
