@@ -155,6 +155,7 @@ class Program:
         argv: the program's absolute path and its arguments.
         fifo: number of a descriptor through which it can write to us as ``/dev/fd/N``; 0: on its stdout.
         more: further descriptors of the child by ours.
+        stdin: what it reads; -1: nothing.
 
     Attributes:
         name: the program's name.
@@ -165,12 +166,19 @@ class Program:
         HelperdError: as ``spawn``.
     """
 
-    def __init__(self, argv: Sequence[str], *, fifo: int = 0, more: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, fifo: int = 0, more: Mapping[int, int] | None = None, stdin: int = -1
+    ) -> None:
         self.name = os.path.basename(argv[0])
         self.fd, child_out = os.pipe2(os.O_CLOEXEC)
         errors, child_err = os.pipe2(os.O_CLOEXEC)
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        fds = {0: null, 1: child_err if fifo else child_out, 2: child_err, **(more or {})}
+        fds = {
+            0: null if stdin < 0 else stdin,
+            1: child_err if fifo else child_out,
+            2: child_err,
+            **(more or {}),
+        }
         if fifo:
             fds[fifo] = child_out
         try:

@@ -1,4 +1,6 @@
-"""``pcapfile``: replays a capture file, pcap or pcapng, at the speed it was recorded or as fast as it is read.
+"""``pcapfile``: replays a recording, at the speed it was made or as fast as it is read.
+
+pcap and pcapng, also inside gzip or zstd, and the logs of Kismet (``.kismet``).
 
 ::
 
@@ -16,32 +18,30 @@ Rules:
 from __future__ import annotations
 
 import os
-import stat
-from io import FileIO
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from helperd.errors import HelperdError
-from helperd.helpers._capturefile import CaptureParser
 from helperd.helpers._clock import monotonic
-from helperd.helpers._writer import TO_DLT
+from helperd.helpers._recording import open_file, open_recording
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
 
 if TYPE_CHECKING:
-    from helperd.helpers._capturefile import Captured
+    from collections.abc import Sequence
 
-READ: Final = 256 << 10
+    from helperd.helpers._recording import Recording
+
 MAX_PAUSE_S: Final = 3600.0  # the longest gap that is waited out; longer ones are mistakes in the stamps
 DEMO: Final = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "share", "demo.pcapng"
 )
-NAMES: Final = (".pcap", ".pcapng", ".cap", ".ntar", ".dump")
+SUFFIXES: Final = (".pcap", ".pcapng", ".cap", ".ntar", ".dump", ".kismet")
+NAMES: Final = (*SUFFIXES, ".pcap.gz", ".pcapng.gz", ".pcap.zst", ".pcapng.zst")
 
 
 class PcapFile(Helper):
     """The replay."""
 
     TYPE = "pcapfile"
-    SUMMARY = "replays a pcap or pcapng file"
+    SUMMARY = "replays pcap and pcapng files, also inside gzip or zstd, and logs of Kismet"
     IDENTITY = "kismet_cap_pcapfile"
     OPTIONS = {  # noqa: RUF012 - a constant of the class, as in Helper
         "realtime": "true (default): at the recorded speed; false: as fast as possible",
@@ -50,15 +50,15 @@ class PcapFile(Helper):
     }
 
     def probe(self, definition: SourceDefinition) -> Device | bool:
-        """Ours: any file that begins like a capture, and whatever says ``type=pcapfile`` or is named like one."""
+        """Ours: any file that begins like a recording, and whatever says ``type=pcapfile`` or is named like one."""
         path = _path(definition)
         if not os.path.isfile(path):
-            claimed = definition.get("type").lower() == self.TYPE or path.lower().endswith(NAMES)
-            if claimed:
-                _open(path)
+            if definition.get("type").lower() == self.TYPE or path.lower().endswith(NAMES):
+                open_file(path).close()
             return False
-        with _open(path) as file:
-            return _look(path, file.read(READ))
+        recording = open_recording(path)
+        recording.close()
+        return _device(path, recording)
 
     def open(self, definition: SourceDefinition) -> Device:
         """Open the file and look at its head."""
@@ -67,47 +67,40 @@ class PcapFile(Helper):
         self._rounds = _rounds(definition)
         if definition.get("hold"):
             self.hold = _flag(definition, "hold", default=False)
-        self._file = _open(self._path)
-        self._head = self._file.read(READ)
-        return _look(self._path, self._head)
+        self._recording = open_recording(self._path)
+        return _device(self._path, self._recording)
 
     def capture(self, writer: Writer) -> str:
         """Replay the file as often as asked."""
         done = 0
-        packets = 0
-        with self._file:
+        before = writer.written
+        try:
             while self._rounds is None or done < self._rounds:
-                parser = CaptureParser(self._path)
-                self._replay(writer, parser)
-                packets += parser.packets
+                sent = writer.written
+                self._replay(writer)
                 done += 1
-                if not parser.packets:
-                    break
-                if self._rounds is None or done < self._rounds:
-                    self._file.seek(0)
-                    self._head = self._file.read(READ)
+                if writer.written == sent:
+                    break  # nothing in it: once is enough
+        finally:
+            self._recording.close()
         cut = f", {writer.cut} cut because the peer takes no longer frames" if writer.cut else ""
         times = f" in {done} rounds" if done > 1 else ""
-        return f"end of {self._path}: {packets} packets{times}{cut}"
+        return f"end of {self._path}: {writer.written - before} packets{times}{cut}"
 
-    def _replay(self, writer: Writer, parser: CaptureParser) -> None:
+    def _replay(self, writer: Writer) -> None:
         """One round."""
         pace = _Pace(writer) if self._realtime else None
-        data = self._head
-        while data:
-            captured = parser.feed(data)
-            if pace is None:
-                _write(writer, captured)
-            else:
-                pace.write(captured)
-            data = self._file.read(READ)
-        parser.finish()
-
-
-def _write(writer: Writer, captured: list[Captured]) -> None:
-    packet, dlts = writer.packet, TO_DLT
-    for linktype, stamp, data, original in captured:
-        packet(data, stamp, dlt=dlts.get(linktype, linktype), original=original)
+        packet = writer.packet
+        batch: Sequence[tuple[Any, ...]]
+        for batch in self._recording.batches():
+            if pace is not None:
+                pace.write(batch)
+                continue
+            for dlt, stamp, data, original, *heard in batch:
+                if heard:
+                    packet(data, stamp, dlt=dlt, original=original, signal=heard[0], gps=heard[1])
+                else:
+                    packet(data, stamp, dlt=dlt, original=original)
 
 
 class _Pace:
@@ -118,8 +111,9 @@ class _Pace:
         self._start = monotonic()
         self._first_ns: int | None = None
 
-    def write(self, captured: list[Captured]) -> None:
-        for linktype, stamp, data, original in captured:
+    def write(self, batch: Sequence[tuple[Any, ...]]) -> None:
+        """Write each packet of a batch in its time."""
+        for dlt, stamp, data, original, *heard in batch:
             if stamp is not None:
                 if self._first_ns is None:
                     self._first_ns = stamp
@@ -128,7 +122,8 @@ class _Pace:
                     self._first_ns, self._start = stamp, monotonic()  # the recorder's clock was set
                 elif ahead > 0.001:
                     self._writer.wait(ahead)
-            self._writer.packet(data, stamp, dlt=TO_DLT.get(linktype, linktype), original=original)
+            signal, gps = heard or (None, None)
+            self._writer.packet(data, stamp, dlt=dlt, original=original, signal=signal, gps=gps)
 
 
 def _path(definition: SourceDefinition) -> str:
@@ -136,47 +131,9 @@ def _path(definition: SourceDefinition) -> str:
     return DEMO if definition.interface == "demo" else definition.interface
 
 
-def _open(path: str) -> FileIO:
-    """Open a regular file for reading, or say why not; never waits for a FIFO's other end."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise Refused(f"{path} does not exist") from None
-    except PermissionError:
-        raise Refused(
-            f"{path} may not be read by uid {os.getuid()}; give the helper's user or group read access",
-            "not-permitted",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise Refused(f"{path} cannot be opened: {error}") from None
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
-        return FileIO(fd)
-    os.close(fd)
-    if stat.S_ISDIR(mode):
-        raise Refused(f"{path} is a directory, not a capture file")
-    raise Refused(f"{path} is not a regular file; for FIFOs and programs use the pipe helper")
-
-
-def _look(path: str, head: bytes) -> Device:
-    """What the first bytes of a file tell; refuses what is no capture or damaged at its head."""
-    parser = CaptureParser(path)
-    try:
-        captured = parser.feed(head) if head else []
-        if len(head) < READ and not captured:
-            parser.finish()
-    except HelperdError as error:
-        raise Refused(error.text, error.problem) from None
-    linktype = captured[0].linktype if captured else parser.linktype
-    if linktype is None:
-        raise Refused(
-            f"{path} holds neither a packet nor an interface: there is nothing to replay", "bad-capture"
-        )
+def _device(path: str, recording: Recording) -> Device:
     return Device(
-        dlt=TO_DLT.get(linktype, linktype),
-        capture_interface=path,
-        hardware=f"{parser.format} file",
-        message=f"replaying {path}",
+        dlt=recording.dlt, capture_interface=path, hardware=recording.kind, message=f"replaying {path}"
     )
 
 

@@ -1,14 +1,19 @@
 """The replay helper in real processes: every packet, every stamp, every refusal."""
 
+import contextlib
+import gzip
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import time
 
 import pytest
 
 from helperd import pcapng
+from helperd.wire import v3
+from helperd.wire.frames import Kind
 from helperd.wire.messages import (
     ErrorReport,
     OpenReport,
@@ -277,3 +282,126 @@ def test_the_demo_capture_is_what_its_script_makes(tmp_path, root):
     made = tmp_path / "demo.pcapng"
     subprocess.run([sys.executable, str(root / "scripts" / "make-demo-capture"), str(made)], check=True)
     assert made.read_bytes() == (root / "helperd" / "share" / "demo.pcapng").read_bytes()
+
+
+def compressed(how, data):
+    if how == "gzip":
+        return gzip.compress(data, 1)
+    if how == "gzip of several members":
+        half = len(data) // 2
+        return gzip.compress(data[:half]) + gzip.compress(b"") + gzip.compress(data[half:]) + bytes(512)
+    return subprocess.run([shutil.which("zstd"), "-cq"], input=data, capture_output=True, check=True).stdout
+
+
+COMPRESSIONS = [
+    "gzip",
+    "gzip of several members",
+    pytest.param(
+        "zstd",
+        marks=pytest.mark.skipif(shutil.which("zstd") is None, reason="the zstd program is not installed"),
+    ),
+]
+
+
+@pytest.mark.parametrize("how", COMPRESSIONS)
+def test_compressed_captures_are_replayed_and_looped(tmp_path, how):
+    packets = some(400)
+    path = write(tmp_path / "any name", compressed(how, pcap(LITTLE_NS, packets)))
+    found, _, report = replay(path, "realtime=false,loop=2")
+    assert found == [(1, *packet) for packet in packets] * 2
+    assert report.hardware == f"pcap file, {how[:4]}"
+    with Peer("pcapfile") as peer:
+        peer.send(ProbeRequest(path))
+        assert peer.expect(ProbeReport).success
+
+
+@pytest.mark.parametrize("how", [COMPRESSIONS[0], COMPRESSIONS[2]])
+def test_whole_packets_before_the_cut_of_a_compressed_file_are_delivered(tmp_path, how):
+    packets = some(400)
+    data = compressed(how, pcap(LITTLE, packets))
+    path = write(tmp_path / "x.pcap.gz", data[: len(data) * 3 // 4])
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,realtime=false"))
+        assert peer.expect(OpenReport).success
+        found = peer.until_eof()
+        assert found == [(1, *packet) for packet in packets[: len(found)]]
+        assert 200 < len(found) < 400
+        assert path in peer.expect(ErrorReport).message
+        assert peer.wait() == 1
+
+
+@pytest.mark.parametrize("how", [COMPRESSIONS[0], COMPRESSIONS[2]])
+def test_what_is_no_capture_inside_is_refused(tmp_path, how):
+    path = write(tmp_path / "x.gz", compressed(how, b"hello, I am no capture" * 1000))
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile"))
+        assert "is not a capture" in peer.expect(OpenReport).message
+
+
+def test_a_gzip_that_is_damaged_at_its_head_is_refused(tmp_path):
+    path = write(tmp_path / "x.gz", gzip.compress(pcap(LITTLE, some(10)))[:9] + b"\xff" * 100)
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile"))
+        assert "is damaged: gzip" in peer.expect(OpenReport).message
+
+
+def kismet_log(path, packets, *, version=9, positions=True):
+    """A log with the tables that matter here: (seconds, microseconds, link type, bytes, full length, dBm, lat)."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE KISMET (kismet_version TEXT, db_version INT, db_module TEXT)")
+        database.execute("INSERT INTO KISMET VALUES ('2025.09', ?, 'kismetlog')", (version,))
+        full = ", packet_full_len INT" if version >= 9 else ""
+        database.execute(
+            "CREATE TABLE packets (ts_sec INT, ts_usec INT, dlt INT, packet BLOB, signal INT, frequency REAL, "
+            f"lat REAL, lon REAL, alt REAL, speed REAL, heading REAL{full})"
+        )
+        for sec, usec, dlt, data, length, dbm, lat in packets:
+            row = [sec, usec, dlt, data, dbm, 2437000.0 if dbm else 0, lat, lat, 0, 0, 0]
+            row += [length] if version >= 9 else []
+            database.execute(f"INSERT INTO packets VALUES ({', '.join('?' * len(row))})", row)
+        database.commit()
+    return str(path)
+
+
+@pytest.mark.parametrize(("version", "degree"), [(9, 1), (6, 1), (4, 100_000)])
+def test_logs_of_kismet_are_replayed_with_signal_and_position(tmp_path, version, degree):
+    rows = [
+        (
+            1_600_000_000 + n,
+            n,
+            127,
+            bytes([n]) * 60,
+            60 + n,
+            -50 if n % 2 else 0,
+            1.5 * degree if n % 3 == 0 else 0,
+        )
+        for n in range(200)
+    ]
+    path = kismet_log(tmp_path / "x.kismet", [*rows, (1, 1, 127, None, 5, 0, 0)], version=version)
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,realtime=false"))
+        report = peer.expect(OpenReport)
+        assert (report.success, report.dlt, report.hardware) == (True, 127, f"Kismet log, version {version}")
+        found = peer.until_eof()
+        assert peer.wait() == 0
+    assert found == [
+        (127, sec * 10**9 + usec * 1000, data, length if version >= 9 else 60)
+        for sec, usec, _, data, length, _, _ in rows
+    ]
+    reports = [item for run in peer.runs if run.kind is Kind.PACKETS for item in v3.reports(run)]
+    assert sum(item.signal is not None for item in reports) == 100
+    assert {item.signal.dbm for item in reports if item.signal} == {-50}
+    positions = [item.gps.latitude for item in reports if item.gps]
+    assert positions == [1.5] * 67
+
+
+def test_databases_that_are_no_logs_or_damaged_are_refused(tmp_path):
+    other = tmp_path / "other.db"
+    with contextlib.closing(sqlite3.connect(other)) as database:
+        database.execute("CREATE TABLE t (x)")
+    empty = kismet_log(tmp_path / "empty.kismet", [])
+    damaged = write(tmp_path / "damaged.kismet", b"SQLite format 3\0" + b"\xff" * 5000)
+    for path, words in ((other, "not a log of Kismet"), (empty, "holds no packet"), (damaged, "is damaged")):
+        with Peer("pcapfile") as peer:
+            peer.send(OpenRequest(f"{path}:type=pcapfile"))
+            assert words in peer.expect(OpenReport).message
