@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 import stat
 from io import FileIO
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from helperd.errors import HelperdError, OpenRefused
 from helperd.helpers._capturefile import CaptureParser
 from helperd.helpers._writer import TO_DLT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from helperd.helpers._inflate import Source
     from helperd.wire.messages import Gps, Signal
@@ -51,8 +51,8 @@ class Recording(Protocol):
     dlt: int
     kind: str
 
-    def batches(self) -> Iterator[list[Entry] | list[tuple[int, int | None, bytes, int]]]:
-        """All packets from the beginning, some at a time, in order.
+    def batches(self) -> Iterator[Sequence[tuple[Any, ...]]]:
+        """All packets from the beginning, some at a time, in order: ``Entry``, or its first four fields.
 
         Raises:
             HelperdError: "bad-capture"; the file is damaged here.

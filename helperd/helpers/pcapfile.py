@@ -91,7 +91,6 @@ class PcapFile(Helper):
         """One round."""
         pace = _Pace(writer) if self._realtime else None
         packet = writer.packet
-        batch: Sequence[tuple[Any, ...]]
         for batch in self._recording.batches():
             if pace is not None:
                 pace.write(batch)
