@@ -190,7 +190,7 @@ def admission(
 
 
 def weakness(profile: Profile) -> str:
-    """Return what is weaker about a profile than about others, and the fix; empty for most."""
+    """Return what about a profile is weaker, or cannot be as declared, and the fix; empty for most."""
     if profile.privilege == "suid":
         return (
             'has privilege = "suid": it runs with euid 0 and owns root\'s files; the ambient privilege is enough '
@@ -206,7 +206,19 @@ def weakness(profile: Profile) -> str:
             'has privilege = "file": its bounding set is not empty, and it survives the launcher\'s death; '
             "setcap -r the program and remove the key"
         )
+    short = [LIMIT_NAMES[which] for which, value in profile.limits if beyond(which, value)]
+    if short:
+        return f"cannot get its limits {', '.join(short)}: the launcher's own are lower; raise those (LimitNOFILE= ...)"
     return ""
+
+
+LIMIT_NAMES = {getattr(resource, name): name for name in dir(resource) if name.startswith("RLIMIT_")}
+
+
+def beyond(which: int, value: int) -> bool:
+    """Whether a limit is higher than this process's own hard limit, above which nobody without privilege gets."""
+    hard = resource.getrlimit(which)[1]
+    return hard != resource.RLIM_INFINITY and value > hard
 
 
 def daemon_ids(spec: DaemonSpec, accounts: Accounts) -> tuple[int, int]:
