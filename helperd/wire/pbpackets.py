@@ -10,6 +10,7 @@ recordings and on random reports.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,7 +39,15 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a number of more than ten bytes")
 
 
-def quick(data: bytes, at: int, stop: int) -> frames.Packet | None:  # noqa: PLR0911 - unrolled for speed
+@lru_cache(64)
+def _second(raw: bytes) -> int | None:
+    """The number in ``08`` and five bytes, which is how every second from 1978 on is written; None if it is not."""
+    if len(raw) != 6 or raw[0] != 0x08 or raw[5] >= 0x80 or min(raw[1:5]) < 0x80:
+        return None
+    return varint(raw, 1)[0]
+
+
+def quick(data: bytes, at: int, stop: int) -> frames.Packet | None:
     """The packet of a report of the usual layout, or None.
 
     Args:
@@ -49,32 +58,67 @@ def quick(data: bytes, at: int, stop: int) -> frames.Packet | None:  # noqa: PLR
     try:
         if data[at] != 0x1A:
             return None
-        size, at = varint(data, at + 1)
-        if at + size != stop or data[at] != 0x08:
+        size = data[at + 1]
+        at += 2
+        if size > 0x7F:
+            if data[at] > 0x7F:
+                size, at = varint(data, at - 1)
+            else:
+                size += (data[at] << 7) - 0x80
+                at += 1
+        sec = _second(data[at : at + 6])
+        if sec is None or at + size != stop or data[at + 6] != 0x10:
             return None
-        sec, at = varint(data, at + 1)
-        if data[at] != 0x10:
-            return None
-        usec, at = varint(data, at + 1)
-        if data[at] != 0x18:
-            return None
-        dlt, at = varint(data, at + 1)
-        if data[at] != 0x20 or dlt > 0xFFFFFFFF:
-            return None
-        _, at = varint(data, at + 1)
-        if data[at] != 0x2A:
-            return None
-        length, at = varint(data, at + 1)
-        end = at + length
-        original = length
-        if end != stop:
-            if end > stop or data[end] != 0x30:
-                return None
-            original, last = varint(data, end + 1)
-            if last != stop:
-                return None
+        usec = data[at + 7]
+        at += 8
+        if usec > 0x7F:
+            byte = data[at]
+            usec += (byte << 7) - 0x80
+            at += 1
+            if byte > 0x7F:
+                byte = data[at]
+                usec += (byte << 14) - 0x4000
+                at += 1
+                if byte > 0x7F:
+                    return None
+        return _quick_rest(data, at, stop, sec, usec)
     except (IndexError, ValueError):
         return None
+
+
+def _quick_rest(data: bytes, at: int, stop: int, sec: int, usec: int) -> frames.Packet | None:
+    """From the link type on."""
+    dlt = data[at + 1]
+    if data[at] != 0x18:
+        return None
+    at += 2
+    if dlt > 0x7F:
+        dlt, at = varint(data, at - 1)
+        if dlt > 0xFFFFFFFF:
+            return None
+    if data[at] != 0x20:
+        return None
+    at += 2
+    if data[at - 1] > 0x7F:
+        at = at + 1 if data[at] < 0x80 else varint(data, at - 1)[1]
+    length = data[at + 1]
+    if data[at] != 0x2A:
+        return None
+    at += 2
+    if length > 0x7F:
+        if data[at] > 0x7F:
+            length, at = varint(data, at - 1)
+        else:
+            length += (data[at] << 7) - 0x80
+            at += 1
+    end = at + length
+    original = length
+    if end != stop:
+        if end > stop or data[end] != 0x30:
+            return None
+        original, last = varint(data, end + 1)
+        if last != stop:
+            return None
     return dlt, sec, usec, original or length, data[at:end], None
 
 

@@ -62,9 +62,11 @@ def test_this_runtime_takes_the_generated_code():
     assert run(sys.executable, "-c", EXERCISE)
 
 
-@pytest.mark.parametrize("folder", RUNTIMES)
-def test_other_runtimes_take_the_generated_code(folder):
-    assert run(str(Path(folder) / "bin" / "python"), "-c", EXERCISE)
+def test_other_runtimes_take_the_generated_code():
+    if not RUNTIMES:
+        pytest.skip("HELPERD_PB_RUNTIMES names no environments with other protobuf runtimes (3.20.2 to 7.x)")
+    for folder in RUNTIMES:
+        assert run(str(Path(folder) / "bin" / "python"), "-c", EXERCISE)
 
 
 def test_v3_needs_no_protobuf_and_no_msgpack():
