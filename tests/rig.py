@@ -82,8 +82,11 @@ def daemon(
     command: str = "run",
     wait: bool = True,
     log: Path | None = None,
+    ends_with: int | None = 0,
 ) -> Iterator[Rig]:
-    """Run `helperd run` with a configuration text (or file); stops it at the end, and expects status 0 then."""
+    """Run `helperd run` with a configuration text (or file); stops it at the end.
+
+    Its status then has to be `ends_with`; None takes any."""
     if isinstance(config, str):
         file = runtime / "helpers.toml"
         file.write_text(config)
@@ -93,7 +96,10 @@ def daemon(
     if command == "run":
         argv += ["-c", str(file)]
     path = log or runtime / "log"
-    environment = {**os.environ, "HELPERD_UNPRIVILEGED": "1"}  # a configuration of the test's own, as any user's
+    environment = {
+        **os.environ,
+        "HELPERD_UNPRIVILEGED": "1",
+    }  # a configuration of the test's own, as any user's
     with path.open("wb") as out:
         process = subprocess.Popen(
             argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
@@ -103,7 +109,8 @@ def daemon(
         if wait:
             until_listening(rig)
         yield rig
-        assert rig.stop() == 0, path.read_text()
+        status = rig.stop()
+        assert ends_with is None or status == ends_with, path.read_text()
     except BaseException:
         sys.stderr.write(path.read_text(errors="replace")[-4000:])
         raise

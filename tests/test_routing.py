@@ -10,7 +10,9 @@ from helperd.routing import Batch, Outbox, RouteTable, Segment, batch_of
 
 
 def batch(packets: int = 1, nbytes: int = 100, interface: int = 0, pinned: int | None = None) -> Batch:
-    return Batch((b"x" * nbytes,), nbytes, packets, nbytes if pinned is None else pinned, ((interface, packets),))
+    return Batch(
+        (b"x" * nbytes,), nbytes, packets, nbytes if pinned is None else pinned, ((interface, packets),)
+    )
 
 
 def segment(interface: int, packets: int, nbytes: int = 40) -> Segment:
