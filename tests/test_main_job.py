@@ -68,8 +68,10 @@ class TestReaders:
             rig.wait_running()
             began = time.monotonic()
             tshark = subprocess.Popen(
-                ["tshark", "-n", "-l", "-i", str(rundir / "all.sock"), "-c", "200", "-T", "fields"]
-                + ["-e", "frame.interface_name", "-e", "frame.encap_type"],
+                [
+                    *("tshark", "-n", "-l", "-i", str(rundir / "all.sock"), "-c", "200"),
+                    *("-T", "fields", "-e", "frame.interface_name", "-e", "frame.encap_type"),
+                ],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 preexec_fn=as_nobody,
