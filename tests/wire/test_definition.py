@@ -137,7 +137,7 @@ def test_booleans_are_words(text, value):
     assert parse_flag(text, default=not value) is value
 
 
-@pytest.mark.parametrize("text", ["0", "1", "yes", "no", "", "truely"])
+@pytest.mark.parametrize("text", ["0", "1", "yes", "no", "", "truey"])
 def test_anything_else_is_the_default(text):
     assert parse_flag(text, default=True) is True
     assert parse_flag(text, default=False) is False
