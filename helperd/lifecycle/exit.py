@@ -93,6 +93,8 @@ _MISCONFIGURED = frozenset(
     {"unknown-helper", "bad-definition", "not-installed", "not-permitted", "no-capability", "not-supported"}
 )
 _REFUSALS = frozenset({"open-refused", "probe-refused"})
+
+
 def classify(ending: Ending) -> Exit:
     """Say how an incarnation ended: the one place that decodes a wait status. First hit wins.
 
