@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import textwrap
 import threading
@@ -484,6 +485,87 @@ def test_extcap_runs_udpdump():
                 sender.sendto(b"%08d" % number, ("127.0.0.1", port))
                 peer.read(0.0005)
         assert sum(run.packets for run in peer.runs) >= 1000
+        begun = time.monotonic()
+        peer.terminate()
+        peer.until_eof()
+        assert peer.wait() == 0
+        assert time.monotonic() - begun < 1.0
+
+
+def sshd_lacks():
+    """Why a local SSH server cannot be started here, or nothing."""
+    import pwd
+
+    if not (EXTCAPS / "sshdump").exists():
+        return "Wireshark's sshdump is not installed"
+    if shutil.which("sshd", path=SSHD_PATH) is None or shutil.which("ssh-keygen") is None:
+        return "no OpenSSH server is installed: sshdump has nobody to talk to"
+    if os.getuid() == 0 and "sshd" not in {entry.pw_name for entry in pwd.getpwall()}:
+        return "the user sshd, which the OpenSSH server needs, does not exist"
+    return ""
+
+
+SSHD_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
+
+
+@pytest.fixture
+def sshd(tmp_path):
+    """A local SSH server with keys of its own; yields (port, path of the client's key)."""
+    import getpass
+    import socket
+
+    for name in ("host", "client"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-m", "PEM", "-N", "", "-f", tmp_path / name], check=True
+        )
+    shutil.copy(tmp_path / "client.pub", tmp_path / "authorized")
+    with socket.socket() as finder:
+        finder.bind(("127.0.0.1", 0))
+        port = finder.getsockname()[1]
+    (tmp_path / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/authorized\n"
+        f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\nAllowUsers {getpass.getuser()}\n"
+        "PermitRootLogin yes\n"
+    )
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    server = subprocess.Popen(
+        [shutil.which("sshd", path=SSHD_PATH), "-D", "-e", "-f", tmp_path / "config"], stderr=subprocess.PIPE
+    )
+    try:
+        for line in server.stderr:
+            if b"listening on" in line:
+                break
+        else:
+            pytest.fail("sshd did not begin to listen")
+        yield port, tmp_path / "client"
+    finally:
+        server.terminate()
+        server.wait()
+        server.stderr.close()
+
+
+@pytest.mark.skipif(bool(sshd_lacks()), reason=sshd_lacks() or "it can")
+def test_extcap_runs_sshdump_to_a_local_server(tmp_path, sshd):
+    import getpass
+
+    port, key = sshd
+    data = tmp_path / "remote.pcap"
+    data.write_bytes(pcap(LITTLE, PACKETS))
+    words = [
+        "remote-host~[0-9.]+",
+        "remote-username~[a-z0-9_]+",
+        "sshkey~/.*",
+        "remote-capture-command~cat /[^;|&]*",
+    ]
+    options = f"remote-host=127.0.0.1,remote-port={port},remote-username={getpass.getuser()},sshkey={key}"
+    options += ",remote-capture-command-select=other,remote-capture-command="
+    with Peer("extcap", "--", *words, str(EXTCAPS / "sshdump")) as peer:
+        peer.send(OpenRequest(f"sshdump:type=sshdump,{options}cat {data}; id"))
+        assert "must match cat /" in peer.expect(OpenReport).message
+    with Peer("extcap", "--", *words, str(EXTCAPS / "sshdump")) as peer:
+        opened(peer, f"sshdump:type=sshdump,{options}cat {data} -")  # and then waits for its input
+        assert peer.until_packets(1000) == [(1, *packet) for packet in PACKETS]
         begun = time.monotonic()
         peer.terminate()
         peer.until_eof()
