@@ -12,14 +12,14 @@ Source of facts: the handshake and the frame are in docs/protocol.md and ``helpe
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from helperd.helpers._writer import V3Writer
+from helperd.helpers._writer import BATCH, V3Writer
 from helperd.pcapng import ENHANCED_HEAD, ENHANCED_PACKET, LENGTH, PADDING
 from helperd.wire import bulk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from helperd.helpers._port import Port
     from helperd.helpers._writer import Encode
@@ -92,6 +92,34 @@ class BulkWriter(V3Writer):
         )
         self._blocks.append(head + data + tail)
         self._appended(total)
+
+    def packets(self, captured: Iterable[Sequence[Any]]) -> None:
+        own, room, number = self.dlt, self._room, self._interface
+        pack, tails = ENHANCED_HEAD.pack, self._tails
+        blocks: list[bytes] = []
+        bytes_ = 0
+        for dlt, stamp, data, original in captured:
+            size = len(data)
+            if dlt != own or size > room or stamp is None or self._parts:
+                self._take(blocks, bytes_)
+                blocks, bytes_ = [], 0
+                self.packet(data, stamp, dlt=dlt, original=original)
+                continue
+            total, tail = tails.get(size) or self._tail(size)
+            head = pack(ENHANCED_PACKET, total, number, stamp >> 32, stamp & 0xFFFFFFFF, size, original)
+            blocks.append(head + data + tail)
+            bytes_ += total
+            if bytes_ >= BATCH:
+                self._take(blocks, bytes_)
+                blocks, bytes_ = [], 0
+        self._take(blocks, bytes_)
+
+    def _take(self, blocks: list[bytes], size: int) -> None:
+        """Append whole blocks to the batch, in one step."""
+        if blocks:
+            self._blocks += blocks
+            self.written += len(blocks) - 1
+            self._appended(size)
 
     def _tail(self, size: int) -> tuple[int, bytes]:
         """Length of the block of a packet of this size, and what stands behind its bytes."""

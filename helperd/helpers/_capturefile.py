@@ -3,7 +3,8 @@
 Rules:
   1. Every whole packet before a fault is delivered; the fault is raised by the next call.
   2. Nothing a file claims makes us allocate: memory is bounded by ``MAX_PACKET`` plus one read.
-  3. Link types are the file's own LINKTYPE numbers; stamps are nanoseconds since 1970.
+  3. Link types are given in libpcap's numbers (DLT), which differ from those in files for a few; stamps are
+     nanoseconds since 1970.
 
 ::
 
@@ -36,23 +37,19 @@ PCAP_MAGICS: dict[bytes, tuple[str, int, int]] = {
     bytes.fromhex("34cdb2a1"): ("<", 1000, 8),
     bytes.fromhex("a1b2cd34"): (">", 1000, 8),
 }
+TO_DLT = {100: 11, 101: 12, 102: 15, 103: 16}  # LINKTYPE of files -> DLT, where they differ on Linux
 MAGICS = (*PCAP_MAGICS, pcapng.SECTION_MAGIC)
 
 _PCAP_HEADER = 24
 _RECORD = 16
 
 
-class Captured(NamedTuple):
-    """One packet of a file; plain tuples of this shape are what ``feed`` returns."""
-
-    linktype: int
-    timestamp_ns: int | None  # None: the file has no stamp for it
-    data: bytes
-    original: int
+Captured = tuple[int, "int | None", bytes, int]
+"""One packet: link type, nanoseconds since 1970 or None when the file has no stamp, captured bytes, true length."""
 
 
 class _Interface(NamedTuple):
-    linktype: int
+    dlt: int
     snaplen: int
     multiply: int  # stamp units to nanoseconds: units * multiply // divide + offset_ns
     divide: int
@@ -67,14 +64,14 @@ class CaptureParser:
 
     Attributes:
         format: "pcap" or "pcapng" once known, else "".
-        linktype: of the first interface, None while unknown.
+        dlt: link type of the first interface, None while unknown.
         packets: packets delivered so far.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.format = ""
-        self.linktype: int | None = None
+        self.dlt: int | None = None
         self.packets = 0
         self._rest = bytearray()
         self._need = 4  # bytes to have before parsing makes sense again
@@ -176,12 +173,13 @@ class CaptureParser:
         self._lengths_swapped = minor < 3
         self._maybe_swapped = minor == 3
         self._record = struct.Struct(self._order + "4I")
-        self.linktype = linktype & 0xFFFF  # the upper half says how long the FCS is
+        linktype &= 0xFFFF  # the upper half says how long the FCS is
+        self.dlt = TO_DLT.get(linktype, linktype)
         self.format = "pcap"
 
     def _parse_records(self, data: bytes, at: int, found: list[Captured]) -> int:
-        linktype = self.linktype
-        assert linktype is not None
+        dlt = self.dlt
+        assert dlt is not None
         unpack, unit, gap = self._record.unpack_from, self._unit, self._gap
         odd = self._lengths_swapped or self._maybe_swapped
         end = len(data)
@@ -201,9 +199,7 @@ class CaptureParser:
             if stop > end:
                 self._need = stop - at
                 return at
-            found.append(
-                Captured(linktype, seconds * 1_000_000_000 + fraction * unit, data[begin:stop], original)
-            )
+            found.append((dlt, seconds * 1_000_000_000 + fraction * unit, data[begin:stop], original))
             at = stop
 
     def _parse_blocks(self, data: bytes, found: list[Captured]) -> int:
@@ -269,8 +265,8 @@ class CaptureParser:
             self._add(self._interface(number), high << 32 | low, body, 20, captured, original, found)
         elif kind == pcapng.INTERFACE_DESCRIPTION:
             self._interfaces.append(self._read_interface(body))
-            if self.linktype is None:
-                self.linktype = self._interfaces[0].linktype
+            if self.dlt is None:
+                self.dlt = self._interfaces[0].dlt
         else:
             major, minor = struct.unpack_from(order + "2H", body, 4)
             if major != 1:
@@ -291,7 +287,7 @@ class CaptureParser:
         stamp = (
             None if units is None else units * interface.multiply // interface.divide + interface.offset_ns
         )
-        found.append(Captured(interface.linktype, stamp, body[begin : begin + captured], original))
+        found.append((interface.dlt, stamp, body[begin : begin + captured], original))
 
     def _interface(self, number: int) -> _Interface:
         if number >= len(self._interfaces):
@@ -302,6 +298,7 @@ class CaptureParser:
 
     def _read_interface(self, body: bytes) -> _Interface:
         linktype, _, snaplen = struct.unpack_from(self._order + "HHI", body)
+        dlt = TO_DLT.get(linktype, linktype)
         self._check_snaplen(snaplen)
         resolution, offset = 6, 0
         at = 8
@@ -317,10 +314,10 @@ class CaptureParser:
             at += 4 + length + (-length & 3)
         exponent = resolution & 0x7F
         if resolution & 0x80:
-            return _Interface(linktype, snaplen, 1_000_000_000, 1 << exponent, offset * 1_000_000_000)
+            return _Interface(dlt, snaplen, 1_000_000_000, 1 << exponent, offset * 1_000_000_000)
         if exponent <= 9:
-            return _Interface(linktype, snaplen, 10 ** (9 - exponent), 1, offset * 1_000_000_000)
-        return _Interface(linktype, snaplen, 1, 10 ** (exponent - 9), offset * 1_000_000_000)
+            return _Interface(dlt, snaplen, 10 ** (9 - exponent), 1, offset * 1_000_000_000)
+        return _Interface(dlt, snaplen, 1, 10 ** (exponent - 9), offset * 1_000_000_000)
 
     def _check_snaplen(self, snaplen: int) -> None:
         if snaplen > MAX_SNAPLEN:

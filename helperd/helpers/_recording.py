@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from helperd.errors import HelperdError, OpenRefused
 from helperd.helpers._capturefile import CaptureParser
-from helperd.helpers._writer import TO_DLT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from helperd.helpers._capturefile import Captured
     from helperd.helpers._inflate import Source
     from helperd.wire.messages import Gps, Signal
 
@@ -160,7 +160,7 @@ class CaptureRecording:
         self._head: bytes | None = source.read()
         parser = CaptureParser(path)
         captured = parser.feed(self._head) if self._head else []
-        while not captured and parser.linktype is None:
+        while not captured and parser.dlt is None:
             data = source.read()
             if not data:
                 parser.finish()
@@ -170,27 +170,23 @@ class CaptureRecording:
         else:
             if not captured and self._head is not None and len(self._head) < READ and not source.compression:
                 parser.finish()
-        linktype = captured[0].linktype if captured else parser.linktype
-        if linktype is None:
+        dlt = captured[0][0] if captured else parser.dlt
+        if dlt is None:
             raise HelperdError(
                 "bad-capture", f"{path} holds neither a packet nor an interface: nothing to replay"
             )
         if self._head is None:
             source.rewind()
-        self.dlt = TO_DLT.get(linktype, linktype)
+        self.dlt = dlt
         self.kind = f"{parser.format} file" + (f", {source.compression}" if source.compression else "")
 
-    def batches(self) -> Iterator[list[tuple[int, int | None, bytes, int]]]:
+    def batches(self) -> Iterator[list[Captured]]:
         """All packets from the beginning."""
         parser = CaptureParser(self._path)
         data = self._head if self._head is not None else self._source.read()
         self._head = None
-        dlts = TO_DLT
         while data:
-            yield [
-                (dlts.get(linktype, linktype), stamp, content, original)
-                for linktype, stamp, content, original in parser.feed(data)
-            ]
+            yield parser.feed(data)
             data = self._source.read()
         parser.finish()
         self._source.rewind()

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
 from helperd.wire.messages import DataReport, Gps, Json, Packet, Severity, Signal, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from helperd.wire.messages import Message
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 FRAME_BYTES = 51  # of a frame, about, besides the content
 BATCH = 64 << 10  # bytes of content in a batch at most, before the last packet
-TO_DLT = {100: 11, 101: 12, 102: 15, 103: 16}  # LINKTYPE of files -> DLT, where they differ on Linux
 
 _MAGIC = bytes.fromhex("decafbada9a90003")
 _TYPE = b"\0\x10\0\0"  # data report, code 0
@@ -101,7 +100,7 @@ class Writer:
         """
         raise NotImplementedError
 
-    def packets(self, captured: Iterable[tuple[int, int | None, bytes, int]]) -> None:
+    def packets(self, captured: Iterable[Sequence[Any]]) -> None:
         """Send many packets, each ``(link type, nanoseconds or None, bytes, original length)``.
 
         Raises:

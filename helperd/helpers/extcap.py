@@ -31,8 +31,7 @@ from helperd.helpers._clock import monotonic
 from helperd.helpers._identity import uuid_of
 from helperd.helpers._program import Program, ask
 from helperd.helpers._template import Template
-from helperd.helpers._writer import TO_DLT
-from helperd.helpers.pipe import HEADER_S, READ, CaptureStream, write
+from helperd.helpers.pipe import HEADER_S, READ, CaptureStream
 from helperd.helpers.sdk import (
     COMMON_OPTIONS,
     Device,
@@ -187,7 +186,7 @@ class Extcap(Helper):
             self._close()
             raise
         return Device(
-            dlt=TO_DLT.get(dlt, dlt),
+            dlt=dlt,
             hardware=found[name],
             capture_interface=name,
             uuid=uuid_of(f"helperd_{os.path.basename(tool)}", " ".join((name, *options))),
@@ -197,7 +196,7 @@ class Extcap(Helper):
         """The link type: from the capture header, or, while the tool waits for its first packet, announced."""
         until = monotonic() + HEADER_S
         stream = self._stream
-        while stream.linktype is None:
+        while stream.parser.dlt is None:
             data = self._program.read(READ, max(0.0, until - monotonic()))
             if data is None:
                 announced = _extcap.first_dlt(self._ask("--extcap-interface", name, "--extcap-dlts"))
@@ -211,7 +210,7 @@ class Extcap(Helper):
                 stream.first += stream.feed(data)
             except HelperdError as error:
                 raise Refused(error.text, error.problem) from None
-        return stream.linktype
+        return stream.parser.dlt
 
     def capture(self, writer: Writer) -> str:
         """Read until the tool ends."""
@@ -220,12 +219,12 @@ class Extcap(Helper):
         if self._control is not None:
             self._control.listen(writer)
         try:
-            write(writer, stream.first)
+            writer.packets(stream.first)
             stream.first = []
             while not stream.ended:
                 data = self._program.read(READ, _TICK_S)
                 if data is not None:
-                    write(writer, stream.feed(data))
+                    writer.packets(stream.feed(data))
                 elif writer.stopping:
                     break
         except HelperdError as error:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from helperd.helpers._recording import Recording
 
+PLAIN: Final = 4  # fields of an entry without signal and position
 MAX_PAUSE_S: Final = 3600.0  # the longest gap that is waited out; longer ones are mistakes in the stamps
 DEMO: Final = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "share", "demo.pcapng"
@@ -90,16 +91,14 @@ class PcapFile(Helper):
     def _replay(self, writer: Writer) -> None:
         """One round."""
         pace = _Pace(writer) if self._realtime else None
-        packet = writer.packet
         for batch in self._recording.batches():
             if pace is not None:
                 pace.write(batch)
-                continue
-            for dlt, stamp, data, original, *heard in batch:
-                if heard:
-                    packet(data, stamp, dlt=dlt, original=original, signal=heard[0], gps=heard[1])
-                else:
-                    packet(data, stamp, dlt=dlt, original=original)
+            elif batch and len(batch[0]) == PLAIN:
+                writer.packets(batch)
+            else:
+                for dlt, stamp, data, original, signal, gps in batch:
+                    writer.packet(data, stamp, dlt=dlt, original=original, signal=signal, gps=gps)
 
 
 class _Pace:

@@ -28,7 +28,6 @@ from helperd.helpers._clock import monotonic
 from helperd.helpers._identity import uuid_of
 from helperd.helpers._program import Program
 from helperd.helpers._template import Template
-from helperd.helpers._writer import TO_DLT
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
 
 if TYPE_CHECKING:
@@ -64,11 +63,6 @@ class CaptureStream:
         self.ended = True
         self.parser.finish()
         return []
-
-    @property
-    def linktype(self) -> int | None:
-        """The first link type, once known."""
-        return self.parser.linktype
 
 
 class Pipe(Helper):
@@ -107,12 +101,12 @@ class Pipe(Helper):
             self._fd = _open_fifo(name)
         self._stream = CaptureStream(name)
         try:
-            linktype = self._wait_for_header(name)
+            dlt = self._wait_for_header(name)
         except BaseException:
             self._close()
             raise
         return Device(
-            dlt=TO_DLT.get(linktype, linktype),
+            dlt=dlt,
             hardware=name,
             capture_interface=definition.interface,
             uuid=uuid_of(f"helperd_{os.path.basename(name)}", definition.interface),
@@ -122,7 +116,7 @@ class Pipe(Helper):
         """Read until the link type is known."""
         until = monotonic() + HEADER_S
         stream = self._stream
-        while stream.linktype is None:
+        while stream.parser.dlt is None:
             data = self._read(max(0.0, until - monotonic()))
             if data is None:
                 raise Refused(
@@ -137,7 +131,7 @@ class Pipe(Helper):
                 stream.first += stream.feed(data)
             except HelperdError as error:
                 raise Refused(error.text, error.problem) from None
-        return stream.linktype
+        return stream.parser.dlt
 
     def _read(self, timeout: float) -> bytes | None:
         """One read; None when nothing came in time."""
@@ -150,12 +144,12 @@ class Pipe(Helper):
         stream = self._stream
         fault: HelperdError | None = None
         try:
-            write(writer, stream.first)
+            writer.packets(stream.first)
             stream.first = []
             while not stream.ended:
                 data = self._read(_TICK_S)
                 if data is not None:
-                    write(writer, stream.feed(data))
+                    writer.packets(stream.feed(data))
                 elif writer.stopping:
                     break
         except HelperdError as error:
@@ -184,13 +178,6 @@ class Pipe(Helper):
         program = getattr(self, "_program", None)
         if program is not None:
             program.stop()
-
-
-def write(writer: Writer, captured: list[Captured]) -> None:
-    """Hand packets on, with the link types of the wire."""
-    packet, dlts = writer.packet, TO_DLT
-    for linktype, stamp, data, original in captured:
-        packet(data, stamp, dlt=dlts.get(linktype, linktype), original=original)
 
 
 def _open_fifo(path: str) -> int:

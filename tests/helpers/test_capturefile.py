@@ -83,12 +83,12 @@ def test_every_pcap_magic(magic, step):
     packets = [(SECOND * 10**9 + i * unit, bytes([i]) * (i * 3), 5000 + i) for i in range(20)]
     parser, found = parse(pcap(magic, packets, linktype=105), step)
     assert found == [(105, *packet) for packet in packets]
-    assert (parser.format, parser.linktype, parser.packets) == ("pcap", 105, 20)
+    assert (parser.format, parser.dlt, parser.packets) == ("pcap", 105, 20)
 
 
 def test_pcap_keeps_the_link_type_beside_the_length_of_the_fcs():
     parser, _ = parse(pcap(b"\xd4\xc3\xb2\xa1", [], linktype=0x44000001))
-    assert parser.linktype == 1
+    assert parser.dlt == 1
 
 
 def test_old_pcap_versions_have_their_lengths_the_other_way_round():
@@ -115,7 +115,7 @@ def test_pcapng_of_both_byte_orders_with_all_packet_blocks(order, step):
     )
     parser, found = parse(data, step)
     assert parser.format == "pcapng"
-    assert parser.linktype == 127
+    assert parser.dlt == 127
     assert found == [
         (127, 1_000_001_000, b"beacon", 6),
         (1, 1_000_001, b"frame", 1500),
