@@ -69,7 +69,7 @@ def _quick_small(  # noqa: C901, PLR0912 - unrolled for speed
     data: bytes, at: int, stop: int, signal: Signal | None
 ) -> frames.Packet | None:
     """A packet block with its numbers in the smallest form; ``at`` is its first key."""
-    if stop - at < 16:
+    if stop - at < 14:
         return None
     dlt = data[at + 1]
     if dlt < 0x80:

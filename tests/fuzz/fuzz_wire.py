@@ -45,7 +45,9 @@ def one_input(data: bytes) -> None:
             return
         if item.kind is Kind.BULK:
             blocks = list(named("v3").blocks(item))
-            if sum(packets for *_, packets in blocks) != item.packets or {number for number, *_ in blocks} != {7}:
+            if sum(packets for *_, packets in blocks) != item.packets or {
+                number for number, *_ in blocks
+            } != {7}:
                 raise AssertionError("bulk packets are miscounted or not ours")
             return
         speaker = session.generation
@@ -80,7 +82,9 @@ def main() -> int:
         from helperd.wire import bulk, frames, mpack, pbcodec, pbpackets, session, v0, v2, v3
 
     del bulk, frames, mpack, pbcodec, pbpackets, session, v0, v2, v3
-    arguments = [f"-max_total_time={word[10:]}" if word.startswith("--seconds=") else word for word in sys.argv]
+    arguments = [
+        f"-max_total_time={word[10:]}" if word.startswith("--seconds=") else word for word in sys.argv
+    ]
     if all(word.startswith("-") for word in arguments[1:]):
         arguments.append(str(ROOT / "tests" / "fuzz" / "corpus"))
     if not any(word.startswith("-max_len") for word in arguments):
