@@ -164,6 +164,7 @@ def test_rates_are_hops_per_second(text, rate):
         "1e3/sec",
         "nan/sec",
         "9" * 400 + "/sec",
+        "0." + "0" * 320 + "1/dwell",
         "٣/sec",
     ],
 )

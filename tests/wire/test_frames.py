@@ -185,6 +185,14 @@ def test_a_v0_data_report_whose_wrapper_is_in_another_order_is_a_data_report_all
     assert list(v0.packets(run)) == list(v0.packets_general(run))
 
 
+def test_a_v0_data_report_with_an_unknown_field_in_its_wrapper_is_read_by_the_general_reader():
+    report = v2.encode(m.DataReport(m.Packet(b"abc", 1, 2, 3)), 1)[48:]
+    payload = b"\x0a\x0dKDSDATAREPORT\x10\x07\x20\x05\x1a" + bytes((len(report),)) + report
+    frame = struct.pack(">III", 0xDECAFBAD, v0.checksum(payload), len(payload)) + payload
+    (run,) = FrameScanner((v0,)).feed(frame)
+    assert list(v0.packets(run)) == [(1, 2, 3, 3, b"abc", None)]
+
+
 def test_a_v0_wrapper_that_is_none_is_refused():
     for payload in (b"", b"\xff", b"\x0a\x04PING\x10\x01", b"\x0a\x0dKDSDATAREPORT\x10"):
         frame = struct.pack(">III", 0xDECAFBAD, v0.checksum(payload), len(payload)) + payload

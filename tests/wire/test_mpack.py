@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helperd.wire import mpack
 from helperd.wire.mpack import MAX_VALUES, Fields, Malformed, Text, pack, unpack
 
 ints = st.integers(-(1 << 63), (1 << 64) - 1)
@@ -148,7 +149,13 @@ def test_nil_is_an_error_for_every_field():
         unpack(b"\x81\x01\xc0").text(1)
 
 
+def test_keys_that_are_no_integers_and_no_text_are_skipped():
+    assert unpack(b"\x83\xc4\x01a\x05\xc3\x06\x01\x07").values == {1: 7}
+
+
 def test_what_msgpack_has_not_is_our_own_mistake():
+    with pytest.raises(OverflowError):
+        mpack._head(1 << 32, 0x80, 15, {2: 0xDE, 4: 0xDF})
     with pytest.raises(TypeError):
         pack({1: None})
     with pytest.raises(OverflowError):

@@ -9,6 +9,7 @@ from helperd.errors import PROBLEMS
 from helperd.wire import bulk
 from helperd.wire.frames import MAX_FRAME
 from helperd.wire.generations import GENERATIONS
+from helperd.wire.session import ALLOWED, render_table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TEXT = (ROOT / "docs" / "protocol.md").read_text()
@@ -23,6 +24,14 @@ def test_the_state_table_is_the_codes():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_table_has_every_message_of_both_roles_once():
+    lines = [line.split("|")[1].strip() for line in render_table().splitlines() if line.startswith("| ")]
+    for role, table in ALLOWED.items():
+        assert sorted(kind.__name__ for kind in table) == sorted(lines[1 : len(table) + 1]), role
+        del lines[: len(table) + 1]
+    assert not lines
 
 
 def test_the_words_of_refusal_are_problem_words():

@@ -89,6 +89,19 @@ def outcome(packets, run):
 
 
 @pytest.mark.parametrize(
+    "report",
+    [
+        m.DataReport(warning="w"),
+        m.DataReport(buffer=m.Buffer("t", b"")),
+        m.DataReport(message=m.Text(m.Severity.INFO, "")),
+    ],
+)
+def test_blocks_that_v3_does_not_have_are_refused(report):
+    with pytest.raises(LocalProtocolError, match="DataReport"):
+        GENERATIONS[0].encode(report, 1)
+
+
+@pytest.mark.parametrize(
     "message", [m.CloseRequest(), m.WarningReport("w"), m.BluetoothReport(m.BluetoothDevice("a"))]
 )
 def test_what_v3_does_not_have_is_refused_by_name(message):

@@ -258,6 +258,13 @@ def test_h16_a_position_whose_name_is_under_the_key_of_its_type_a_second_time():
     assert (report.gps.type, report.gps.name) == ("gpsd", "outer")
 
 
+def test_h16_a_position_with_a_name_of_its_own_keeps_its_first_type():
+    fields = b"\x85\x08\x05\x09\x06\x0a\xa1a\x0a\xa1b\x0b\xa1c"
+    (run,) = FrameScanner((v3,)).feed(v3_frame(16, b"\x81\x01" + fields))
+    (report,) = v3.reports(run)
+    assert (report.gps.type, report.gps.name) == ("a", "c")
+
+
 def test_h16_a_signal_block_without_its_zeros_is_a_signal():
     ((*_, signal),) = packets(v3_frame(16, pack({2: {}, 4: {1: 1, 6: b"x"}})))
     assert signal == m.Signal()
