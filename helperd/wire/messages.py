@@ -206,6 +206,23 @@ class Register:
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """Packets that the helper's device produced and the helper never saw; part of the bulk extension.
+
+    Attributes:
+        reason: where they were lost: a word of ``LOSSES``.
+        packets: how many, since the last message of this kind with this reason; more than 0.
+    """
+
+    reason: str
+    packets: int
+
+
+LOSSES = ("kernel", "device")
+"""Where packets are lost in front of a helper: no room in the kernel's ring; inside the hardware or its driver."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListRequest:
     """Which devices are there?"""
 
@@ -471,6 +488,7 @@ Message = (
     | Shutdown
     | Text
     | Register
+    | Lost
     | ListRequest
     | ProbeRequest
     | OpenRequest

@@ -111,8 +111,10 @@ PROTOBUF_ONLY = {
         m.BluetoothReport, devices, st.none() | signals, st.none() | positions, st.none() | texts, text
     ),
 }
+V3_ONLY = {m.Lost: st.builds(m.Lost, st.sampled_from(m.LOSSES), st.integers(1, (1 << 64) - 1))}
 RICHER = {
     "v3": st.one_of(
+        *V3_ONLY.values(),
         reports(m.ListReport, interfaces=interfaces, version=text),
         reports(m.ProbeReport, capture_interface=text),
         reports(m.OpenReport, version=text),

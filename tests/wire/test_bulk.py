@@ -10,6 +10,7 @@ from helperd.errors import LocalProtocolError, RemoteProtocolError
 from helperd.wire import bulk, v3
 from helperd.wire import messages as m
 from helperd.wire.frames import Kind
+from helperd.wire.mpack import pack
 from helperd.wire.session import Phase, Role, Session
 
 INTERFACE = 7
@@ -235,6 +236,20 @@ def test_a_bulk_frame_before_the_open_report_is_refused():
     with pytest.raises(RemoteProtocolError) as caught:
         session.receive(bulk.encode([block(b"abcd")], 1))
     assert caught.value.problem == "not-allowed-now"
+
+
+@pytest.mark.parametrize(
+    "fields", [{1: "kernel", 2: 0}, {1: "moon", 2: 5}, {1: "kernel"}, {2: 5}, {1: "kernel", 2: -1}]
+)
+def test_a_loss_report_that_says_nothing_is_refused(fields):
+    payload = pack(fields)
+    refused(struct.pack(">QIHHI", 0xDECAFBADA9A90003, len(payload), bulk.LOST, 0, 1) + payload, "bad-payload")
+
+
+def test_a_loss_report_stands_between_the_packets_it_belongs_to():
+    single = v3.encode_packet(b"abc", 1, 2, 3, 3, 4)
+    first, lost, second = receive(single + v3.encode(m.Lost("device", 12), 2) + single)
+    assert (first.packets, lost, second.packets) == (1, m.Lost("device", 12), 1)
 
 
 def test_single_packets_and_bulk_frames_may_alternate():

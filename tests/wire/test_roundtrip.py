@@ -28,7 +28,7 @@ def through(generation, message, seqno=1):
 
 def test_every_message_has_a_strategy():
     kinds = set(typing.get_args(m.Message))
-    assert kinds - {m.Unknown} == set(s.COMMON) | set(s.PROTOBUF_ONLY)
+    assert kinds - {m.Unknown} == set(s.COMMON) | set(s.PROTOBUF_ONLY) | set(s.V3_ONLY)
 
 
 @each
@@ -116,6 +116,7 @@ def test_what_v3_does_not_have_is_refused_by_name(message):
     "message",
     [
         m.Register("helperd-bulk/1", 3),
+        m.Lost("kernel", 3),
         m.DataReport(m.Packet(b"x")),
         m.DataReport(json=m.Json("t", "{}")),
         m.Pong(1 << 40),

@@ -18,6 +18,7 @@ EXAMPLES = {
     m.Shutdown: m.Shutdown("enough"),
     m.Text: m.Text(m.Severity.INFO, "hello"),
     m.Register: m.Register("x/1"),
+    m.Lost: m.Lost("kernel", 7),
     m.ListRequest: m.ListRequest(),
     m.ProbeRequest: m.ProbeRequest("a"),
     m.OpenRequest: m.OpenRequest("a"),
