@@ -374,12 +374,17 @@ async def _run_quietly(
 
 
 def _invite(runtime_dir: str) -> None:
-    """Print what to try next."""
+    """Print what to try next, ready to be copied."""
+    checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    command = os.path.join(checkout, ".venv", "bin", "helperd")
+    if not os.access(command, os.X_OK):
+        command = "helperd"
+    where = f"--runtime-dir={runtime_dir}"
     for line in (
         "helperd demo: two real helper processes, no root, no hardware. In another terminal, try:",
         f"  tshark -i {runtime_dir}/{ALL_SOCKET}",
-        f"  tcpdump -r - < <(nc -U {runtime_dir}/{SOURCES_DIR}/radio0.sock)",
-        f"  helperd status --runtime-dir {runtime_dir}",
+        f"  {command} tap {where} radio0 | tcpdump -n -r -",
+        f"  {command} status {where}",
     ):
         print(line, flush=True)
 
