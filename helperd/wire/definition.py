@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from helperd.errors import UsageError
+from helperd.wire.record import record, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,7 +34,7 @@ def _malformed(text: str, why: str) -> UsageError:
     return UsageError("bad-definition", f"{text!r}: {why}; write interface:key=value,key=value")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SourceDefinition:
     """A source and its options.
 
@@ -43,7 +44,7 @@ class SourceDefinition:
     """
 
     interface: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def parse(cls, text: str) -> SourceDefinition:

@@ -12,7 +12,8 @@ Fields: kismet-protocol.md, section 2.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+
+from helperd.wire.record import record, unseen
 
 
 class Severity(enum.IntEnum):
@@ -25,7 +26,7 @@ class Severity(enum.IntEnum):
     FATAL = 16
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Hopping:
     """A hop list and how to walk it.
 
@@ -44,7 +45,7 @@ class Hopping:
     offset: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Interface:
     """One device in a list report.
 
@@ -61,7 +62,7 @@ class Interface:
     capture_interface: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Signal:
     """What the radio knew of one packet; None where it did not.
 
@@ -84,7 +85,7 @@ class Signal:
     rate: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Gps:
     """Where a packet was heard.
 
@@ -117,7 +118,7 @@ class Gps:
     uuid: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Packet:
     """One captured packet.
 
@@ -136,7 +137,7 @@ class Packet:
     original: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Json:
     """A record of a helper that hears things that are not packets.
 
@@ -153,7 +154,7 @@ class Json:
     usec: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Buffer:
     """An opaque record for a plugin; v0 and v2 only."""
 
@@ -163,28 +164,28 @@ class Buffer:
     usec: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ping:
     """Are you there? Answered at once by Pong, in every phase."""
 
-    seqno: int = field(default=0, compare=False)
+    seqno: int = unseen(default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pong:
     """I am; ``request`` is the number of the Ping."""
 
     request: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Shutdown:
     """End of the conversation."""
 
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Text:
     """A line for people."""
 
@@ -192,7 +193,7 @@ class Text:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Register:
     """Offers a subsystem (helper) or accepts it (supervisor). Kismet servers ignore it.
 
@@ -205,7 +206,7 @@ class Register:
     interface: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lost:
     """Packets that the helper's device produced and the helper never saw; part of the bulk extension.
 
@@ -222,46 +223,46 @@ LOSSES = ("kernel", "device")
 """Where packets are lost in front of a helper: no room in the kernel's ring; inside the hardware or its driver."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListRequest:
     """Which devices are there?"""
 
-    seqno: int = field(default=0, compare=False)
+    seqno: int = unseen(default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProbeRequest:
     """Is this definition yours?"""
 
     definition: str
-    seqno: int = field(default=0, compare=False)
+    seqno: int = unseen(default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpenRequest:
     """Open this definition and stream."""
 
     definition: str
-    seqno: int = field(default=0, compare=False)
+    seqno: int = unseen(default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConfigureRequest:
     """Tune: exactly one of a fixed channel and a hop list."""
 
     channel: str = ""
     hopping: Hopping | None = None
-    seqno: int = field(default=0, compare=False)
+    seqno: int = unseen(default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloseRequest:
     """Close the source; defined on the wire, sent by nobody known."""
 
-    seqno: int = field(default=0, compare=False)
+    seqno: int = unseen(default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListReport:
     """Answer to ListRequest; an empty list is a success. ``version`` is the helper's, v3 only."""
 
@@ -273,7 +274,7 @@ class ListReport:
     severity: Severity | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProbeReport:
     """Answer to ProbeRequest. ``capture_interface`` is v3 only."""
 
@@ -287,7 +288,7 @@ class ProbeReport:
     severity: Severity | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpenReport:
     """Answer to OpenRequest.
 
@@ -322,7 +323,7 @@ class OpenReport:
     severity: Severity | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ConfigureReport:
     """Answer to ConfigureRequest, or unsolicited (``request`` 0) when a hop list shrank."""
 
@@ -335,7 +336,7 @@ class ConfigureReport:
     severity: Severity | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ErrorReport:
     """Something failed; ``request`` 0 when it was nothing that was asked for."""
 
@@ -345,14 +346,14 @@ class ErrorReport:
     severity: Severity | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WarningReport:
     """A warning that stays with the source; v0 and v2 only."""
 
     warning: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NewSource:
     """The first words of a helper that dialled in by itself."""
 
@@ -361,7 +362,7 @@ class NewSource:
     uuid: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DataReport:
     """What was heard; several blocks may come together. The receiving side gets these as runs, not as
     messages.
@@ -378,7 +379,7 @@ class DataReport:
     warning: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BluetoothDevice:
     """A device in a legacy Bluetooth report."""
 
@@ -391,7 +392,7 @@ class BluetoothDevice:
     uuids: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BluetoothReport:
     """What ``kismet_cap_linux_bluetooth`` sends in v0 and v2 instead of JSON."""
 
@@ -402,21 +403,21 @@ class BluetoothReport:
     warning: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EventRegister:
     """Subscribes to server events by name; ``*`` is all."""
 
     events: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """One server event, as JSON."""
 
     json: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EventPublish:
     """Publishes an event."""
 
@@ -424,7 +425,7 @@ class EventPublish:
     json: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HttpRegister:
     """Asks the server to pass requests for a URI on."""
 
@@ -432,7 +433,7 @@ class HttpRegister:
     method: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HttpRequest:
     """A request passed on; ``variables`` are (name, value) pairs."""
 
@@ -442,14 +443,14 @@ class HttpRequest:
     variables: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HttpCancel:
     """The client of a request has gone; defined on the wire, sent by nobody known."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HttpResponse:
     """A part of an answer; ``close`` ends it."""
 
@@ -460,26 +461,26 @@ class HttpResponse:
     close: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AuthRequest:
     """Asks the server for a token."""
 
-    seqno: int = field(default=0, compare=False)
+    seqno: int = unseen(default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AuthToken:
     """The token."""
 
     token: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Unknown:
     """A frame whose command nobody here knows; ``command`` is its name or number as text."""
 
     command: str
-    seqno: int = field(default=0, compare=False)
+    seqno: int = unseen(default=0)
 
 
 Message = (

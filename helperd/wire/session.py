@@ -21,7 +21,6 @@ The life of a helper, as its supervisor sees it:
 from __future__ import annotations
 
 import enum
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from helperd.errors import LocalProtocolError, RemoteProtocolError
@@ -60,6 +59,7 @@ from helperd.wire.messages import (
     Unknown,
     WarningReport,
 )
+from helperd.wire.record import replace
 
 if TYPE_CHECKING:
     from helperd.wire.frames import Generation
