@@ -1,5 +1,6 @@
 """The supervisor's end of one real helper process over pipes: what every test of the helper side talks through."""
 
+import contextlib
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from helperd.wire.session import Role, Session
 
 ENTRY = Path(helperd.__file__).parent / "helpers" / "__main__.py"
 BULK = bulk.SUBSYSTEM
+PYTHON = [sys.executable, "-I", "-S"]  # as the launcher starts them
 
 
 def environment():
@@ -54,7 +56,7 @@ class Peer:
         self.source, child_out = os.pipe()
         os.set_blocking(child_in, blocking)
         os.set_blocking(child_out, blocking)
-        argv = argv or [sys.executable, "-I", "-S", str(ENTRY), *words]
+        argv = argv or [*PYTHON, str(ENTRY), *words]
         self.process = subprocess.Popen(
             [*argv, f"--in-fd={child_in}", f"--out-fd={child_out}"],
             pass_fds=(child_in, child_out),
@@ -82,8 +84,7 @@ class Peer:
         return self
 
     def __exit__(self, *exc):
-        self.process.kill()
-        self.process.wait()
+        self.end()
         for fd in (self.to, self.source):
             if fd is not None:
                 os.close(fd)
@@ -157,8 +158,17 @@ class Peer:
         """The exit status."""
         return self.process.wait(timeout)
 
-    def stderr(self):
+    def end(self):
+        """End the process, whatever it does."""
+        if "HELPERD_COVER" in os.environ:  # who is killed writes no coverage
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
         self.process.kill()
+        self.process.wait()
+
+    def stderr(self):
+        self.end()
         return self.process.stderr.read().decode()
 
     def ping(self):

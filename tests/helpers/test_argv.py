@@ -8,7 +8,7 @@ import pytest
 
 from helperd.errors import UsageError
 from helperd.helpers._argv import parse
-from tests.helpers.peer import ENTRY, environment
+from tests.helpers.peer import ENTRY, PYTHON, environment
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def fds():
 
 def run(*words):
     return subprocess.run(
-        [sys.executable, "-I", "-S", str(ENTRY), *words],
+        [*PYTHON, str(ENTRY), *words],
         capture_output=True,
         text=True,
         env=environment(),

@@ -1,7 +1,6 @@
 """The SDK in real processes over pipes: answers, back-pressure, and every way to end."""
 
 import os
-import sys
 import textwrap
 import time
 
@@ -24,7 +23,7 @@ from helperd.wire.messages import (
     Shutdown,
     Text,
 )
-from tests.helpers.peer import Peer, environment
+from tests.helpers.peer import PYTHON, Peer, environment
 
 FOREVER = "radio0:type=synthetic,channel=6,rate=0,size=200,signal=false"
 
@@ -42,7 +41,7 @@ def written(tmp_path, body, **options):
         + textwrap.indent(textwrap.dedent(body), "    ")
         + "\nmain(Written)\n"
     )
-    return Peer(argv=[sys.executable, "-I", "-S", str(file)], **options)
+    return Peer(argv=[*PYTHON, str(file)], **options)
 
 
 @pytest.fixture(params=["helperd", "kismet"])
