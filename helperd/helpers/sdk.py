@@ -257,8 +257,8 @@ def _tell(helper: Helper, action: str) -> int:
         found = False
         for interface in helper.list():
             found = True
-            flags = f":{interface.flags}" if interface.flags else ""
-            print(f"{interface.name}{flags}\t{interface.hardware}".rstrip())
+            flags = ",".join(filter(None, (f"type={helper.TYPE}", interface.flags)))
+            print(f"{interface.name}:{flags}\t{interface.hardware}".rstrip())
         return Code.DONE if found else Code.NO
     return Code.DONE
 

@@ -183,7 +183,7 @@ class Synthetic(Helper):
     def list(self) -> list[Interface]:
         """Four radios."""
         return [
-            Interface(f"radio{number}", f"type={self.TYPE}", f"synthetic radio {number}", f"radio{number}")
+            Interface(f"radio{number}", "", f"synthetic radio {number}", f"radio{number}")
             for number in range(RADIOS)
         ]
 
