@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import pytest
 
+from tests.peers.kismetexternal_helper import packet as packet_of
 from tests.rig import Stream, daemon
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,7 @@ command = ["{PYTHON}", "{HELPER}"]
 types = ["old"]
 [[source]]
 name = "old"
-definition = "old0:type=old,count={{count}}"
+definition = "counter:type=old,packets={{count}}"
 start = "first-consumer"
 [[sink]]
 path = "complete.sock"
@@ -33,18 +33,21 @@ class TestKismetexternal:
         with daemon(rundir, CONFIG.format(count=1)) as rig:
             listed = rig.call("ListDevices")
             assert listed["failed"] == []
-            assert [device["definition"] for device in listed["devices"]] == ["old0:type=old"]
-            found = rig.call("Probe", definition="old0")
+            assert [device["definition"] for device in listed["devices"]] == [
+                "counter:type=old,packets=20000"
+            ]
+            found = rig.call("Probe", definition="counter")
             assert (found["helper"], found["channels"]) == ("old", ["1", "6", "11"])
-            assert rig.call("Probe", definition="new0")["helper"] is None
+            assert rig.call("Probe", definition="other")["helper"] is None
 
     def test_twenty_thousand_reports_arrive_whole_and_in_order(self, rundir):
         count = 20_000
         with daemon(rundir, CONFIG.format(count=count)) as rig, rig.connect("complete.sock") as sock:
             packets = Stream(sock).take(count)
             for number, packet in enumerate(packets):
-                assert packet.content == struct.pack(">Q", number) + bytes([number & 0xFF]) * 192
-                assert packet.stamp == (1_600_000_000 + number // 1000) * 10**9 + number % 1000 * 10**6
+                content, sec, usec = packet_of(number, 200)
+                assert packet.content == content
+                assert packet.stamp == sec * 10**9 + usec * 1000
             row = rig.source("old")
             assert (row["generation"], row["packets"], row["lost"]) == ("v0", count, {})
             assert rig.call("SetChannel", source="old", channel="6")["source"]["channel"] == "6"

@@ -1,8 +1,4 @@
-"""The public Python client, unmodified, at the other end of real pipes.
-
-HELPERD_KISMETEXTERNAL names a virtual environment with kismetexternal 2020.7.1 and protobuf<3.21 in it; how to make
-one stands in tests/peers/kismetexternal_helper.py.
-"""
+"""The public Python client, unmodified, at the other end of real pipes."""
 
 import os
 import select
@@ -17,6 +13,7 @@ from helperd.wire import messages as m
 from helperd.wire import v0
 from helperd.wire.frames import Run
 from helperd.wire.session import Phase, Role, Session
+from tests.ability import KISMETEXTERNAL
 from tests.peers.kismetexternal_helper import packet
 
 HELPER = Path(__file__).resolve().parent.parent / "peers" / "kismetexternal_helper.py"
@@ -68,14 +65,12 @@ class Running:
 
 
 @pytest.fixture
-def start():
-    folder = os.environ.get("HELPERD_KISMETEXTERNAL")
-    if not folder:
-        pytest.skip("HELPERD_KISMETEXTERNAL names no environment with kismetexternal 2020.7.1")
+def start(need):
+    need("kismetexternal")
     running = []
 
     def one():
-        running.append(Running(os.path.join(folder, "bin", "python")))
+        running.append(Running(KISMETEXTERNAL))
         return running[-1]
 
     yield one
