@@ -1,84 +1,21 @@
-"""A fourth generation, made here: one file, one line. Everything else takes it as it is.
+"""A fourth generation: one file (fourth/v4.py), one line (the fixture), one folder of vectors (fourth/vectors).
 
-0 signature, 4 sentinel CAFE0004, 8 length, 12 one byte of command, 13 payload as JSON
+Everything else takes it as it is: scanner, session, both roles.
 """
 
 import json
-import struct
+from pathlib import Path
 
 import pytest
 
-from helperd.errors import LocalProtocolError, RemoteProtocolError
+from helperd.errors import RemoteProtocolError
 from helperd.wire import generations, session
 from helperd.wire import messages as m
-from helperd.wire.frames import ControlFrame, FrameScanner, Kind, Run
+from helperd.wire.frames import ControlFrame, FrameScanner, Run
 from helperd.wire.session import Phase, Role, Session
+from tests.wire.fourth.v4 import V4
 
-COMMANDS = {1: m.Ping, 2: m.Pong, 3: m.OpenRequest, 4: m.OpenReport, 5: m.Text}
-
-
-class V4:
-    """The whole of it."""
-
-    name = "v4"
-    number = 4
-    header = 13
-    receiver_limit = 65535
-
-    def claims(self, word):
-        return word == 0xCAFE0004
-
-    def scan(self, data, start, at, scan, out):
-        position = start
-        while len(data) - position >= 13:
-            signature, word, length, command = struct.unpack_from(">IIIB", data, position)
-            stop = position + 13 + length
-            if (
-                signature != 0xDECAFBAD
-                or word != 0xCAFE0004
-                or stop > len(data)
-                or length + 13 > scan.max_frame
-            ):
-                break
-            if command == 9:
-                out.append(Run(Kind.PACKETS, data, position, stop, 1, 1))
-            else:
-                out.append(ControlFrame(self, command, 0, 0, data[position + 13 : stop], at + position))
-            position = stop
-        return position
-
-    def decode(self, frame):
-        if frame.command not in COMMANDS:
-            return m.Unknown(str(frame.command))
-        try:
-            return COMMANDS[frame.command](**json.loads(frame.payload))
-        except (ValueError, TypeError) as error:
-            raise RemoteProtocolError("bad-payload", str(error), at=frame.at, excerpt=frame.payload) from None
-
-    def encode(self, message, seqno):
-        if isinstance(message, m.DataReport):
-            return self.frame(9, message.packet.content)
-        for command, kind in COMMANDS.items():
-            if type(message) is kind:
-                names = (
-                    name
-                    for name in kind.__slots__
-                    if name != "channels" and getattr(message, name) is not None
-                )
-                return self.frame(
-                    command, json.dumps({name: getattr(message, name) for name in names}).encode()
-                )
-        raise LocalProtocolError("not-supported", f"v4 has no {type(message).__name__}")
-
-    @staticmethod
-    def frame(command, payload):
-        return struct.pack(">IIIB", 0xDECAFBAD, 0xCAFE0004, len(payload), command) + payload
-
-    def packets(self, run):
-        yield None, None, 0, run.nbytes - 13, run.data[run.start + 13 : run.stop], None
-
-    def blocks(self, run):
-        return iter(())
+VECTORS = Path(__file__).parent / "fourth" / "vectors"
 
 
 @pytest.fixture
@@ -128,3 +65,33 @@ def test_streams_of_it_may_be_cut_anywhere_and_limits_hold(v4):
 
 def test_it_is_found_by_its_name(v4):
     assert generations.named("v4") is v4
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 1 << 20], ids=lambda step: f"reads-of-{step}")
+@pytest.mark.parametrize("name", ["stream", "bad-payload", "too-long", "cut"])
+def test_its_recordings_decode_to_their_index_however_they_are_cut(v4, name, step):
+    index = json.loads((VECTORS / "index.json").read_text())[name]
+    data = (VECTORS / f"{name}.bin").read_bytes()
+    supervisor = Session(Role.SUPERVISOR, generation=v4)
+    supervisor.send(m.OpenRequest("a:type=v4"))
+    found = []
+    try:
+        for at in range(0, len(data), step):
+            for item in supervisor.receive(data[at : at + step]):
+                content = (
+                    [content.decode() for *_, content, _ in v4.packets(item)] if isinstance(item, Run) else []
+                )
+                found += content or [type(item).__name__]
+        supervisor.receive_eof()
+    except RemoteProtocolError as error:
+        found += [
+            name
+            for item in error.before
+            for name in (
+                [c.decode() for *_, c, _ in v4.packets(item)]
+                if isinstance(item, Run)
+                else [type(item).__name__]
+            )
+        ]
+        found.append(error.problem)
+    assert found == index
