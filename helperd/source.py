@@ -43,6 +43,7 @@ from helperd.wire.messages import (
     ConfigureReport,
     ConfigureRequest,
     ErrorReport,
+    Lost,
     Message,
     OpenReport,
     OpenRequest,
@@ -418,6 +419,8 @@ class Source:
             self._say("warning", message.warning)
         elif isinstance(message, ErrorReport):
             self._say("error", message.message or "the helper reports an error without words")
+        elif isinstance(message, Lost):
+            self.route.ledger.upstream[message.reason] += message.packets
         elif isinstance(message, Register):
             self._offers_bulk = message.subsystem == bulk.SUBSYSTEM
         elif isinstance(message, Shutdown):
