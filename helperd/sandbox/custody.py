@@ -51,7 +51,7 @@ class Helper:
         self.how = ""  # exited, signal, exec-failed, unverified
         self.code = 0  # of exec-failed: the errno
         self.exited = self.dying = self.swept = False
-        self.sweeper, self.sweeper_until = 0, 0.0
+        self.sweeper, self.sweeper_until, self.sweeps = 0, 0.0, 0
 
     @property
     def sweepable(self) -> bool:
@@ -139,7 +139,9 @@ class Custody:
             elif helper.sweeper == pid:
                 helper.sweeper = 0
                 self.spared.discard(pid)
-                helper.swept = code == 0 and helper.exited
+                helper.sweeps += 1
+                alone = code == 0 or (helper.sweeps > 3 and not processes.alive(helper.child.uid or 0))
+                helper.swept = alone and helper.exited
 
     def kill(self, helper: Helper) -> None:
         """Kill a helper's whole tree, now and until nothing of it is left."""

@@ -28,6 +28,11 @@ class Privilege(NamedTuple):
     seccomp: int
 
 
+def alive(uid: int) -> bool:
+    """Whether a process of some uid runs; a zombie that a stranger does not reap is none."""
+    return any((found := privilege(pid)) and uid in found.uids for pid in table())
+
+
 class Row(NamedTuple):
     """One process: state letter, parent, session, start time in clock ticks since boot."""
 

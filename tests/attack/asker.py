@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from helperd.config.request import EMPTY, EXITED, HOW, LAUNCH, MAGIC, PING, SIGNAL, WIRE
 
@@ -178,7 +178,7 @@ class Running:
         """Close our descriptors."""
         self._close(self.write, self.out, self.err, self.pidfd)
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -262,8 +262,10 @@ REQUESTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "unsealed memory": (
         ("allowed", "supervisor"),
         "s, f = ready(); fds, _ = pipes(); fds.append(os.memfd_create('x', 2)); result = ask(s, 1, 1, arg=f, fds=fds)",
-        "s, f = ready(); fds, _ = pipes(); m = os.memfd_create('x', 2); os.ftruncate(m, 4096); "
-        "fcntl.fcntl(m, 1033, 6); result = ask(s, 1, 1, arg=f, fds=fds + [m])",
+        (
+            "s, f = ready(); fds, _ = pipes(); m = os.memfd_create('x', 2); os.ftruncate(m, 4096); "
+            "fcntl.fcntl(m, 1033, 6); result = ask(s, 1, 1, arg=f, fds=fds + [m])"
+        ),
     ),
     "a third helper of two": (
         ("allowed",),
@@ -342,16 +344,20 @@ REQUESTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     ),
     "trace its helper": (
         ("allowed", "supervisor"),
-        "s, f = ready(); p = launch(s, f)[2]; time.sleep(0.1)\n"
-        "pid = int([l for l in open(f'/proc/self/fdinfo/{p}') if l[:4] == 'Pid:'][0].split()[1])\n"
-        "call(101, 0x4206, pid, 0, 0); result = True",
+        (
+            "s, f = ready(); p = launch(s, f)[2]; time.sleep(0.1)\n"
+            "pid = int([l for l in open(f'/proc/self/fdinfo/{p}') if l[:4] == 'Pid:'][0].split()[1])\n"
+            "call(101, 0x4206, pid, 0, 0); result = True"
+        ),
         "",
     ),
     "its helper's descriptors": (
         ("allowed", "supervisor"),
-        "s, f = ready(); p = launch(s, f)[2]; time.sleep(0.1)\n"
-        "pid = int([l for l in open(f'/proc/self/fdinfo/{p}') if l[:4] == 'Pid:'][0].split()[1])\n"
-        "result = os.listdir(f'/proc/{pid}/fd')",
+        (
+            "s, f = ready(); p = launch(s, f)[2]; time.sleep(0.1)\n"
+            "pid = int([l for l in open(f'/proc/self/fdinfo/{p}') if l[:4] == 'Pid:'][0].split()[1])\n"
+            "result = os.listdir(f'/proc/{pid}/fd')"
+        ),
         "",
     ),
 }

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 from helperd.config import CAPABILITIES
@@ -57,7 +58,11 @@ def known(names: list[str]) -> list[str]:
 def draw(dice: random.Random, number: int) -> dict[str, Any]:
     """Draw one profile."""
     names = known(list(CAPABILITIES))
-    groups = [name for name in GROUPS if any(row.startswith(f"{name}:") for row in open("/etc/group"))]
+    groups = [
+        name
+        for name in GROUPS
+        if any(row.startswith(f"{name}:") for row in Path("/etc/group").read_text().splitlines())
+    ]
     return {
         "name": f"h{number}",
         "capabilities": sorted(dice.sample(names, dice.choice((0, 0, 1, 1, 2, 3, 7, len(names))))),
@@ -129,7 +134,11 @@ def expected(profile: dict[str, Any], shared: int) -> dict[str, Any]:
     return {
         "mask": mask,
         "groups": sorted(
-            {int(row.split(":")[2]) for row in open("/etc/group") if row.split(":")[0] in profile["groups"]}
+            {
+                int(row.split(":")[2])
+                for row in Path("/etc/group").read_text().splitlines()
+                if row.split(":")[0] in profile["groups"]
+            }
         ),
         "uid": {"shared": shared, "pool": None}.get(str(profile["uid"]), profile["uid"]),
         "limits": {getattr(resource, f"RLIMIT_{name.upper()}"): value for name, value in limits.items()},

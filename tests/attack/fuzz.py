@@ -1,6 +1,6 @@
 """Random requests: to the parser, and over the socket of a real launcher; its descriptors and memory are watched.
 
-    fuzz.py PARSED SENT [SEED]      as process 1 of namespaces
+fuzz.py PARSED SENT [SEED]      as process 1 of namespaces
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Hostile helpers, killed: how long until nothing is left of each, and what is left at all.
 
-    hostile.py COUNT MODE     MODE: root (uid sweep), weak (no root: ancestry), cgroup; as process 1 of namespaces
+hostile.py COUNT MODE     MODE: root (uid sweep), weak (no root: ancestry), cgroup; as process 1 of namespaces
 """
 
 from __future__ import annotations
@@ -100,7 +100,14 @@ def main() -> None:
         os.rmdir(folder)
     times.sort()
     pick = lambda share: round(times[min(len(times) - 1, int(len(times) * share))] * 1000, 1)  # noqa: E731
-    say(kills=len(times), survivors=survivors, p50_ms=pick(0.5), p99_ms=pick(0.99), max_ms=pick(1.0), log=stage.said()[-800:])
+    say(
+        kills=len(times),
+        survivors=survivors,
+        p50_ms=pick(0.5),
+        p99_ms=pick(0.99),
+        max_ms=pick(1.0),
+        log=stage.said()[-800:],
+    )
 
 
 if __name__ == "__main__":

@@ -172,7 +172,8 @@ class Stage:
         while True:
             with contextlib.suppress(OSError), connect(SOCKET):
                 break
-            assert process.poll() is None and time.monotonic() < deadline, self.said()
+            assert process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
             time.sleep(0.01)
         try:
             yield process

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from helperd.sandbox import processes
@@ -96,14 +97,14 @@ class Scene:
         library = f"{STAGE}/lib2"
         shutil.copytree(LIBRARY, library, symlinks=True)
         code = (
-            open(f"{STAGE}/bin/probe.py")
-            .read()
+            Path(f"{STAGE}/bin/probe.py")
+            .read_text()
             .replace("fdopen(3", "fdopen(0")
             .replace("write(4,", "write(1,")
         )
-        open(f"{library}/helperd/daemon.py", "w").write(code)
+        Path(f"{library}/helperd/daemon.py").write_text(code)
         path = f"{library}/helperd/sandbox/custody.py"  # its own pool, so that both launchers can live side by side
-        open(path, "a").write("\nPOOL = range(62000, 62010)\n")
+        Path(path).write_text(Path(path).read_text() + "\nPOOL = range(62000, 62010)\n")
         argv = [interpreter(), "-I", "-S", f"{library}/helperd/privsep.py", f"--config={self.config}"]
         log = open(self.stage.log, "ab")
         process = subprocess.Popen(argv, stdin=theirs_in, stdout=theirs_out, stderr=log, env={})

@@ -1,0 +1,751 @@
+"""What the launcher does as root, one scene each: ``scenes.py NAME...`` as process 1; prints {"scene", "wrong"}.
+
+A scene returns a list of what was not as it must be, in words; empty is good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from helperd.config.request import EMPTY, EXITED
+from helperd.sandbox import cgroup, processes
+from tests.attack.asker import Asker, Refused, Running, connect
+from tests.attack.exact import INSIDE
+from tests.attack.seat import seat
+from tests.attack.stage import (
+    ALLOWED,
+    CAPTURE,
+    DAEMON,
+    LIBRARY,
+    OTHER,
+    SOCKET,
+    STAGE,
+    STRANGER,
+    Stage,
+    interpreter,
+    say,
+    status,
+)
+
+PLAIN = '[[helper]]\nname = "plain"\ncommand = PROBE\n'
+RAW = '[[helper]]\nname = "raw"\ncommand = PROBE\ncapabilities = ["net_raw"]\n'
+SCENES: dict[str, Callable[[Stage], list[str]]] = {}
+
+
+def scene(function: Callable[[Stage], list[str]]) -> Callable[[Stage], list[str]]:
+    """Put a scene on the list."""
+    SCENES[function.__name__] = function
+    return function
+
+
+class Wrong(list[str]):
+    """What was not as it must be."""
+
+    def same(self, what: str, found: Any, wanted: Any) -> None:
+        """Note a difference."""
+        if found != wanted:
+            self.append(f"{what}: {found!r} instead of {wanted!r}")
+
+
+def gone(pid: int, seconds: float = 1.0) -> bool:
+    """Whether a process ends within some time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            os.waitpid(-1, os.WNOHANG)
+        found = processes.row(pid)
+        if found is None or found.state in "ZX":
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def refused(asker: Asker, profile: int) -> int:
+    """Return the errno of a launch, or of its exec; 0 when it runs."""
+    try:
+        with Running(asker, profile) as helper:
+            try:
+                helper.run("result = 1")
+            except EOFError:
+                how, code = asker.exited(helper.handle)
+                return code if how == "exec-failed" else -1
+    except Refused as error:
+        return error.errno
+    return 0
+
+
+@scene
+def launcher_itself(stage: Stage) -> list[str]:
+    """The launcher keeps four capabilities and what its profiles declare."""
+    wrong = Wrong()
+    with stage.launcher(RAW) as asker:
+        found = processes.privilege(asker.launcher.pid)  # type: ignore[attr-defined]
+        assert found
+        wrong.same("effective", found.effective, 0x21E0)
+        wrong.same("permitted", found.permitted, 0x21E0)
+        wrong.same("bounding", found.bounding, 0x21E0)
+        wrong.same("inheritable", found.inheritable, 0)
+        wrong.same("no_new_privs", found.no_new_privs, 1)
+        wrong.same("threads", status(asker.launcher.pid)["Threads"], "1")  # type: ignore[attr-defined]
+    return wrong
+
+
+@scene
+def loaded_modules(stage: Stage) -> list[str]:
+    """The running process holds nothing but stdlib, prctl, tomli and our own three rooms."""
+    code = (
+        "import sys, runpy; sys.argv = ['privsep.py']; sys.path.append(LIB); sys.path.append(SITE)\n"
+        "import helperd.privsep\nprint('\\n'.join(sorted(sys.modules)))"
+    )
+    site = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(site))
+    done = subprocess.run([interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    wrong = Wrong()
+    for name in done.stdout.split():
+        top = name.split(".")[0]
+        ours = top == "helperd" and (
+            name == "helperd" or name.split(".")[1] in {"privsep", "config", "sandbox", "errors"}
+        )
+        if not (
+            ours
+            or top in sys.stdlib_module_names
+            or top in {"__main__", "prctl", "_prctl", "tomli"}
+            or "mypyc" in top
+        ):
+            wrong.append(f"the launcher has loaded {name}")
+    return wrong
+
+
+@scene
+def programs(stage: Stage) -> list[str]:
+    """Set-user-ID programs, file capabilities and scripts: each as section 7 of the design says."""
+    wrong = Wrong()
+    cat, folder = os.path.realpath("/bin/cat"), f"{STAGE}/bin"
+    for name, gid, mode in (
+        ("plain", 0, 0o755),
+        ("kismet", CAPTURE, 0o4550),
+        ("suid", 0, 0o4755),
+        ("caps", 0, 0o755),
+        ("more", 0, 0o755),
+    ):
+        shutil.copy(cat, f"{folder}/{name}")
+        os.chown(f"{folder}/{name}", 0, gid)
+        os.chmod(f"{folder}/{name}", mode)
+    for name, mask in (("caps", 0x3000), ("more", 0x3400)):
+        os.setxattr(
+            f"{folder}/{name}", "security.capability", struct.pack("<IIIII", 0x02000001, mask, 0, 0, 0)
+        )
+    for name, line in (("script", "#!/bin/sh"), ("relative", "#!sh")):
+        with open(f"{folder}/{name}", "w") as file:
+            file.write(f"{line}\ncat /proc/$$/status >&4\n")
+        os.chmod(f"{folder}/{name}", 0o755)
+    rows = [
+        ("plain", '"net_admin", "net_raw"', "", 0x3000, 0, "pool"),
+        ("kismet", '"net_admin", "net_raw"', 'groups = ["capture"]', 0x3000, 0, "pool"),
+        ("caps", '"net_admin", "net_raw"', "", errno.EUCLEAN, 0, ""),
+        ("caps", '"net_admin", "net_raw"', 'privilege = "file"', 0x3000, 0x3000, "pool"),
+        ("more", '"net_admin", "net_raw"', 'privilege = "file"', errno.EUCLEAN, 0, ""),
+        ("plain", '"net_raw"', 'privilege = "file"', errno.EUCLEAN, 0, ""),
+        ("suid", '"net_raw"', 'privilege = "suid"\nno_new_privs = false', 0x2000, 0x2000, "root"),
+        ("plain", '"net_raw"', 'privilege = "suid"\nno_new_privs = false', errno.EUCLEAN, 0, ""),
+        ("script", '"net_raw"', "", 0x2000, 0, "pool"),
+        ("relative", '"net_raw"', "", errno.ENOEXEC, 0, ""),
+    ]
+    text = ""
+    for number, (name, capabilities, more, *_) in enumerate(rows):
+        command = (
+            [f"{folder}/{name}"]
+            if name in {"script", "relative"}
+            else [f"{folder}/{name}", "/proc/self/status", "-"]
+        )
+        words = ", ".join(f'"{word}"' for word in command)
+        text += (
+            f'[[helper]]\nname = "n{number}"\ncommand = [{words}]\ncapabilities = [{capabilities}]\n{more}\n'
+        )
+    text = text.replace("/bin/cat", "/bin/cat")
+    with stage.launcher(text) as asker:
+        for number, (name, _, more, wanted, bounding, who) in enumerate(rows, 1):
+            label = f"{name} {more!r}"
+            try:
+                helper = Running(asker, number)
+            except Refused as error:
+                wrong.same(label, error.errno, wanted)
+                continue
+            with helper:
+                time.sleep(0.1)  # cat refuses --in-fd and ends; a script ends too: what counts is what it was
+                said = os.read(helper.out, 65536).decode() if name == "script" else ""
+                if name == "script":
+                    lines = {
+                        key: value.strip()
+                        for key, _, value in (row.partition(":") for row in said.splitlines())
+                    }
+                    wrong.same(
+                        label, (int(lines["CapEff"], 16), int(lines["CapBnd"], 16)), (wanted, bounding)
+                    )
+    # what lives: the same programs without an argument they refuse, looked at from outside
+    for number, (name, capabilities, more, wanted, bounding, who) in enumerate(rows):
+        if wanted < 0x1000 or name == "script":
+            continue
+        shutil.copy2(f"{folder}/{name}", f"{folder}/live{number}")
+        os.chown(f"{folder}/live{number}", 0, os.stat(f"{folder}/{name}").st_gid)
+        shutil.copy(os.path.realpath(interpreter()), f"{folder}/live{number}")
+        os.chown(f"{folder}/live{number}", 0, os.stat(f"{folder}/{name}").st_gid)
+        os.chmod(f"{folder}/live{number}", os.stat(f"{folder}/{name}").st_mode & 0o7777)
+        if name == "caps":
+            os.setxattr(
+                f"{folder}/live{number}",
+                "security.capability",
+                struct.pack("<IIIII", 0x02000001, 0x3000, 0, 0, 0),
+            )
+        command = f'["{folder}/live{number}", "-I", "-S", "{STAGE}/bin/probe.py"]'
+        text = f'[[helper]]\nname = "live"\ncommand = {command}\ncapabilities = [{capabilities}]\n{more}\n'
+        with stage.launcher(text) as asker, Running(asker, 1) as helper:
+            label = f"live {name} {more!r}"
+            try:
+                helper.run("result = 1")
+            except EOFError as error:
+                wrong.append(f"{label} died: {error} {stage.said()[-400:]}")
+                continue
+            found = processes.privilege(helper.pid)
+            assert found
+            wrong.same(f"{label} effective", found.effective, wanted)
+            wrong.same(f"{label} bounding", found.bounding, bounding)
+            wrong.same(f"{label} uid", found.uids[1], 0 if who == "root" else found.uids[0])
+            wrong.same(f"{label} real uid from the pool", found.uids[0] in range(60800, 61024), True)
+    if "warning: n3 " not in stage.said() or "warning: n6 " not in stage.said():
+        wrong.append("no warning about the profiles that are weaker")
+    return wrong
+
+
+FAULTS: dict[str, tuple[Callable[[], object], int | str]] = {
+    "program missing": (lambda: os.unlink(f"{STAGE}/t/p"), errno.ENOENT),
+    "program of another user": (lambda: os.chown(f"{STAGE}/t/p", OTHER, 0), errno.EKEYREJECTED),
+    "program writable by all": (lambda: os.chmod(f"{STAGE}/t/p", 0o757), errno.EKEYREJECTED),
+    "program writable by its group": (lambda: os.chmod(f"{STAGE}/t/p", 0o775), errno.EKEYREJECTED),
+    "program not executable": (lambda: os.chmod(f"{STAGE}/t/p", 0o644), errno.EACCES),
+    "program a symbolic link": (lambda: relink(f"{STAGE}/t/p"), errno.ELOOP),
+    "program a directory": (lambda: (os.unlink(f"{STAGE}/t/p"), os.mkdir(f"{STAGE}/t/p")), errno.EACCES),
+    "program a fifo": (lambda: (os.unlink(f"{STAGE}/t/p"), os.mkfifo(f"{STAGE}/t/p")), errno.EACCES),
+    "directory of another user": (lambda: os.chown(f"{STAGE}/t", OTHER, 0), errno.EKEYREJECTED),
+    "directory writable by all": (lambda: os.chmod(f"{STAGE}/t", 0o757), errno.EKEYREJECTED),
+    "directory sticky and writable": (lambda: os.chmod(f"{STAGE}/t", 0o1777), errno.EKEYREJECTED),
+    "directory writable by its group": (lambda: os.chmod(f"{STAGE}/t", 0o775), errno.EKEYREJECTED),
+    "directory a symbolic link": (lambda: relink(f"{STAGE}/t"), errno.ELOOP),
+    "no code in it": (lambda: Path(f"{STAGE}/t/p").write_text("hello"), errno.ENOEXEC),
+}
+START_FAULTS: dict[str, tuple[Callable[[], object], int]] = {
+    "configuration missing": (lambda: os.unlink(f"{STAGE}/t/c.toml"), 77),
+    "configuration of another user": (lambda: os.chown(f"{STAGE}/t/c.toml", OTHER, 0), 77),
+    "configuration writable": (lambda: os.chmod(f"{STAGE}/t/c.toml", 0o646), 77),
+    "configuration writable by its group": (lambda: os.chmod(f"{STAGE}/t/c.toml", 0o664), 77),
+    "configuration a symbolic link": (lambda: relink(f"{STAGE}/t/c.toml"), 77),
+    "configuration's directory writable": (lambda: os.chmod(f"{STAGE}/t", 0o777), 77),
+    "configuration's directory of another user": (lambda: os.chown(f"{STAGE}/t", OTHER, 0), 77),
+    "configuration with a mistake": (
+        lambda: Path(f"{STAGE}/t/c.toml").write_text("[[helper]]\ncapabilities = [1]\n"),
+        78,
+    ),
+    "configuration a fifo": (lambda: (os.unlink(f"{STAGE}/t/c.toml"), os.mkfifo(f"{STAGE}/t/c.toml")), 77),
+    "module writable": (lambda: os.chmod(f"{LIBRARY}/helperd/errors.py", 0o666), 77),
+    "module of another user": (lambda: os.chown(f"{LIBRARY}/helperd/sandbox/kernel.py", OTHER, 0), 77),
+    "package directory writable": (lambda: os.chmod(f"{LIBRARY}/helperd", 0o777), 77),
+    "library directory writable": (lambda: os.chmod(LIBRARY, 0o777), 77),
+}
+
+
+def relink(path: str) -> None:
+    """Put a symbolic link in a file's place."""
+    os.rename(path, f"{path}-real")
+    os.symlink(f"{path}-real", path)
+
+
+def temporary() -> None:
+    """Make the folder that faults are planted in."""
+    for name in ("t", "t-real"):
+        path = f"{STAGE}/{name}"
+        if os.path.islink(path):
+            os.unlink(path)
+        shutil.rmtree(path, ignore_errors=True)
+    os.mkdir(f"{STAGE}/t")
+    shutil.copy(os.path.realpath("/bin/true"), f"{STAGE}/t/p")
+    os.chmod(f"{STAGE}/t/p", 0o755)
+    with open(f"{STAGE}/t/c.toml", "w") as file:
+        file.write(f'[[helper]]\nname = "p"\ncommand = ["{STAGE}/t/p"]\n')
+
+
+@scene
+def planted_faults(stage: Stage) -> list[str]:
+    """A weakness in any file that must be trusted is refused, at each launch or at the start."""
+    wrong = Wrong()
+    temporary()
+    config = f'[[helper]]\nname = "p"\ncommand = ["{STAGE}/t/p"]\n'
+    with stage.launcher(config) as asker:
+        for name, (plant, number) in {"no fault": (lambda: None, 0), **FAULTS}.items():
+            temporary()
+            plant()
+            try:
+                with Running(asker, 1) as helper:
+                    how, code = asker.exited(helper.handle)
+                    found = 0 if how == "exited" else code
+            except Refused as error:
+                found = error.errno
+            wrong.same(name, found, number)
+    for name, (plant, number) in START_FAULTS.items():
+        temporary()
+        shutil.rmtree(LIBRARY)
+        Stage.copy()
+        plant()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            process = stage.start(
+                f"{STAGE}/t/c.toml", f"--client-fd={theirs.fileno()}", fds=(theirs.fileno(),)
+            )
+            try:
+                wrong.same(name, process.wait(5), number)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                wrong.append(f"{name}: started")
+    shutil.rmtree(LIBRARY)
+    Stage.copy()
+    os.chmod(LIBRARY, 0o755)
+    return wrong
+
+
+@scene
+def surroundings(stage: Stage) -> list[str]:
+    """As root the launcher refuses a steered environment, an interpreter that is not isolated, and a second launcher."""
+    wrong = Wrong()
+    config = stage.config(PLAIN)
+    for env in (
+        {"PYTHONPATH": "/tmp"},
+        {"LD_PRELOAD": "x.so"},
+        {"PYTHONHOME": "/x"},
+        {"LD_LIBRARY_PATH": "/tmp"},
+        {"PYTHONINSPECT": "1"},
+    ):
+        argv = stage.argv(config, f"--listen={SOCKET}")
+        done = subprocess.run(argv, env=env, capture_output=True, check=False, timeout=10)
+        wrong.same(f"with {env}", done.returncode in {100, 1}, True)
+    for flags in ([], ["-I"], ["-S"], ["-E", "-s"]):
+        argv = [interpreter(), *flags, *stage.argv(config, f"--listen={SOCKET}")[3:]]
+        done = subprocess.run(argv, env={}, capture_output=True, check=False, timeout=10)
+        wrong.same(f"with {flags}", done.returncode, 100)
+    with stage.listening(PLAIN):
+        argv = stage.argv(config, f"--listen={SOCKET}2")
+        done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=10)
+        wrong.same("a second launcher", done.returncode, 69)
+    return wrong
+
+
+@scene
+def dirty_start(stage: Stage) -> list[str]:
+    """Whatever the launcher was started with, its helpers start clean."""
+    wrong = Wrong()
+
+    def dirty() -> None:
+        os.umask(0)
+        os.chdir("/tmp")
+        for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGHUP, 34, 63):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM, 40})
+        for fd in (17, 99, 250):
+            os.dup2(0, fd)
+        os.nice(0)
+
+    with (
+        stage.launcher(RAW, preexec_fn=dirty, close_fds=False, stdin=subprocess.DEVNULL) as asker,
+        Running(asker, 1) as helper,
+    ):
+        inside = helper.run(INSIDE)
+        outside = status(helper.pid)
+        wrong.same("descriptors", sorted(inside["fds"]), ["0", "1", "2", "3", "4"])
+        wrong.same("umask", inside["umask"], 0o077)
+        wrong.same("directory", inside["cwd"], "/")
+        wrong.same("blocked", int(outside["SigBlk"], 16), 0)
+        wrong.same("ignored", int(outside["SigIgn"], 16) & ~(1 << 12 | 1 << 24), 0)
+        wrong.same("death signal", inside["death"], 9)
+        wrong.same("session", inside["session"], True)
+    with (
+        stage.launcher(PLAIN, env={"SECRET": "x", "HOME": "/root", "TERM": "y"}) as asker,
+        Running(asker, 1) as helper,
+    ):
+        found = set(helper.run(INSIDE)["env"]) - {"LC_CTYPE"}
+        wrong.same("environment", found, {"PATH", "LANG", "HELPERD_PATH", "HELPERD_SEAL"})
+    for closed in ((0,), (1,), (0, 1), (0, 1, 2)):
+
+        def close(closed: tuple[int, ...] = closed) -> None:
+            for fd in closed:
+                os.close(fd)
+
+        with stage.launcher(PLAIN, preexec_fn=close) as asker, Running(asker, 1) as helper:
+            fds = helper.run(INSIDE)["fds"]
+            wrong.same(f"descriptors with {closed} closed", fds.get("3"), "pipe")
+            wrong.same(f"standard input with {closed} closed", fds.get("0"), "/dev/null")
+    return wrong
+
+
+@scene
+def leash(stage: Stage) -> list[str]:
+    """Client gone: helpers gone. Launcher killed: helpers gone. Supervisor killed: helpers and launcher gone."""
+    wrong = Wrong()
+    fork = "import subprocess\nsubprocess.Popen(['/usr/bin/setsid', '/usr/bin/sleep', '600']); time = __import__('time'); result = 1"
+    with stage.launcher(PLAIN) as asker:
+        helpers = [Running(asker, 1) for _ in range(3)]
+        for helper in helpers:
+            helper.run(fork)
+        pids = [helper.pid for helper in helpers]
+        asker.sock.close()
+        for pid in pids:
+            wrong.same("helper after its client's end", gone(pid), True)
+        wrong.same("launcher after its client's end", asker.launcher.wait(3), 0)  # type: ignore[attr-defined]
+        for helper in helpers:
+            helper.close()
+    wrong.same("setsid children", [row for row in sleeping() if row], [])
+    with contextlib.suppress(AssertionError), stage.launcher(PLAIN) as asker:
+        helpers = [Running(asker, 1) for _ in range(3)]
+        pids = [helper.run("result = 1") and helper.pid for helper in helpers]
+        asker.launcher.kill()  # type: ignore[attr-defined]
+        for pid in pids:
+            wrong.same("helper after the launcher's death", gone(pid), True)
+        for helper in helpers:
+            helper.close()
+    return wrong
+
+
+def sleeping() -> list[str]:
+    """Return the command lines of sleeping strays."""
+    found = []
+    for pid in processes.table():
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().replace(b"\0", b" ").decode()
+            if "sleep 600" in words:
+                found.append(words)
+    return found
+
+
+@scene
+def stale_pool(stage: Stage) -> list[str]:
+    """A new launcher ends what runs under a pool uid before it starts anything."""
+    wrong = Wrong()
+    old = subprocess.Popen(["/usr/bin/sleep", "600"], user=60805, group=60805, extra_groups=[])
+    with stage.launcher(PLAIN):
+        wrong.same("a process left in the pool", old.wait(2), -9)
+    return wrong
+
+
+@scene
+def own_uids(stage: Stage) -> list[str]:
+    """A uid is used again only after all others, and never by two at once."""
+    wrong = Wrong()
+    with stage.launcher(PLAIN) as asker:
+        seen = []
+        for _ in range(6):
+            with Running(asker, 1) as helper:
+                helper.run("result = 1")
+                seen.append(status(helper.pid)["Uid"].split()[0])
+        wrong.same("uids one after the other", len(set(seen)), 6)
+        both = [Running(asker, 1) for _ in range(2)]
+        uids = [both[n].run("result = os.getuid()") for n in range(2)]
+        wrong.same("two at once", len(set(uids)), 2)
+        for helper in both:
+            helper.kill()
+            helper.close()
+    return wrong
+
+
+@scene
+def verification(stage: Stage) -> list[str]:
+    """A helper that is not what its profile says is killed, and the client is told."""
+    wrong = Wrong()
+    path = f"{LIBRARY}/helperd/sandbox/become.py"
+    text = Path(path).read_text()
+    broken = text.replace("    os.umask(0o077)\n", "    os.umask(0o077)\n    child = child\n", 1)
+    broken = broken.replace(
+        "        for name, good in check(child).items():", "        for name, good in {}.items():", 1
+    )
+    broken = broken.replace("        os.setgroups(child.groups)\n", "        os.setgroups([27])\n", 1)
+    assert broken != text
+    Path(path).write_text(broken)
+    try:
+        with stage.launcher(PLAIN) as asker, Running(asker, 1) as helper:
+            how, _ = asker.exited(helper.handle)
+            wrong.same("a helper with a group too many", how, "unverified")
+            asker.empty(helper.handle)
+    finally:
+        Path(path).write_text(text)
+    return wrong
+
+
+@scene
+def self_check(stage: Stage) -> list[str]:
+    """A child that could not become what it should never reaches exec; nor does one whose launcher has died."""
+    wrong = Wrong()
+    code = (
+        "import os, sys; sys.path[:0] = [LIB, SITE]\n"
+        "from helperd.sandbox.become import Child, become\nfrom helperd.sandbox import kernel\n"
+        "def told(child):\n"
+        "    r, w = os.pipe()\n    pid = os.fork()\n"
+        "    if pid == 0: become(child._replace(errors=w))\n"
+        "    os.close(w); os.waitpid(pid, 0); return os.read(r, 99).decode()\n"
+        "exe = os.open('/usr/bin/true', os.O_PATH); null = os.open('/dev/null', 2)\n"
+        "child = Child(('true',), (), {0: null, 1: null, 2: null}, exe, -1, kernel.capget()[1], os.getpid(), uid=60900, gid=60900)\n"
+        "print(repr(told(child)), repr(told(child._replace(parent=1 << 20))))\n"
+    )
+    site = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(site))
+    done = subprocess.run([interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    wrong.same("without a parent", done.stdout.split("\n")[0], "'' 'doors 3'")
+    for step in ("    kernel.ambient(inherited)\n", "        prctl.set_no_new_privs(1)\n"):
+        path = f"{LIBRARY}/helperd/sandbox/become.py"
+        text = Path(path).read_text()
+        assert step in text, step
+        Path(path).write_text(text.replace(step, step.split("kernel")[0].split("prctl")[0] + "pass\n", 1))
+        try:
+            with (
+                stage.launcher(RAW.replace("seal", "seal") + "seal = 0\n") as asker,
+                Running(asker, 1) as helper,
+            ):
+                wrong.same(
+                    f"without {step.strip()}", asker.exited(helper.handle), ("exec-failed", errno.EPERM)
+                )
+        finally:
+            Path(path).write_text(text)
+    return wrong
+
+
+@scene
+def doors(stage: Stage) -> list[str]:
+    """Who may ask: root and the supervisor's user everything, [[allow]] what it says, nobody else anything."""
+    wrong = Wrong()
+    rules = f'[[allow]]\nuid = {ALLOWED}\nhelpers = ["raw"]\nmax_running = 1\n[[allow]]\ngroup = "capture"\nhelpers = ["plain"]\n'
+    code = "s, f = ready(); result = launch(s, f, N)[0]; s.close()"
+    with stage.listening(RAW + PLAIN + rules):
+        wrong.same("mode of the socket", oct(os.stat(SOCKET).st_mode & 0o777), "0o660")
+        wrong.same("owner of the socket", (os.stat(SOCKET).st_uid, os.stat(SOCKET).st_gid), (0, DAEMON))
+        rows = [
+            ("root", 0, (), (1, 1)),
+            ("the supervisor's user", DAEMON, (), (1, 1)),
+            ("a user with a rule", ALLOWED, (DAEMON,), (1, 0)),
+            ("a member of a group with a rule", OTHER, (DAEMON, CAPTURE), (0, 1)),
+            ("a member of the socket's group", OTHER, (DAEMON,), (0, 0)),
+            ("a stranger", STRANGER, (), (0, 0)),
+        ]
+        for name, uid, groups, wanted in rows:
+            place = seat(uid, groups, SOCKET=SOCKET)
+            for number in (1, 2):
+                found = 0
+                with contextlib.suppress(OSError):
+                    found = int(bool(place.run(code.replace("N", str(number)))))
+                wrong.same(f"{name}, profile {number}", found, wanted[number - 1])
+            place.close()
+    return wrong
+
+
+@scene
+def reload(stage: Stage) -> list[str]:
+    """PING 1 reads the configuration again: good is taken, bad is refused, old fingerprints are stale, nothing comes back."""
+    wrong = Wrong()
+    with stage.launcher(PLAIN) as asker:
+        running = Running(asker, 1)
+        running.run("result = 1")
+        old = asker.fingerprint
+        wrong.same("at once", asker.ping(reload=True), errno.EAGAIN)
+        time.sleep(1.05)
+        stage.config(PLAIN + PLAIN.replace("plain", "second"))
+        wrong.same("a good one", (asker.ping(reload=True), asker.profiles), (0, 2))
+        wrong.same("another fingerprint", asker.fingerprint != old, True)
+        new, asker.fingerprint = asker.fingerprint, old
+        wrong.same("the old fingerprint", refused(asker, 1), errno.ESTALE)
+        asker.fingerprint = new
+        wrong.same("the new one", refused(asker, 2), 0)
+        time.sleep(1.05)
+        stage.config(PLAIN + "nonsense = 1\n")
+        wrong.same("a bad one", asker.ping(reload=True), errno.EINVAL)
+        wrong.same("the table after it", refused(asker, 2), 0)
+        time.sleep(1.05)
+        stage.config(PLAIN + RAW)
+        wrong.same("one with a capability", asker.ping(reload=True), 0)
+        wrong.same("what was given up", refused(asker, 2), errno.EPERM)
+        wrong.same("who ran all the time", running.run("result = 2"), 2)
+        running.kill()
+        running.close()
+    return wrong
+
+
+@scene
+def signals(stage: Stage) -> list[str]:
+    """TERM reaches the main process, KILL the tree; events come once each, in order, and EMPTY frees the handle."""
+    wrong = Wrong()
+    with stage.launcher(PLAIN) as asker:
+        helper = Running(asker, 1)
+        helper.run("import signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(7)); result = 1")
+        wrong.same("TERM", asker.signal(helper.handle, signal.SIGTERM), 0)
+        wrong.same("its end", asker.exited(helper.handle), ("exited", 7))
+        asker.empty(helper.handle)
+        wrong.same("afterwards", asker.signal(helper.handle, signal.SIGKILL), errno.ESRCH)
+        helper.close()
+        helper = Running(asker, 1)
+        helper.run("result = 1")
+        asker.signal(helper.handle, signal.SIGKILL)
+        wrong.same("KILL", asker.exited(helper.handle), ("signal", 9))
+        asker.empty(helper.handle)
+        helper.close()
+        wrong.same("left-over events", asker.events, [])
+        before = len(os.listdir(f"/proc/{asker.launcher.pid}/task"))  # type: ignore[attr-defined]
+        wrong.same("threads", before, 1)
+    return wrong
+
+
+@scene
+def resources(stage: Stage) -> list[str]:
+    """A thousand launches and refusals later the launcher holds the same descriptors, and hardly more memory."""
+    wrong = Wrong()
+    text = '[[helper]]\nname = "true"\ncommand = ["/usr/bin/true"]\n[[helper]]\nname = "none"\ncommand = ["/nonexistent"]\n'
+    with stage.launcher(text) as asker:
+
+        def look() -> tuple[int, int]:
+            pid = asker.launcher.pid  # type: ignore[attr-defined]
+            return len(os.listdir(f"/proc/{pid}/fd")), int(status(pid)["VmRSS"].split()[0])
+
+        def work(count: int) -> None:
+            for _ in range(count):
+                helper = Running(asker, 1)
+                asker.exited(helper.handle)
+                asker.empty(helper.handle)
+                helper.close()
+                wrong.same("a missing program", refused(asker, 2), errno.ENOENT)
+
+        work(50)
+        before = look()
+        work(300)
+        after = look()
+        wrong.same("descriptors", after[0], before[0])
+        wrong.same("memory grows", after[1] - before[1] > 1024, False)
+    return wrong
+
+
+@scene
+def delegated(stage: Stage) -> list[str]:
+    """With a delegated cgroup each helper has a leaf of its own, which is gone with it."""
+    wrong = Wrong()
+    folder = f"{cgroup.own_folder()}/helperd-test-{os.getppid()}-{time.monotonic_ns()}"
+    os.makedirs(folder)
+
+    def inside() -> None:
+        with open(f"{folder}/cgroup.procs", "w") as file:
+            file.write("0")
+
+    try:
+        with stage.launcher(PLAIN, "--delegated", preexec_fn=inside) as asker:
+            with Running(asker, 1) as helper:
+                helper.run("result = 1")
+                leaves = [name for name in os.listdir(folder) if name.startswith("helper-")]
+                wrong.same("leaves", len(leaves), 1)
+                with open(f"{folder}/{leaves[0]}/cgroup.procs") as file:
+                    wrong.same("who is in it", len(file.read().split()), 1)
+            wrong.same("leaves afterwards", [n for n in os.listdir(folder) if n.startswith("helper-")], [])
+    finally:
+        os.rmdir(folder)
+    return wrong
+
+
+@scene
+def supervisor(stage: Stage) -> list[str]:
+    """The supervisor has its own uid, no capability, no way back; its end is the launcher's end, with its status."""
+    wrong = Wrong()
+    path = f"{LIBRARY}/helperd/daemon.py"
+    real = Path(path).read_text()
+    probe = (
+        Path(f"{STAGE}/bin/probe.py")
+        .read_text()
+        .replace("fdopen(3", "fdopen(0")
+        .replace("write(4,", "write(1,")
+    )
+    Path(path).write_text(probe)
+    try:
+        for how, wanted in (
+            ("os._exit(5)", 5),
+            ("os.kill(os.getpid(), 9)", 137),
+            ("os.close(3); __import__('time').sleep(9)", 137),
+        ):
+            process = stage.start(
+                stage.config(PLAIN),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={"TERM": "x", "HOME": "/root"},
+            )
+            from tests.attack.seat import PRELUDE, Seat
+
+            assert process.stdin
+            assert process.stdout
+            place = Seat(process, os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
+            process.stdin.close()
+            process.stdout.close()
+            place.run(PRELUDE)
+            pid = place.run("result = os.getpid()")
+            found = processes.privilege(pid)
+            assert found
+            wrong.same("uid", set(found.uids) | set(found.gids), {DAEMON})
+            wrong.same("groups", found.groups, ())
+            wrong.same(
+                "sets",
+                [found.permitted, found.effective, found.inheritable, found.ambient, found.bounding],
+                [0] * 5,
+            )
+            wrong.same("no_new_privs, filter", (found.no_new_privs, found.seccomp), (1, 2))
+            wrong.same(
+                "environment",
+                sorted(place.run("result = list(os.environ)")),
+                ["HELPERD_PATH", "LC_CTYPE", "PATH", "TERM"],
+            )
+            launch = (
+                "s = socket.socket(fileno=os.dup(3)); ask(s, 3); f = ask(s, 3)[1]; keep = launch(s, f, 1)[2]\n"
+                "result = int([l for l in open(f'/proc/self/fdinfo/{keep}') if l[:4] == 'Pid:'][0].split()[1])"
+            )
+            helper = place.run(launch)
+            with contextlib.suppress(EOFError, OSError):
+                place.run("s.close()\n" + how, timeout=3)
+            try:
+                code = process.wait(8)
+            except subprocess.TimeoutExpired:
+                code = None
+            wrong.same(f"status after {how}", code, wanted)
+            wrong.same(f"helper after {how}", gone(helper), True)
+            with contextlib.suppress(OSError):
+                place.close()
+    finally:
+        Path(path).write_text(real)
+    return wrong
+
+
+def main() -> None:
+    """Play the named scenes, or all of them."""
+    stage = Stage()
+    for name in sys.argv[1:] or SCENES:
+        try:
+            wrong = SCENES[name](stage)
+        except Exception:
+            wrong = [traceback.format_exc()[-1500:] + stage.said()[-800:]]
+        say(scene=name, wrong=wrong)
+        with contextlib.suppress(OSError):
+            os.unlink(stage.log)
+
+
+_ = EMPTY, EXITED, connect
+
+if __name__ == "__main__":
+    main()

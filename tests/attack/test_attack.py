@@ -1,0 +1,78 @@
+"""Escalations, exactness, kills and fuzz as root, in namespaces of their own; the tables are printed.
+
+Deep runs: HELPERD_HYPOTHESIS=deep (10,000 profiles, 10^7 parsed requests, 10^6 packets).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+
+from tests.attack import stage
+from tests.attack.scenes import SCENES
+
+DEEP = os.environ.get("HELPERD_HYPOTHESIS") == "deep"
+pytestmark = [
+    pytest.mark.need("root", "netns", "mountns", "uid65534", "seccomp", "landlock", "ip"),
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        not stage.interpreter(),
+        reason="no Python of this version that any user may execute (is it in root's home?)",
+    ),
+]
+
+
+def test_no_escalation_succeeds_and_each_works_in_a_weaker_set_up():
+    rows = stage.run("suite", timeout=600)
+    for row in rows:
+        print(f"{row['position']:11} {row['name']:36} {row['how']:40.40} control: {row['control']:.40}")
+    print(Counter(row["position"] for row in rows))
+    assert len(rows) >= 150
+    assert [row for row in rows if row["worked"]] == []
+    live = sum(row["live"] for row in rows)
+    print(f"{len(rows)} attempts, 0 succeeded, {live} live")
+    assert live >= 0.9 * len(rows)
+
+
+def test_what_the_kernel_reports_is_what_was_declared_for_random_profiles():
+    count = 10_000 if DEEP else 1000
+    rows = stage.run("exact", str(count), "7", timeout=800)
+    assert rows == [{"profiles": count}]
+
+
+@pytest.mark.parametrize(("mode", "count"), [("root", 1000), ("weak", 500)])
+def test_nothing_is_left_of_killed_hostile_helpers(mode, count):
+    (row,) = stage.run("hostile", str(count), mode, timeout=300)
+    print(row)
+    assert row["kills"] >= count
+    assert row["survivors"] == 0
+    assert row["p99_ms"] <= 250
+
+
+@pytest.mark.need("cgroup2")
+def test_nothing_is_left_of_killed_hostile_helpers_with_a_cgroup_each():
+    (row,) = stage.run("hostile", "140", "cgroup", timeout=300)
+    assert (row["survivors"], row["p99_ms"] <= 250) == (0, True)
+
+
+def test_random_requests_change_nothing():
+    parsed, sent = (10_000_000, 1_000_000) if DEEP else (1_000_000, 50_000)
+    first, second = stage.run("fuzz", str(parsed), str(sent), timeout=800)
+    print(first, second)
+    assert first["parsed"] == parsed
+    assert not second["traceback"]
+    assert second["before"][0] == second["after"][0]
+    assert second["after"][1] - second["before"][1] <= 1024
+
+
+@pytest.mark.parametrize("name", [name for name in SCENES if name != "delegated"])
+def test_scene(name):
+    (row,) = stage.run("scenes", name)
+    assert row == {"scene": name, "wrong": []}
+
+
+@pytest.mark.need("cgroup2")
+def test_scene_of_a_delegated_cgroup():
+    assert stage.run("scenes", "delegated") == [{"scene": "delegated", "wrong": []}]
