@@ -26,7 +26,8 @@ _STATE_COLORS: Final = {
 }
 _SHORT: Final = {"stalled-by-consumer": "stalled"}
 _ORDERLY: Final = {"asked", "done"}
-_UNWANTED: Final = frozenset({"no-consumer", "paused"})
+UNWANTED: Final = frozenset({"no-consumer", "paused"})
+"""Reasons for which packets were not passed on although nothing failed: nobody asked for them."""
 _ENDLESS: Final = 10**30
 _UNITS: Final = ("", "k", "M", "G", "T", "P", "E")
 
@@ -174,7 +175,7 @@ def losses(source: Mapping[str, Any]) -> int:
     lost = source.get("lost") or {}
     if not isinstance(lost, Mapping):
         return int(lost)
-    return sum(packets for reason, packets in lost.items() if reason not in _UNWANTED)
+    return sum(packets for reason, packets in lost.items() if reason not in UNWANTED)
 
 
 def state_of(source: Mapping[str, Any]) -> Cell:

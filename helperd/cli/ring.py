@@ -88,6 +88,7 @@ class Ring:
     done: bool = False
     _file: _File | None = None
     _begun: int = 0
+    _now: float = 0.0
     _head: bytearray = field(default_factory=bytearray)
     _rest: bytearray = field(default_factory=bytearray)
     _names: list[str] = field(default_factory=list)
@@ -113,11 +114,12 @@ class Ring:
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Do what is due by time: end, or begin the next file. A file without a packet is not left.
+        """Do what is due by time: end, or leave this file. A file without a packet is not left.
 
         Raises:
             HelperdError: "sink-failed".
         """
+        self._now = now
         limits, file = self.limits, self._file
         if limits.stop_s is not None and now - self.started_at >= limits.stop_s:
             self.close()
@@ -127,7 +129,7 @@ class Ring:
             and file.packets
             and now - file.began_at >= limits.next_s
         ):
-            self._turn(now)
+            self._turn()
 
     def feed(self, data: bytes, now: float) -> None:
         """Write the whole blocks of what came; keep the beginning of the next one.
@@ -145,7 +147,7 @@ class Ring:
             kind = int.from_bytes(buffer[at : at + 4], "little")
             if kind in _HEAD:
                 self._write(buffer[start:at])
-                self._begin(kind, buffer[at : at + total], now)
+                self._begin(kind, buffer[at : at + total])
                 start = at + total
             elif kind == pcapng.INTERFACE_STATISTICS:
                 self._note_losses(buffer[at : at + total])
@@ -153,7 +155,7 @@ class Ring:
             if kind in _PACKETS and self._count_packet(at - start):
                 self._write(buffer[start:at])
                 start = at
-                self._turn(now)
+                self._turn()
         if not self.done:
             self._write(buffer[start:at])
             self._rest = buffer[at:]
@@ -171,25 +173,24 @@ class Ring:
         if total < pcapng.MIN_BLOCK or total & 3 or total > MAX_BLOCK:
             text = f"a block of {total} bytes cannot be; is it helperd that listens there?"
             raise RemoteProtocolError("bad-pcapng", text, at=at, excerpt=bytes(buffer[at : at + 32]))
-        if self._file is None and kind != pcapng.SECTION_HEADER:
+        if not self._head and kind != pcapng.SECTION_HEADER:
             text = "the stream does not begin with a section header; is it helperd that listens there?"
             raise RemoteProtocolError("bad-pcapng", text, at=at, excerpt=bytes(buffer[at : at + 32]))
         return total if total <= len(buffer) - at else 0
 
-    def _begin(self, kind: int, block: bytearray, now: float) -> None:
+    def _begin(self, kind: int, block: bytearray) -> None:
         """Note what every file begins with; the first section header begins the first file."""
         if kind == pcapng.SECTION_HEADER:
             self._head.clear()
         self._head += block
-        if self._file is None:
-            self._open(now)
-        else:
+        if self._file is not None:
             self._write(block)
+        elif not self._begun:
+            self._open()
 
     def _count_packet(self, unwritten: int) -> bool:
         """Count a packet; True when it was the last of its file or of all."""
-        file, limits = self._file, self.limits
-        assert file is not None
+        file, limits = self._file or self._open(), self.limits
         self.packets += 1
         file.packets += 1
         nbytes = file.nbytes + unwritten
@@ -208,29 +209,29 @@ class Ring:
                 (self._dropped[interface],) = struct.unpack_from("<Q", block, at + 4)
             at += 4 + (size + 3 & ~3)
 
-    def _turn(self, now: float) -> None:
-        """Leave this file and begin the next, unless all is done."""
+    def _turn(self) -> None:
+        """Leave this file; the next is begun by its first block."""
         self._leave()
         if self.limits.stop_files is not None and self._begun >= self.limits.stop_files:
             self.done = True
-        if not self.done:
-            self._open(now)
 
-    def _open(self, now: float) -> None:
+    def _open(self) -> _File:
         self._begun += 1
         name = self._name()
         if name == STDOUT:
-            self._file = _File(name, os.dup(1), now)
+            file = _File(name, os.dup(1), self._now)
         else:
             try:
                 fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise _failed(f"cannot write {name}: {error.strerror}") from error
-            self._file = _File(name, fd, now)
+            file = _File(name, fd, self._now)
             self._names.append(name)
             self.on_file(name)
             self._forget_oldest()
+        self._file = file
         self._write(self._head)
+        return file
 
     def _name(self) -> str:
         if not self.limits.rotates:
@@ -255,10 +256,9 @@ class Ring:
 
     def _write(self, blocks: bytearray) -> None:
         """Write whole blocks, or none of those that do not fit."""
-        file = self._file
         if not blocks:
             return
-        assert file is not None
+        file = self._file or self._open()
         view = memoryview(blocks)
         written = 0
         try:

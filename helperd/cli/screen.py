@@ -151,7 +151,7 @@ class Screen:
         body = {"consumers": self._consumers, "details": self._details, "help": self._help}.get(
             self.view, self._sources
         )
-        shown = body(width, height - 2)[: height - 2]
+        shown = [fit(text, width) for text in body(width, height - 2)[: height - 2]]
         shown += [""] * (height - 2 - len(shown))
         return [fit(summary(self.snapshot), width), *shown, fit(self._foot(), width)]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from helperd.cli import running
 from helperd.errors import Code
-from helperd.table import clean, count, fit, losses, render, span, summary
+from helperd.table import UNWANTED, clean, count, fit, losses, render, span, summary
 
 if TYPE_CHECKING:
     import argparse
@@ -61,12 +61,20 @@ def details(source: dict[str, Any]) -> list[str]:
     """One source, a fact a line; facts that there are not are left out."""
     ended = source.get("exit")
     lost = source.get("lost") or {}
-    where = ", ".join(f"{reason} {count(packets)}" for reason, packets in sorted(lost.items()) if packets)
+    where, unwanted = (
+        ", ".join(
+            f"{reason} {count(lost[reason])}"
+            for reason in sorted(lost)
+            if lost[reason] and (reason in UNWANTED) is idle
+        )
+        for idle in (False, True)
+    )
     facts = {
         "definition": source.get("definition"),
         "helper": source.get("helper"),
         "hardware": source.get("hardware"),
         "channel": source.get("channel"),
+        "hops over": ", ".join(source.get("hop_channels") or []),
         "uuid": source.get("uuid"),
         "link types": ", ".join(map(str, source.get("linktypes") or [])),
         "wire": source.get("generation"),
@@ -77,6 +85,7 @@ def details(source: dict[str, Any]) -> list[str]:
         "why": source.get("why"),
         "packets": f"{source.get('packets', 0):,} ({source.get('bytes', 0):,} bytes)",
         "lost": f"{losses(source):,} ({where})" if where else "0",
+        "not asked for": unwanted,
         "last end": f"{ended['problem']}: {ended['text']}" if ended else "",
     }
     lines = ["", *(f"{name + ':':<15}{clean(fact)}" for name, fact in facts.items() if fact)]

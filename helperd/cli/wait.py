@@ -62,9 +62,8 @@ def main(args: argparse.Namespace) -> int:
         if error.problem != "timed-out":
             raise
     for source in lacking:
-        print(
-            f"helperd: {clean(source['name'])} is {state_of(source).text}: {note_of(source)}", file=sys.stderr
-        )
+        note = source["why"] if source["state"] == "unknown" else note_of(source)
+        print(f"helperd: {clean(source['name'])} is {state_of(source).text}: {note}", file=sys.stderr)
     return Code.NO
 
 

@@ -72,8 +72,8 @@ class TuneApi(Protocol):
             HelperdError: "not-supported", "unknown-source".
         """
 
-    async def hop(self, source: str, channels: Sequence[str] | None, rate: float | None) -> None:
-        """Hop over channels, ``rate`` times a second; None: the source's own.
+    async def hop(self, source: str, channels: Sequence[str], rate: float | None) -> None:
+        """Hop over channels (none named: all there are), ``rate`` times a second (None: the helper's own).
 
         Raises:
             HelperdError: "not-supported", "unknown-source".

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -16,6 +17,7 @@ import trio
 
 from helperd import __version__
 from helperd.control.call import OWN, SERVICE, Call, encode_reply, service_error
+from helperd.errors import HelperdError
 
 if TYPE_CHECKING:
     from helperd.control.api import AddApi, Plain, ReloadApi, TuneApi
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 GAP_S: Final = 0.1
 """Seconds between two states of one stream at least."""
 LONGEST_S: Final = 86400.0
+_RELOAD_WAITS_S: Final = (0.3, 0.4, 0.5)
+_NAME: Final = re.compile("[a-z0-9][a-z0-9_-]{0,31}")
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -103,10 +107,19 @@ def _order(verb: str) -> Callable[[Room, Call], Awaitable[bytes]]:
 
 
 async def add_source(room: Room, call: Call) -> bytes:
-    """Open a definition."""
+    """Open a definition, and forget it if it cannot be opened."""
     daemon = cast("AddApi", room.daemon)
+    name = call.parameters.get("name")
+    if name is not None and not _NAME.fullmatch(name):
+        text = "a source's name has 1 to 32 of a-z, 0-9, - and _, and begins with a letter or digit"
+        raise service_error("InvalidParameter", {"parameter": "name"}, "bad-value", text)
     try:
-        name = await daemon.add_source(call.parameters["definition"], call.parameters.get("name"))
+        name = await daemon.add_source(call.parameters["definition"], name)
+        try:
+            await room.daemon.order(name, "start")
+        except HelperdError:
+            await daemon.remove_source(name)
+            raise
     finally:
         room.changes.beat()
     return _source(room, name)
@@ -139,15 +152,23 @@ async def hop(room: Room, call: Call) -> bytes:
     if rate is not None and not 0 < rate <= 1000:
         text = "rate is in hops per second, above 0 and at most 1000"
         raise service_error("InvalidParameter", {"parameter": "rate"}, "bad-value", text)
-    await cast("TuneApi", room.daemon).hop(name, call.parameters.get("channels"), rate)
+    await cast("TuneApi", room.daemon).hop(name, call.parameters.get("channels") or (), rate)
     room.changes.beat()
     return _source(room, name)
 
 
 async def reload(room: Room, _call: Call) -> bytes:
-    """Read the configuration again."""
+    """Read the configuration again; the launcher does so once a second at most, and is waited for."""
+    daemon = cast("ReloadApi", room.daemon)
     try:
-        return encode_reply(await cast("ReloadApi", room.daemon).reload())
+        for wait_s in _RELOAD_WAITS_S:
+            try:
+                return encode_reply(await daemon.reload())
+            except HelperdError as error:
+                if error.problem != "busy":
+                    raise
+            await trio.sleep(wait_s)
+        return encode_reply(await daemon.reload())
     finally:
         room.changes.beat()
 

@@ -64,7 +64,7 @@ class Room:
         self._questions: dict[tuple[str, ...], _Question] = {}
         self._snapshot: Plain = {}
         self._encoded: dict[bool, bytes] = {}
-        self._taken: tuple[int, float] = (-1, 0.0)
+        self._taken: tuple[tuple[int, int], float] = ((-1, -1), 0.0)
 
     async def follow_changes(self) -> None:
         """Turn the daemon's wake-ups into beats, until cancelled."""
@@ -83,7 +83,7 @@ class Room:
         """The daemon's state: what changed is in it at once, counters and rates are at most ``FRESH_S`` old."""
         now = trio.current_time()
         count, at = self._taken
-        number = self.daemon.change_number()
+        number = (self.daemon.change_number(), self.changes.count)
         if count != number or now - at >= FRESH_S:
             self._taken = (number, now)
             self._snapshot = self.daemon.snapshot()

@@ -35,13 +35,15 @@ def source(name: str, **changes: Any) -> dict[str, Any]:
         "uuid": "",
         "hardware": "synthetic radio",
         "channel": "6",
+        "channels": ["1", "6", "11"],
+        "hop_channels": [],
         "linktypes": [127],
         "packets": 1000,
         "bytes": 64000,
         "rate": 99.5,
         "produced": 1003,
         "routed": 1000,
-        "lost": {"partial-frame": 3},
+        "lost": {"partial-frame": 3, "no-consumer": 7},
         "restarts": 0,
         "age_s": 0.01,
         "exit": None,
@@ -183,7 +185,7 @@ class TunableDaemon(FakeDaemon):
             raise HelperdError("not-supported", "channel 99 is not one of this radio's")
         self.change(name, channel=channel)
 
-    async def hop(self, name: str, channels: list[str] | None, rate: float | None) -> None:
+    async def hop(self, name: str, channels: list[str], rate: float | None) -> None:
         self.change(name, channel=",".join(channels or ["all"]) + f"@{rate}")
 
     async def add_source(self, definition: str, name: str | None) -> str:
