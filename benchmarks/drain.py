@@ -11,6 +11,8 @@ import struct
 import sys
 import time
 
+HEADERS = 1024  # bytes a live stream may begin with long before its first packet: no time runs before
+
 
 def count(data):
     """Packets and their captured bytes in whole pcapng blocks (little-endian)."""
@@ -46,13 +48,14 @@ def main():
     poller = select.poll()
     poller.register(stream, select.POLLIN)
     at, first, last = 0, 0.0, 0.0
-    while poller.poll(options.idle * 1000 if at else None):
+    while poller.poll(options.idle * 1000 if at > HEADERS else None):
         size = stream.readinto(room[at : at + (1 << 20)])
         if not size:
             break
         last = time.perf_counter()
-        first = first or last
         at += size
+        if at > HEADERS:
+            first = first or last
         if at == len(room):
             sys.exit("drain: more bytes than there is room for")
     packets, nbytes = count(room[:at])

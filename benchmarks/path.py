@@ -38,7 +38,10 @@ def through_helperd(workload: Workload, command: list[str], definition: str) -> 
     words = ", ".join(f'"{word}"' for word in command)
     with tempfile.TemporaryDirectory(prefix="hd-bench-") as folder:
         config = CONFIG.format(command=words, definition=definition)
-        with daemon(Path(folder), config) as rig, Drain(workload, connect=Path(folder) / "drain.sock", idle=2) as drain:
+        with (
+            daemon(Path(folder), config) as rig,
+            Drain(workload, connect=Path(folder) / "drain.sock", idle=2) as drain,
+        ):
             figure = drain.figure()
             lost = rig.source("load")["lost"]
         if lost:
