@@ -76,8 +76,13 @@ def spawn(argv: Sequence[str], fds: Mapping[int, int]) -> int:
         raise HelperdError("exec-failed", f"{argv[0]} cannot be executed: {error}") from None
 
 
-def ask(argv: Sequence[str], timeout: float) -> Answer:
+def ask(argv: Sequence[str], timeout: float, *, stdin: int | None = None) -> Answer:
     """Run a program that answers and ends.
+
+    Args:
+        argv: the program's absolute path and its arguments.
+        timeout: seconds it may take.
+        stdin: descriptor it reads from; None: nothing.
 
     Raises:
         HelperdError: as ``spawn``; "timed-out"; "exited" when it says more than ``MAX_ANSWER`` bytes.
@@ -87,7 +92,7 @@ def ask(argv: Sequence[str], timeout: float) -> Answer:
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            pid = spawn(argv, {0: null, 1: child_out, 2: child_err})
+            pid = spawn(argv, {0: null if stdin is None else stdin, 1: child_out, 2: child_err})
         finally:
             for fd in (child_out, child_err, null):
                 os.close(fd)
