@@ -72,6 +72,9 @@ def main(args: argparse.Namespace) -> int:
         screen.take(next(stream))
         with contextlib.suppress(KeyboardInterrupt), _resizing() as resized:
             try:
+                curses.setupterm()
+                if not curses.tigetstr("cup"):
+                    raise curses.error("it cannot place text")
                 curses.wrapper(_show, screen, client, stream, resized)
             except curses.error as error:
                 terminal = os.environ.get("TERM", "")

@@ -1,0 +1,231 @@
+"""``helperd tap`` as a process, on a daemon that has real helpers."""
+
+from __future__ import annotations
+
+import os
+import pty
+import random
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helperd import pcapng
+from tests.control.fake import served_in_thread
+from tests.rig import HELPERD, ROOT, Rig, daemon
+
+CONFIG = """
+[[helper]]
+name = "synthetic"
+command = ["builtin:synthetic"]
+types = ["synthetic"]
+
+[[source]]
+definition = "radio0:type=synthetic,rate=3000,channels=\\"1\\""
+name = "radio0"
+
+[[source]]
+definition = "radio1:type=synthetic,rate=1000,channels=\\"6\\""
+name = "radio1"
+"""
+COUNTER = 40  # where a synthetic packet has its number, 64 bits, little-endian
+
+
+@pytest.fixture
+def rig(rundir: Path) -> Iterator[Rig]:
+    with daemon(rundir, CONFIG) as running:
+        running.wait_running()
+        yield running
+
+
+def tap(rig: Rig, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    argv = [*HELPERD, "tap", *words, "--runtime-dir", str(rig.runtime)]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=30, **options)  # type: ignore[call-overload]
+
+
+def counters(data: bytes, interface: int = 0) -> list[int]:
+    """The numbers of one interface's packets in a whole file."""
+    found = []
+    for kind, start, _stop in pcapng.split(data):
+        if kind == pcapng.ENHANCED_PACKET and struct.unpack_from("<I", data, start + 8)[0] == interface:
+            found.append(struct.unpack_from("<Q", data, start + 28 + COUNTER)[0])
+    return found
+
+
+def whole(data: bytes) -> bytes:
+    """A file up to its last whole block."""
+    at = 0
+    while at + 12 <= len(data) and at + (total := struct.unpack_from("<I", data, at + 4)[0]) <= len(data):
+        at += total
+    return data[:at]
+
+
+def gapless(numbers: list[int]) -> bool:
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_it_stops_after_the_packets_asked_for(rig: Rig, tmp_path: Path) -> None:
+    done = tap(rig, "radio0", "-w", str(tmp_path / "x.pcapng"), "-c", "500")
+    assert done.returncode == 0
+    assert done.stderr == f"File: {tmp_path}/x.pcapng\nPackets captured: 500\n"
+    numbers = counters((tmp_path / "x.pcapng").read_bytes())
+    assert len(numbers) == 500
+    assert gapless(numbers)
+
+
+def test_a_ring_of_files_has_every_packet_once(rig: Rig, tmp_path: Path) -> None:
+    done = tap(rig, "--all", "-w", str(tmp_path / "x.pcapng"), "-b", "filesize:50", "-a", "duration:1", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    files = sorted(tmp_path.iterdir())
+    assert len(files) >= 5
+    assert all(50_000 <= file.stat().st_size < 51_000 for file in files[:-1])
+    for interface in (0, 1):
+        assert gapless([number for file in files for number in counters(file.read_bytes(), interface)])
+
+
+@pytest.mark.need("tshark")
+def test_tshark_reads_the_pipe_at_once(rig: Rig) -> None:
+    argv = f"{' '.join(HELPERD)} tap --all -q --runtime-dir {rig.runtime} | tshark -r - -c 20 -T fields -e frame.number"
+    begin = time.monotonic()
+    done = subprocess.run(
+        ["bash", "-c", argv], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout.split() == [str(n) for n in range(1, 21)]
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.skipif(
+    shutil.which("capinfos") is None, reason="needs capinfos (Wireshark), the independent reader"
+)
+def test_killed_at_any_moment_every_finished_file_is_whole(rig: Rig, tmp_path: Path) -> None:
+    argv = [*HELPERD, "tap", "--all", "-q", "-b", "filesize:20", "--runtime-dir", str(rig.runtime)]
+    for attempt in range(5):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        with subprocess.Popen([*argv, "-w", str(folder / "x.pcapng")], cwd=ROOT) as process:
+            while len(list(folder.iterdir())) < 3 and process.poll() is None:
+                os.sched_yield()
+            time.sleep(random.random() * 0.05)
+            process.kill()
+        files = sorted(folder.iterdir())
+        for file in files[:-1]:
+            done = subprocess.run(["capinfos", "-c", str(file)], capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stderr) == (0, ""), file
+        data = [file.read_bytes() for file in files]
+        data[-1] = whole(data[-1])
+        for interface in (0, 1):
+            assert gapless([number for file in data for number in counters(file, interface)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_whole_file_and_status_0(rig: Rig, tmp_path: Path, number: int) -> None:
+    file = tmp_path / "x.pcapng"
+    argv = [*HELPERD, "tap", "--all", "-w", str(file), "--runtime-dir", str(rig.runtime)]
+    with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not file.exists() or file.stat().st_size < 5000:
+            os.sched_yield()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert (
+        err.splitlines()[-1]
+        == f"Packets captured: {sum(len(counters(file.read_bytes(), i)) for i in (0, 1)):,}"
+    )
+
+
+def test_the_daemons_end_is_told_and_leaves_a_whole_file(rundir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.pcapng"
+    with daemon(rundir, CONFIG) as rig:
+        rig.wait_running()
+        argv = [*HELPERD, "tap", "--all", "-w", str(file), "--runtime-dir", str(rundir)]
+        process = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        while not file.exists() or file.stat().st_size < 5000:
+            os.sched_yield()
+        rig.stop()
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert err.endswith("the daemon has ended the stream\n")
+    assert gapless(counters(file.read_bytes()))
+
+
+def test_an_unknown_source_has_a_nearest_name(rig: Rig) -> None:
+    done = tap(rig, "radio", "-w", "x")
+    assert done.returncode == 64
+    assert "did you mean 'radio1'" in done.stderr or "did you mean 'radio0'" in done.stderr
+
+
+def test_a_reader_that_leaves_ends_it_quietly(rig: Rig) -> None:
+    argv = f"{' '.join(HELPERD)} tap --all --runtime-dir {rig.runtime} | head -c 1000 | wc -c; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", argv], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout.split() == ["1000", "0"]
+    assert "Traceback" not in done.stderr
+
+
+# options; no daemon is needed to refuse them
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--all", "-c", "0"), "above 0"),
+        (("--all", "-c", "many"), "above 0"),
+        (("--all", "-b", "size:3"), "duration, filesize, packets, files"),
+        (("--all", "-b", "filesize"), "duration, filesize, packets, files"),
+        (("--all", "-a", "duration:-1"), "seconds above 0"),
+        (("--all", "-a", "duration:inf"), "seconds above 0"),
+        (("--all", "-a", "duration:x"), "seconds above 0"),
+        (("--all", "-w", "x", "-b", "files:3"), "needs a limit for each file"),
+        (("--all", "-b", "filesize:3"), "-w FILE"),
+        (("--all", "-w", "-", "-b", "filesize:3"), "-w FILE"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(rundir: Path, words: tuple[str, ...], says: str) -> None:
+    done = tap(Rig(None, rundir), *words)  # type: ignore[arg-type]
+    assert done.returncode == 64
+    assert says in done.stderr
+
+
+def test_packets_do_not_go_to_a_terminal(rundir: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        argv = [*HELPERD, "tap", "--all", "--runtime-dir", str(rundir)]
+        done = subprocess.run(argv, cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 64
+    assert "tshark -r -" in done.stderr
+
+
+def test_a_daemon_without_that_socket_is_told_apart_from_no_daemon(rundir: Path) -> None:
+    with served_in_thread(rundir):
+        done = tap(Rig(None, rundir), "radio0", "-w", "/dev/null")  # type: ignore[arg-type]
+    assert done.returncode == 1
+    assert "implicit_sinks" in done.stderr
+
+
+def test_a_stream_cut_inside_a_packet_is_told(rundir: Path, tmp_path: Path) -> None:
+    head = pcapng.section_header() + pcapng.interface_block(1)
+    packet = pcapng.packet_block(0, 1, bytes(60), 60)
+    data = head + packet
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(rundir / "all.sock"))
+        listener.listen()
+        argv = [*HELPERD, "tap", "--all", "-w", str(tmp_path / "x"), "--runtime-dir", str(rundir)]
+        with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+            peer, _ = listener.accept()
+            peer.sendall(data + packet[:40])
+            peer.close()
+            _, err = process.communicate(timeout=10)
+    (rundir / "all.sock").unlink()
+    assert process.returncode == 69
+    assert "inside a packet" in err
+    assert (tmp_path / "x").read_bytes() == data
