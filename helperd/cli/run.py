@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from helperd import config
 from helperd.cli.defaults import add_config, config_file
+from helperd.config.profile import supervisor_profile
+from helperd.errors import UnavailableError
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runtime-dir", metavar="DIR", help="where the sockets are made (default: see FILES in helperd(8))"
     )
     parser.add_argument(
+        "--launcher", metavar="SOCKET", help="use the launcher that listens there instead of starting one"
+    )
+    parser.add_argument(
         "--unprivileged",
         action="store_true",
         help="as root: stay one process tree of root's, without uids of their own for supervisor and helpers",
@@ -40,7 +46,38 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         ConfigRefused: the configuration has mistakes; all of them are in it.
     """
+    if args.launcher:
+        become_supervisor(config_file(args), args.runtime_dir, args.launcher)
     become_launcher(config_file(args), args.runtime_dir, unprivileged=args.unprivileged)
+
+
+def become_supervisor(path: str, runtime_dir: str | None, launcher: str) -> NoReturn:
+    """Replace this process by a supervisor that uses a launcher which runs already.
+
+    Raises:
+        ConfigRefused: the configuration has mistakes. UnavailableError: nobody listens there, or not for us.
+    """
+    config.load(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(launcher)
+    except OSError as error:
+        fix = "start helperd-launcher.socket, and join group helperd"
+        raise UnavailableError("launcher-gone", f"{launcher}: {error.strerror}: {fix}") from None
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    places = dict.fromkeys(
+        [os.path.dirname(package), *(place for place in sys.path if place.startswith("/"))]
+    )
+    options = [f"--config={os.path.abspath(path)}"]
+    if runtime_dir is not None:
+        options.append(f"--runtime-dir={os.path.abspath(runtime_dir)}")
+    environment = dict(os.environ) | {"HELPERD_PATH": os.pathsep.join(places)}
+    profile = supervisor_profile(package, options, env=environment)
+    if sock.fileno() != 3:
+        os.dup2(sock.fileno(), 3)
+    os.set_inheritable(3, True)  # noqa: FBT003
+    sys.stdout.flush()
+    os.execve(profile.program, profile.argv, environment)  # noqa: S606 - there is no shell, and none is wanted
 
 
 def become_launcher(
