@@ -1,7 +1,8 @@
 """Packet runs of any generation become pcapng blocks: once per source, whatever the number of consumers. Pure.
 
 Rules:
-  1. Single-packet frames are rewritten as Enhanced Packet Blocks, one ``join`` per run of neighbours.
+  1. Single-packet frames are rewritten as Enhanced Packet Blocks, one ``join`` per run of neighbours: those of a
+     usual layout by their mould, all others by the generation's decoder.
   2. Bulk frames hold such blocks already; their slices pass untouched.
   3. A data report without a packet (only a signal, a position or JSON) makes no block and is told apart in the count.
 """
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from helperd import pcapng
 from helperd.errors import RemoteProtocolError
+from helperd.layout import LAYOUTS, MAX_CONTENT, MAX_MOULDS, mould
 from helperd.routing import Interfaces, Segment
 from helperd.wire.frames import Kind, Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from helperd.layout import Layout, Mould
     from helperd.wire.frames import Generation
     from helperd.wire.messages import Signal
 
@@ -31,9 +34,19 @@ MAX_LINKTYPES: Final = 16
 UNKNOWN_LINKTYPE: Final = 147
 """DLT_USER0: for packets of a helper that never names a link type."""
 
-_HEAD: Final = struct.Struct("<IIIIIII").pack
-_TAIL: Final = struct.Struct("<I").pack
-_PAD: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
+_WORTH_A_MOULD: Final = 8
+"""Frames in a run from which on looking for usual layouts pays; below it a quiet source needs no memory for them."""
+_MISFITS: Final = 16
+"""Frames of an unusual layout in one run after which its rest goes the general way at once."""
+_LENGTH: Final = struct.Struct(">I").unpack_from
+
+
+def _close(segments: list[Segment], interface: int, blocks: list[bytes]) -> None:
+    """Make what has been gathered a segment, if it is anything."""
+    if blocks:
+        joined = b"".join(blocks)
+        segments.append(Segment(interface, (joined,), len(joined), len(blocks)))
+        blocks.clear()
 
 
 class Translator:
@@ -50,6 +63,8 @@ class Translator:
         self._interfaces = interfaces
         self._generation = generation
         self._numbers: dict[int, int] = {}
+        self._layout = LAYOUTS.get(generation.name)
+        self._moulds: dict[int, dict[int, Mould]] = {}
         self.dlt: int | None = None
         self.hardware = ""
         self.definition = ""
@@ -88,41 +103,71 @@ class Translator:
         return segments
 
     def _rewrite(self, run: Run, arrived_ns: int, segments: list[Segment]) -> None:
-        parts: list[bytes | memoryview] = []
-        add = parts.append
+        """Frames of a usual layout go the short way, in stretches; what it does not take goes the general way."""
+        layout = self._layout if run.frames >= _WORTH_A_MOULD else None
+        before = sum(segment.packets for segment in segments)
+        if layout is None:
+            self._rewrite_any(run, arrived_ns, segments)
+        else:
+            self._rewrite_usual(run, layout, arrived_ns, segments)
+        self.empty += run.packets + before - sum(segment.packets for segment in segments)
+
+    def _rewrite_usual(self, run: Run, layout: Layout, arrived_ns: int, segments: list[Segment]) -> None:
+        data, position, end = run.data, run.start, run.stop
+        header, shape, fill = layout
+        blocks: list[bytes] = []
+        interface = -1
+        moulds: dict[int, Mould] = {}
+        misfits = _MISFITS
+        while position < end:
+            position = fill(data, position, end, moulds, blocks.append)
+            if position == end:
+                break
+            length = _LENGTH(data, position + 8)[0]
+            stop = position + header + length
+            found = shape(data, position, stop)
+            if found is not None:
+                number = self.number(found.dlt)
+                if number != interface:
+                    _close(segments, interface, blocks)
+                    interface = number
+                    moulds = self._moulds_of(number)
+                moulds[length] = mould(data, position, found, header, number)
+                position = fill(data, position, stop, moulds, blocks.append)
+            if position != stop:
+                _close(segments, interface, blocks)
+                misfits -= 1
+                stop = stop if misfits else end
+                self._rewrite_any(Run(run.kind, data, position, stop, 1, 1), arrived_ns, segments)
+                position = stop
+        _close(segments, interface, blocks)
+
+    def _moulds_of(self, interface: int) -> dict[int, Mould]:
+        """The moulds of an interface; all are thrown away when there are too many."""
+        if sum(map(len, self._moulds.values())) >= MAX_MOULDS:
+            self._moulds.clear()
+        return self._moulds.setdefault(interface, {})
+
+    def _rewrite_any(self, run: Run, arrived_ns: int, segments: list[Segment]) -> None:
+        blocks: list[bytes] = []
         current_dlt: int | None = -1
         interface = -1
-        packets = 0
-        done = 0
-        nbytes = 0
         for dlt, sec, usec, original, content, signal in self._generation.packets(run):
             if dlt != current_dlt:
-                if packets:
-                    segments.append(Segment(interface, (b"".join(parts),), nbytes, packets))
-                    parts.clear()
-                    done += packets
-                    packets = nbytes = 0
+                _close(segments, interface, blocks)
                 current_dlt = dlt
                 interface = self.number_of(self.dlt) if dlt is None else self.number(dlt)
             stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
-            if signal is not None:
-                block = pcapng.packet_block(interface, stamp, content, original, comment=describe(signal))
-                add(block)
-                nbytes += len(block)
-            else:
-                size = len(content)
-                pad = _PAD[size & 3]
-                total = 32 + size + len(pad)
-                add(_HEAD(6, total, interface, stamp >> 32, stamp & 0xFFFFFFFF, size, original))
-                add(content)
-                add(pad)
-                add(_TAIL(total))
-                nbytes += total
-            packets += 1
-        if packets:
-            segments.append(Segment(interface, (b"".join(parts),), nbytes, packets))
-            done += packets
-        self.empty += run.packets - done
+            if stamp >> 64 or original >> 32:
+                raise RemoteProtocolError(
+                    "bad-payload",
+                    f"a packet of {original} bytes at {sec} s and {usec} us: no capture can say that",
+                )
+            comment = "" if signal is None else describe(signal)
+            blocks.append(
+                pcapng.packet_block(interface, stamp, content[:MAX_CONTENT], original, comment=comment)
+            )
+        _close(segments, interface, blocks)
 
     def number_of(self, dlt: int | None) -> int:
         """The interface number of the link type in an open report, which may be absent or nonsense."""

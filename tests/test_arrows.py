@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("channel", "sinks", "launcher", "vitals", "logs", "bus", "gate"),
     ("translate", "lifecycle"),
     ("routing",),
-    ("pcapng",),
+    ("pcapng", "layout"),
     ("wire",),
     ("config", "sandbox", "runtime", "table", "bell"),
     ("errors",),

@@ -1,0 +1,250 @@
+"""Frames become pcapng blocks: the short way for usual layouts gives the same bytes as the general one."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helperd import layout, pcapng
+from helperd.errors import RemoteProtocolError
+from helperd.routing import Interfaces
+from helperd.translate import Translator, describe
+from helperd.wire import v0, v2, v3
+from helperd.wire.frames import FrameScanner, Kind, Run
+from helperd.wire.messages import DataReport, Gps, Json, Packet, Signal
+from tests.wire import strategies as ours
+from tests.wire.recordings import ident, recordings, stream
+
+GENERATIONS = [v3, v2, v0]
+SECOND = 1_700_000_000
+
+
+def small(number: int) -> bytes:
+    """A msgpack number in its smallest form, as C helpers write it."""
+    for code, form, limit in ((0xCC, ">BB", 1 << 8), (0xCD, ">BH", 1 << 16), (0xCE, ">BI", 1 << 32)):
+        if number < 128:
+            return bytes([number])
+        if number < limit:
+            return struct.pack(form, code, number)
+    raise ValueError(number)
+
+
+def c_frame(content: bytes, sec: int, usec: int, original: int, dlt: int) -> bytes:
+    """A data report as the v3 C helpers pack it."""
+    size = len(content)
+    binary = b"\xc4" + bytes([size]) if size < 256 else b"\xc5" + struct.pack(">H", size)
+    payload = b"\x81\x04\x85\x01" + small(dlt) + b"\x02" + small(sec) + b"\x03" + small(usec)
+    payload += b"\x04" + small(original) + b"\x06" + binary + content
+    return struct.pack(">QIHHI", 0xDECAFBAD_A9A90003, len(payload), 16, 0, 7) + payload
+
+
+def runs_of(data: bytes, generation) -> list[Run]:
+    scanner = FrameScanner([generation], verify=True)
+    found = [item for item in scanner.feed(data) if isinstance(item, Run)]
+    assert scanner.pending == 0
+    return found
+
+
+def expected(runs: list[Run], generation, arrived_ns: int) -> list[tuple[int, bytes]]:
+    """Interface number and block of each packet, by the general decoder and ``pcapng.packet_block``."""
+    numbers: dict[int, int] = {}
+    blocks = []
+    for run in runs:
+        for dlt, sec, usec, original, content, signal in generation.packets_general(run):
+            number = numbers.setdefault(147 if dlt is None else dlt, len(numbers))
+            stamp = arrived_ns if sec is None else sec * 10**9 + usec * 1000
+            comment = "" if signal is None else describe(signal)
+            blocks.append((number, pcapng.packet_block(number, stamp, content, original, comment=comment)))
+    return blocks
+
+
+def check(data: bytes, generation, rounds: int = 2) -> int:
+    """Translate twice (the second time everything is familiar) and compare; returns the packets."""
+    runs = runs_of(data, generation)
+    translator = Translator("a", Interfaces(), generation)
+    right = expected(runs, generation, 99)
+    for _ in range(rounds):
+        segments = translator.translate(runs, 99)
+        assert b"".join(part for one in segments for part in one.parts) == b"".join(
+            block for _, block in right
+        )
+        assert sum(one.packets for one in segments) == len(right)
+        told = [one.interface for one in segments for _ in range(one.packets)]
+        assert told == [number for number, _ in right]
+        for one in segments:
+            kinds = list(pcapng.split(b"".join(one.parts)))
+            assert len(kinds) == one.packets
+            assert sum(map(len, one.parts)) == one.nbytes
+    assert translator.empty == rounds * (sum(run.frames for run in runs) - len(right))
+    return len(right)
+
+
+seconds = st.sampled_from([0, 1, 255, 65536, SECOND, SECOND + 1, 4_294_967, 0xFFFFFFFF])
+micros = st.one_of(
+    st.integers(0, 999_999), st.integers(0, 0xFFFFFFFF), st.sampled_from([0, 127, 128, 16383, 16384])
+)
+dlts = st.sampled_from([1, 1, 1, 105, 127, 128, 192, 256, 272])
+originals = st.one_of(st.none(), st.integers(1, 70_000))
+
+
+@st.composite
+def usual(draw):
+    """Many packets of few lengths and seconds, as a capture brings them."""
+    sizes = draw(st.lists(st.integers(0, 600), min_size=1, max_size=3))
+    dlt = draw(dlts)
+    count = draw(st.integers(layout.MAX_MOULDS and 8, 60))
+    return [
+        (
+            draw(st.binary(min_size=size, max_size=size)) if size < 20 else bytes([number]) * size,
+            draw(seconds),
+            draw(micros),
+            draw(originals) or size,
+            dlt if draw(st.integers(0, 9)) else draw(dlts),
+        )
+        for number, size in ((number, draw(st.sampled_from(sizes))) for number in range(count))
+    ]
+
+
+@given(usual())
+def test_v3_as_c_helpers_write_it_gives_the_same_blocks_both_ways(packets):
+    assert check(b"".join(c_frame(*packet) for packet in packets), v3) == len(packets)
+
+
+@given(usual())
+def test_v3_as_our_sdk_writes_it_gives_the_same_blocks_both_ways(packets):
+    data = b"".join(
+        v3.encode_packet(content, dlt, sec, usec, original, number)
+        for number, (content, sec, usec, original, dlt) in enumerate(packets)
+    )
+    assert check(data, v3) == len(packets)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
+@given(packets=usual())
+def test_reports_of_the_general_encoder_give_the_same_blocks_both_ways(generation, packets):
+    data = b"".join(
+        generation.encode(DataReport(Packet(content, dlt, sec, usec, original or None)), number)
+        for number, (content, sec, usec, original, dlt) in enumerate(packets)
+    )
+    check(data, generation)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
+@given(reports=st.lists(ours.data_reports, min_size=8, max_size=30))
+def test_any_reports_give_the_same_blocks_both_ways(generation, reports):
+    check(b"".join(generation.encode(report, number) for number, report in enumerate(reports)), generation)
+
+
+@given(packets=usual(), where=st.integers(0), value=st.integers(0, 255))
+def test_a_flipped_byte_is_seen_by_both_ways_alike(packets, where, value):
+    """Inside payloads: a frame that was usual becomes something else, or stays what the decoder says it is."""
+    frames = [c_frame(*packet) for packet in packets]
+    index = where % len(frames)
+    frame = bytearray(frames[index])
+    frame[20 + where % (len(frame) - 20)] = value
+    frames[index] = bytes(frame)
+    data = b"".join(frames)
+    runs = runs_of(data, v3)
+    try:
+        right = b"".join(block for _, block in expected(runs, v3, 5))
+    except (RemoteProtocolError, struct.error):
+        with pytest.raises(RemoteProtocolError):
+            Translator("a", Interfaces(), v3).translate(runs, 5)
+        return
+    try:
+        segments = Translator("a", Interfaces(), v3).translate(runs, 5)
+    except RemoteProtocolError:
+        return  # a link type that no file can name
+    assert b"".join(part for one in segments for part in one.parts) == right
+
+
+@pytest.mark.parametrize("recording", recordings(), ids=ident)
+def test_recorded_helpers_give_the_same_blocks_both_ways(recording):
+    data = stream(recording, "received")
+    scanner = FrameScanner([v3, v2, v0])
+    try:
+        runs = [item for item in scanner.feed(data) if isinstance(item, Run)]
+    except RemoteProtocolError as error:
+        runs = [item for item in error.before if isinstance(item, Run)]
+    for run in runs:
+        assert scanner.current is not None
+        check(run.data[run.start : run.stop] * 8, scanner.current)
+
+
+@pytest.mark.parametrize("generation", [v3, v2], ids=lambda generation: generation.name)
+def test_usual_frames_really_go_the_short_way(generation, monkeypatch):
+    """One frame per length and second is taken apart; no packet reaches the decoder."""
+    packets = [
+        DataReport(
+            Packet(bytes([number]) * (100 + number % 3), 105, SECOND + number // 50, 500_000 + number, 200)
+        )
+        for number in range(100)
+    ]
+    data = b"".join(generation.encode(packet, number) for number, packet in enumerate(packets))
+    runs = runs_of(data, generation)
+    looked: list[int] = []
+    usual = layout.LAYOUTS[generation.name]
+    counting = usual._replace(shape=lambda *where: looked.append(1) or usual.shape(*where))
+    monkeypatch.setitem(layout.LAYOUTS, generation.name, counting)
+    monkeypatch.setattr(generation, "packets", lambda run: pytest.fail("the decoder was asked"))
+    [one] = Translator("a", Interfaces(), generation).translate(runs, 0)
+    assert one.packets == 100
+    assert len(looked) == 6
+
+
+def test_moulds_stay_few_whatever_comes():
+    translator = Translator("a", Interfaces(), v3)
+    for first in range(0, 6000, 100):
+        data = b"".join(c_frame(bytes(size), SECOND, 500_000, size, 1) for size in range(first, first + 100))
+        translator.translate(runs_of(data, v3), 0)
+        assert sum(map(len, translator._moulds.values())) < layout.MAX_MOULDS + 100
+
+
+@pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
+@pytest.mark.parametrize("wrong", [{"sec": 1 << 60}, {"original": 1 << 40}])
+@pytest.mark.parametrize("count", [1, 20])
+def test_what_no_block_can_hold_is_refused(generation, wrong, count):
+    packet = Packet(b"x" * 40, 1, **{"sec": SECOND, "usec": 500_000, "original": 40, **wrong})
+    data = b"".join(generation.encode(DataReport(packet), number) for number in range(count))
+    with pytest.raises(RemoteProtocolError) as caught:
+        Translator("a", Interfaces(), generation).translate(runs_of(data, generation), 0)
+    assert caught.value.problem == "bad-payload"
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_packet_longer_than_readers_take_is_cut_and_keeps_its_length(count):
+    data = v3.encode_packet(bytes(300_000), 1, SECOND, 500_000, 300_000, 1) * count
+    segments = Translator("a", Interfaces(), v3).translate(runs_of(data, v3), 0)
+    assert struct.unpack_from("<II", segments[0].parts[0], 20) == (262_144, 300_000)
+    assert sum(one.packets for one in segments) == count
+
+
+def test_a_report_without_a_packet_is_counted_apart():
+    json = DataReport(json=Json("x", "{}", SECOND, 1))
+    gps = DataReport(gps=Gps(1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 3, SECOND, 0, "t", "n"))
+    reports = [json, gps, DataReport(Packet(b"abc", 1, SECOND, 5, 3))] * 10
+    data = b"".join(v3.encode(report, number) for number, report in enumerate(reports))
+    translator = Translator("a", Interfaces(), v3)
+    segments = translator.translate(runs_of(data, v3), 0)
+    assert sum(one.packets for one in segments) == 10
+    assert translator.empty == 20
+
+
+def test_a_signal_becomes_a_comment():
+    signal = Signal(dbm=-60, channel="6", khz=2_437_000)
+    data = v3.encode(DataReport(Packet(b"abc", 127, SECOND, 5, 3), signal=signal), 1)
+    [one] = Translator("a", Interfaces(), v3).translate(runs_of(data, v3), 0)
+    assert b"signal=-60dBm freq=2437000kHz channel=6" in one.parts[0]
+
+
+def test_more_link_types_than_a_source_may_have_are_refused():
+    frames = [c_frame(b"abc", SECOND, 500_000, 3, dlt) for dlt in range(200, 220)]
+    with pytest.raises(RemoteProtocolError):
+        Translator("a", Interfaces(), v3).translate(runs_of(b"".join(frames), v3), 0)
+
+
+def test_an_empty_run_is_nothing():
+    assert Translator("a", Interfaces(), v3).translate([Run(Kind.PACKETS, b"", 0, 0, 0, 0)], 0) == []
