@@ -41,6 +41,7 @@ PROBLEMS: dict[str, str] = {
     "timed-out": "the helper did not answer within its time limit",
     "keepalive": "nothing came from the helper, no data and no answer to PING",
     "silent": "no packet came for longer than the source's silence limit",
+    "device-gone": "the device was taken away while it was captured from",
     "child-gone": "a process the helper depends on has ended",
     "stopped": "the helper is stopped by a signal",
     "stuck-in-kernel": "the helper waits inside the kernel and cannot be ended",

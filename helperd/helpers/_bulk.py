@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from helperd.helpers._writer import BATCH, V3Writer
 from helperd.pcapng import ENHANCED_HEAD, ENHANCED_PACKET, LENGTH, PADDING
 from helperd.wire import bulk
+from helperd.wire.messages import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -129,6 +130,18 @@ class BulkWriter(V3Writer):
             self._tails.clear()
         known = self._tails[size] = (total, padding + LENGTH.pack(total))
         return known
+
+    def lost(self, packets: int, reason: str = "kernel") -> None:
+        if packets:
+            self._send(Lost(reason, packets))
+
+    def lease(self) -> tuple[Port, int, Callable[[], int]]:
+        """What somebody needs who lays out bulk frames himself: the port, the interface number, the numbers of
+        frames.
+
+        ``seal`` comes first, and the port's lock is held until the frame is written or queued.
+        """
+        return self._port, self._interface, self._next_seqno
 
     @property
     def batched(self) -> bool:

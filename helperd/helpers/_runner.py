@@ -375,7 +375,36 @@ class Runner:
         self._writer = writer
         if self._tuner is not None:
             self._tuner.begin()
+        try:
+            if self._helper.SEALED:
+                self._seal()
+        except OSError as error:
+            self._tell_failure(f"cannot give up what it does not need: {_reason(error)}")
+            self._finish(Code.NO)
+            return
         self._capture(writer)
+
+    def _seal(self) -> None:
+        """Give up what an open device does not need, in both threads: capabilities and Landlock are per thread."""
+        from helperd.helpers import _seal
+
+        done = threading.Event()
+        failed: list[OSError] = []
+
+        def restrict() -> None:
+            try:
+                _seal.restrict_thread()
+            except OSError as error:
+                failed.append(error)
+            done.set()
+
+        self._results.append(restrict)
+        self._wake()
+        done.wait()
+        if failed:
+            raise failed[0]
+        for text in _seal.seal_process():
+            self._send(Text(Severity.INFO, text))
 
     def _opened(self, request: OpenRequest, definition: SourceDefinition, device: Device) -> OpenReport:
         hopping = device.hopping

@@ -157,6 +157,18 @@ class Writer:
         """Show a line that says that something is wrong, though the capture goes on."""
         self._send(Text(Severity.ERROR, text))
 
+    def lost(self, packets: int, reason: str = "kernel") -> None:
+        """Tell how many packets the device produced that never came here, since the last call.
+
+        helperd counts them in the source's ledger; another server gets a line for its user.
+
+        Args:
+            packets: how many.
+            reason: a word of ``messages.LOSSES``.
+        """
+        if packets:
+            self.warning(f"{packets} packets lost ({reason})")
+
     def flush(self) -> None:
         """Let everything written so far leave now; waits when the peer does not read fast enough.
 

@@ -1,0 +1,256 @@
+"""A block of the ring becomes Enhanced Packet Blocks where it lies, and leaves in one system call.
+
+Rules:
+  1. Nothing is copied: the head of a block is written in front of the packet's bytes and its tail behind
+     them, into room that the kernel does not look at any more. ``writev`` gathers the pieces.
+  2. The tail may reach into the head of the packet that follows: heads are read before tails are written.
+     The last tail of a block has its own place, because behind it begins the next block of the ring.
+  3. Packets of one length, one layout and no tag are treated as columns: one strided copy writes a field of
+     all of them. Otherwise packets are looked at one by one.
+
+Measured per packet of 200 bytes, CPython 3.11 (benchmarks/interface.py): columns 0.13 us, one by one
+0.39 us, the system call 0.04 us; slices and a join 0.46 us and a copy more.
+
+Source of facts: as ``_packetring``; pcapng: draft-ietf-opsawg-pcapng, section 4.3; cooked header: libpcap's
+LINKTYPE_LINUX_SLL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import sys
+from array import array
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from helperd.helpers._packetring import BLOCK, HEADS
+from helperd.pcapng import LENGTH, PADDING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from helperd.helpers._packetring import PacketRing
+
+PER_FRAME: Final = 1000
+"""Packets in a frame at most: a system call takes 1024 pieces."""
+COOKED: Final = 16
+"""Bytes of a cooked header."""
+WORD: Final = "L"
+"""Type code of an array of what a pointer or a size is."""
+_VLAN_VALID, _VLAN_TYPE_VALID = 1 << 4, 1 << 6
+_EVERY: Final = 1  # a bit that every packet's status has
+_COLUMNS: Final = 8  # fewest packets that are worth treating as columns
+_MAX_TAILS: Final = 2048
+_EPB: Final = 6
+_SECOND: Final = 1_000_000_000
+
+_PACKET = struct.Struct("=6I2H4xI2H").unpack_from
+_EPB_HEAD = struct.Struct("<7I").pack_into
+_TAG = struct.Struct(">2H").pack_into
+_ADDRESS = struct.Struct("=2x2s4xHBB8s").unpack_from
+_COOKED_HEAD = struct.Struct(">3H8s2s").pack_into
+
+
+class Pieces(NamedTuple):
+    """Blocks ready to leave.
+
+    Attributes:
+        table: pairs of address and length: what to gather, in order.
+        runs: runs of ``(bytes of a block, how many)``.
+        packets: how many packets, ``PER_FRAME`` at most.
+        nbytes: of all blocks.
+    """
+
+    table: array[int]
+    runs: list[tuple[int, int]]
+    packets: int
+    nbytes: int
+
+
+class Blocks:
+    """Reads the blocks of a ring.
+
+    Args:
+        ring: whose.
+        snaplen: bytes kept of a packet at most; a restored tag or a cooked header counts.
+    """
+
+    def __init__(self, ring: PacketRing, snaplen: int) -> None:
+        self._memory = ring.memory
+        self._bytes = memoryview(ring.memory)
+        self._words = self._bytes.cast("I")
+        self._base = ring.address
+        self._snaplen = snaplen
+        self._cooked = ring.cooked
+        self._special = _EVERY if ring.cooked else _VLAN_VALID
+        self._tails: dict[int, bytes] = {}
+        self._last = bytearray(8)
+        self._last_at = ctypes.addressof(ctypes.c_char.from_buffer(self._last))
+
+    def packets(self, at: int, count: int) -> Iterator[tuple[int, bytes, int]]:
+        """The packets of a block, copied.
+
+        Args:
+            at: offset of the block in the ring.
+            count: its packets.
+
+        Yields:
+            ``(nanoseconds since 1970, bytes, original length)``.
+        """
+        memory, special = self._memory, self._special
+        at += HEADS
+        for _ in range(count):
+            following, sec, nsec, size, original, status, mac, _, tag, kind, _ = _PACKET(memory, at)
+            data = at + mac
+            if status & special:
+                data, size, original = self._restore(at, data, size, original, status, tag, kind)
+            yield sec * _SECOND + nsec, memory[data : data + size], original
+            at += following
+
+    def pieces(self, at: int, count: int, interface: int) -> Iterator[Pieces]:
+        """Make Enhanced Packet Blocks of a block's packets; what is yielded is good until the next step.
+
+        Args:
+            at: offset of the block in the ring.
+            count: its packets.
+            interface: pcapng interface number.
+        """
+        at += HEADS
+        if count >= _COLUMNS:
+            table, total = self._columns(at, count, interface)
+            if total:
+                for start in range(0, count, PER_FRAME):
+                    some = min(PER_FRAME, count - start)
+                    piece = table[2 * start : 2 * (start + some) + (2 if start + some == count else 0)]
+                    yield Pieces(piece, [(total, some)], some, total * some)
+                return
+        while count:
+            some = min(count, PER_FRAME)
+            pieces, at = self._one_by_one(at, some, interface)
+            yield pieces
+            count -= some
+
+    def _one_by_one(self, at: int, count: int, interface: int) -> tuple[Pieces, int]:
+        """Packets of any kind; returns also where the packet behind them is."""
+        memory, base, special, tails = self._memory, self._base, self._special, self._tails
+        numbers: list[int] = []
+        add = numbers.append
+        index: list[tuple[int, int]] = []
+        alike = last = size = total = end = nbytes = 0
+        for _ in range(count):
+            following, sec, nsec, captured, original, status, mac, _, tag, kind, _ = _PACKET(memory, at)
+            if end:
+                behind = tails.get(size) or self._tail(size)
+                memory[end : end + len(behind)] = behind
+            size = captured
+            data = at + mac
+            if status & special:
+                data, size, original = self._restore(at, data, size, original, status, tag, kind)
+            stamp = sec * _SECOND + nsec
+            total = size + 35 & -4
+            begin = data - 28
+            _EPB_HEAD(memory, begin, _EPB, total, interface, stamp >> 32, stamp & 0xFFFFFFFF, size, original)
+            end = data + size
+            add(base + begin)
+            add(total)
+            nbytes += total
+            if total == last:
+                alike += 1
+            else:
+                if alike:
+                    index.append((last, alike))
+                last, alike = total, 1
+            at += following
+        index.append((last, alike))
+        table = array(WORD, numbers)
+        self._finish(table, size)
+        return Pieces(table, index, count, nbytes), at
+
+    def _columns(self, at: int, count: int, interface: int) -> tuple[array[int], int]:
+        """All packets of a block at once, if they are alike.
+
+        Returns:
+            The table and the bytes of one block; 0 bytes: they are not alike.
+        """
+        words, unlike = self._words, (array(WORD), 0)
+        stride, sec, _, size, _, status, mac, _, _, _, _ = _PACKET(self._memory, at)
+        inside = at + (count - 1) * stride + mac + size <= at - HEADS + BLOCK
+        if stride & 3 or mac & 3 or not stride or status & self._special or not inside:
+            return unlike
+        if size > self._snaplen or sys.byteorder != "little":
+            return unlike
+        step = stride // 4
+        span = (count - 1) * step + 1
+
+        def column(byte: int) -> memoryview:
+            first = (at + byte) // 4
+            return words[first : first + span : step]
+
+        links, sizes, places, statuses = column(0)[:-1], column(12), column(24), column(20)
+        if any(values[1:] != values[:-1] for values in (links, sizes, places)):
+            return unlike
+        if statuses[1:] != statuses[:-1] and any(value & _VLAN_VALID for value in statuses.tolist()):
+            return unlike
+        head = mac - 28
+        total = size + 35 & -4
+        stamps = _stamps(sec, column(4), column(8))
+        for byte, value in ((0, _EPB), (4, total), (8, interface), (20, size)):
+            column(head + byte)[:] = memoryview(array("I", [value]) * count)
+        column(head + 12)[:] = stamps[1::2]
+        column(head + 16)[:] = stamps[0::2]
+        column(head + 24)[:] = column(16)
+        for byte in range(at + mac + size, at + head + total - 4):
+            self._bytes[byte : byte + (count - 2) * stride + 1 : stride] = bytes(count - 1)
+        behind = (at + head + total - 4) // 4
+        tails = memoryview(array("I", [total]) * (count - 1))
+        words[behind : behind + span - step : step] = tails
+        table = array(WORD, [total]) * (2 * count)
+        begin = self._base + at + head
+        table[0::2] = array(WORD, range(begin, begin + count * stride, stride))
+        self._finish(table, size)
+        return table, total
+
+    def _finish(self, table: array[int], size: int) -> None:
+        """Give the last packet of a table its tail, from a place of its own."""
+        tail = self._tails.get(size) or self._tail(size)
+        self._last[: len(tail)] = tail
+        table[-1] -= len(tail)
+        table.extend((self._last_at, len(tail)))
+
+    def _tail(self, size: int) -> bytes:
+        """What stands behind a packet of this size: padding and the length of its block."""
+        if len(self._tails) >= _MAX_TAILS:
+            self._tails.clear()
+        tail = self._tails[size] = PADDING[size & 3] + LENGTH.pack(size + 35 & -4)
+        return tail
+
+    def _restore(
+        self, at: int, data: int, size: int, original: int, status: int, tag: int, kind: int
+    ) -> tuple[int, int, int]:
+        """Put in front of a packet what the kernel took off: a VLAN tag, or all of its link header.
+
+        Returns:
+            Where its bytes begin now, how many of them are kept, and how many there were.
+        """
+        memory = self._memory
+        if self._cooked:
+            protocol, hardware, direction, length, address = _ADDRESS(memory, at + HEADS)
+            data -= COOKED
+            _COOKED_HEAD(memory, data, direction, hardware, length, address, protocol)
+            return data, min(size + COOKED, self._snaplen), original + COOKED
+        if size < 12:
+            return data, size, original
+        memory[data - 4 : data + 8] = memory[data : data + 12]
+        _TAG(memory, data + 8, kind if status & _VLAN_TYPE_VALID else 0x8100, tag)
+        return data - 4, min(size + 4, self._snaplen), original + 4
+
+
+def _stamps(first: int, seconds: memoryview, nanoseconds: memoryview) -> memoryview:
+    """Stamps of 64 bits as words, the low half of each in front; ``first`` is the first packet's second."""
+    if seconds[-1] == first:
+        base = first * _SECOND
+        stamps = array("Q", [base + nsec for nsec in nanoseconds.tolist()])
+    else:
+        pairs = zip(seconds.tolist(), nanoseconds.tolist(), strict=True)
+        stamps = array("Q", [sec * _SECOND + nsec for sec, nsec in pairs])
+    return memoryview(stamps).cast("B").cast("I")

@@ -1,0 +1,205 @@
+"""Network interfaces: what they are, and when they go down, come back and vanish.
+
+Rules:
+  1. The kernel is asked by ``ioctl`` on any socket and by netlink; both need no privilege, and speak of the
+     namespace this process is in, as /sys may not.
+  2. A watch opens its socket before a sealed helper loses the right to, and only reads and writes afterwards.
+
+Source of facts: netdevice(7), rtnetlink(7), Linux's include/uapi/linux/if_arp.h; link types: libpcap's
+documentation of LINKTYPE_ values.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+from typing import Final, NamedTuple
+
+from helperd.helpers.sdk import Refused
+
+MAX_NAME: Final = 15
+ETHERNET, RAW_IP, COOKED = 1, 101, 113
+LINKTYPES: Final = {
+    1: ETHERNET,
+    772: ETHERNET,  # loopback
+    65534: RAW_IP,  # tun and its like: no header at all
+    519: RAW_IP,
+    801: 105,  # 802.11
+    802: 119,  # with a Prism header
+    803: 127,  # with radiotap
+    804: 230,  # 802.15.4, no checksum behind it
+    805: 230,
+    824: 253,  # netlink
+}
+"""Kind of hardware (ARPHRD_) to LINKTYPE of its packets; the others get a cooked header."""
+
+_DLT_RAW: Final = 12
+_FLAGS, _ADDRESS, _ETHTOOL = 0x8913, 0x8927, 0x8946
+_DRIVER: Final = 3
+_UP, _LOOPBACK = 1, 8
+_NEW_LINK, _DEL_LINK, _GET_LINK, _ERROR = 16, 17, 18, 2
+_LINKS: Final = 1
+_REQUEST: Final = 1
+_MESSAGE = struct.Struct("=IHHII")
+_LINK = struct.Struct("=BxHiII")
+
+
+class Link(NamedTuple):
+    """One interface.
+
+    Attributes:
+        name: as the system shows it.
+        number: what the kernel calls it.
+        kind: what hardware it is, an ARPHRD_ value.
+        up: it is up.
+        loopback: it is one.
+        driver: name and place of its driver; empty: not known.
+    """
+
+    name: str
+    number: int
+    kind: int
+    up: bool
+    loopback: bool
+    driver: str
+
+    @property
+    def cooked(self) -> bool:
+        """Whether its packets get a cooked header, because its own has no link type."""
+        return self.kind not in LINKTYPES
+
+    @property
+    def linktype(self) -> int:
+        """LINKTYPE of its packets as we hand them on."""
+        return LINKTYPES.get(self.kind, COOKED)
+
+    @property
+    def dlt(self) -> int:
+        """The same as libpcap's programs number it in memory."""
+        return _DLT_RAW if self.linktype == RAW_IP else self.linktype
+
+    @property
+    def filtered(self) -> int:
+        """LINKTYPE of its packets as a filter sees them: cooked ones still lack their header."""
+        return RAW_IP if self.cooked else self.linktype
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of an interface.
+
+    Raises:
+        Refused: "bad-definition".
+    """
+    odd = (
+        not name or name in {".", ".."} or any(c in "/:%" or c.isspace() or not c.isprintable() for c in name)
+    )
+    if odd or len(os.fsencode(name)) > MAX_NAME:
+        raise Refused(
+            f"{name[:40]!r} is no name of an interface: 1 to {MAX_NAME} characters without spaces, / or :; "
+            "ip link shows the names",
+            "bad-definition",
+        )
+
+
+def names() -> list[str]:
+    """All interfaces, in the order of their numbers."""
+    return [name for _, name in sorted(socket.if_nameindex())]
+
+
+def look(name: str) -> Link:
+    """What an interface is now.
+
+    Raises:
+        Refused: it does not exist.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        raw = os.fsencode(name)
+        try:
+            index = socket.if_nametoindex(name)
+            request = struct.pack("16s24x", raw)
+            flags = struct.unpack_from("=H", fcntl.ioctl(sock, _FLAGS, request), 16)[0]
+            kind = struct.unpack_from("=H", fcntl.ioctl(sock, _ADDRESS, request), 16)[0]
+        except OSError as error:
+            raise Refused(
+                f"no such interface: {name}; there are {', '.join(names()) or 'none'}"
+                if error.errno in {errno.ENODEV, errno.ENXIO}
+                else f"{name}: {error.strerror}"
+            ) from None
+        return Link(name, index, kind, bool(flags & _UP), bool(flags & _LOOPBACK), _driver(sock, raw))
+
+
+def _driver(sock: socket.socket, name: bytes) -> str:
+    """Driver and bus address, e.g. ``e1000e 0000:00:1f.6``; empty when the driver does not say."""
+    answer = ctypes.create_string_buffer(struct.pack("=I192x", _DRIVER), 196)
+    try:
+        fcntl.ioctl(sock, _ETHTOOL, struct.pack("16sP16x", name, ctypes.addressof(answer)))
+    except OSError:
+        return ""
+    driver, place = struct.unpack_from("=4x32s64x32s", answer.raw)
+    words = [text.split(b"\0")[0].decode("utf-8", "replace") for text in (driver, place)]
+    return " ".join(word for word in words if word and word != "N/A")
+
+
+class Watch:
+    """Tells what happens to one interface.
+
+    Attributes:
+        up: it was up when last heard of.
+        gone: it does not exist any more.
+    """
+
+    def __init__(self, index: int, *, up: bool) -> None:
+        self._index = index
+        self.up = up
+        self.gone = False
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self.socket = socket.socket(socket.AF_NETLINK, kind, 0)
+        try:
+            self.socket.bind((0, _LINKS))
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def ask(self) -> None:
+        """Ask for the present state; the answer comes as any news does."""
+        body = _LINK.pack(0, 0, self._index, 0, 0)
+        head = _MESSAGE.pack(_MESSAGE.size + len(body), _GET_LINK, _REQUEST, 1, 0)
+        self.socket.sendto(head + body, (0, 0))
+
+    def read(self) -> None:
+        """Take the news there is."""
+        while True:
+            try:
+                data = self.socket.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self.ask()  # news were lost
+                continue
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        at = 0
+        while at + _MESSAGE.size <= len(data):
+            size, kind, _, _, _ = _MESSAGE.unpack_from(data, at)
+            if size < _MESSAGE.size:
+                return
+            body = at + _MESSAGE.size
+            if kind == _ERROR and size >= _MESSAGE.size + 4:
+                self.gone = self.gone or struct.unpack_from("=i", data, body)[0] == -errno.ENODEV
+            elif kind in {_NEW_LINK, _DEL_LINK} and size >= _MESSAGE.size + _LINK.size:
+                family, _, index, flags, _ = _LINK.unpack_from(data, body)
+                if index == self._index and not family:  # a bridge tells of its ports in a family of its own
+                    self.up = bool(flags & _UP)
+                    self.gone = self.gone or kind == _DEL_LINK
+            at += size + 3 & -4
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.socket.close()

@@ -1,0 +1,275 @@
+"""``interface``: live capture on a network interface of Linux.
+
+::
+
+    definition:  eth0:type=interface,filter="tcp port 443",snaplen=256,promisc=false
+
+Rules:
+  1. The kernel fills blocks of a shared ring; under helperd their packets leave from where they lie, as ready
+     pcapng, without a copy of ours and without an object per packet. Another server gets a frame per packet.
+  2. Packets are as they were on the wire: a VLAN tag that the hardware took off is put back. Stamps are the
+     kernel's, in nanoseconds.
+  3. What the kernel had no room for is counted by it and told at once.
+  4. An interface that goes down is waited for. One that vanishes ends the helper; the next start is refused
+     until it exists again.
+  5. It needs CAP_NET_RAW and nothing else, and gives it up, with all it has not open, before the first packet.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from typing import TYPE_CHECKING, Final
+
+from helperd.errors import HelperdError
+from helperd.helpers import _bpf, _packetlink
+from helperd.helpers._bulk import BulkWriter
+from helperd.helpers._packetblock import Blocks
+from helperd.helpers._packetring import BLOCK, PacketRing, make_socket
+from helperd.helpers._packetsend import BulkSender
+from helperd.helpers._writer import MAX_CONTENT
+from helperd.helpers.sdk import Device, Helper, Interface, Refused, SourceDefinition, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Emit = Callable[[int, int], None]
+
+MAX_SNAPLEN: Final = MAX_CONTENT
+MIN_SNAPLEN: Final = 16
+BUFFER: Final = 32 << 20
+MAX_BUFFER: Final = 1 << 30
+TIMEOUT_MS: Final = 10
+SETTLE_MS: Final = 200  # after the last block: ask once more what was dropped
+UNITS: Final = {
+    "": 1,
+    "k": 1 << 10,
+    "kib": 1 << 10,
+    "m": 1 << 20,
+    "mib": 1 << 20,
+    "g": 1 << 30,
+    "gib": 1 << 30,
+}
+
+
+class InterfaceCapture(Helper):
+    """The capture."""
+
+    TYPE = "interface"
+    SUMMARY = "captures live on a network interface"
+    SEALED = True
+    OPTIONS = {  # noqa: RUF012 - a constant of the class, as in Helper
+        "snaplen": f"bytes kept of a packet, {MIN_SNAPLEN} to {MAX_SNAPLEN}; default all",
+        "promisc": "false: only what is for this station, and what it sends; default true",
+        "filter": "capture only what matches, in tcpdump's language, in quotes if it has commas",
+        "buffer": f"room in the kernel for packets not read yet, e.g. 64MiB; default {BUFFER >> 20}MiB",
+        "timeout": f"milliseconds until packets leave that are few, 1 to 1000; default {TIMEOUT_MS}",
+    }
+
+    def probe(self, definition: SourceDefinition) -> Device | bool:
+        """Ours: any interface there is, and whatever says ``type=interface``."""
+        name = definition.interface
+        if definition.get("type").lower() != self.TYPE and name not in _packetlink.names():
+            return False
+        _packetlink.check_name(name)
+        link = _packetlink.look(name)
+        make_socket().close()
+        return _device(link)
+
+    def open(self, definition: SourceDefinition) -> Device:
+        """Compile the filter, make the ring, and begin to hear."""
+        name = definition.interface
+        _packetlink.check_name(name)
+        link = _packetlink.look(name)
+        snaplen = _number(definition, "snaplen", MAX_SNAPLEN, MIN_SNAPLEN, MAX_SNAPLEN)
+        timeout = _number(definition, "timeout", TIMEOUT_MS, 1, 1000)
+        promiscuous = definition.flag("promisc", default=True)
+        expression = definition.get("filter")
+        program = _bpf.compile_filter(expression, link.filtered, snaplen, name)
+        self._link = link
+        self._timeout_ms = timeout
+        self._stopper = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._watch = _packetlink.Watch(link.number, up=link.up)
+        self._ring = PacketRing(
+            buffer=_size(definition, "buffer", BUFFER),
+            timeout_ms=timeout,
+            cooked=link.cooked,
+            program=program,
+        )
+        self._blocks = Blocks(self._ring, snaplen)
+        try:
+            self._ring.bind(name, link.number, promiscuous=promiscuous, loopback=link.loopback)
+        except OSError as error:
+            raise Refused(f"cannot capture on {name}: {error.strerror}; does it still exist?") from None
+        self._dlt = link.dlt
+        return _device(link, expression)
+
+    def list(self) -> list[Interface]:
+        """All interfaces; what cannot be used says why and what helps."""
+        try:
+            make_socket().close()
+            forbidden = ""
+        except Refused as error:
+            forbidden = error.text
+        found = []
+        for name in _packetlink.names():
+            link = _packetlink.look(name)
+            reason = forbidden or ("" if link.up else f"down: ip link set {name} up")
+            found.append(Interface(name, hardware="; ".join(text for text in (link.driver, reason) if text)))
+        return found
+
+    def stop(self) -> None:
+        """Wake the capture; it hands on what is there and returns."""
+        os.eventfd_write(self._stopper, 1)
+
+    # the capture thread
+
+    def capture(self, writer: Writer) -> str:
+        """Hand on blocks until told to stop."""
+        self._writer = writer
+        self._in_hand = 0
+        emit = self._emitter(writer)
+        try:
+            self._run(emit)
+        finally:
+            self._leave()
+        return f"the capture on {self._link.name} has ended"
+
+    def _emitter(self, writer: Writer) -> Emit:
+        """The way a block leaves: in place for helperd, packet by packet for others."""
+        blocks, dlt = self._blocks, self._dlt
+        if isinstance(writer, BulkWriter):
+            sender = BulkSender(writer)
+
+            def in_place(at: int, count: int) -> None:
+                for pieces in blocks.pieces(at, count, sender.interface):
+                    sender.send(pieces)
+                    self._in_hand -= pieces.packets
+
+            return in_place
+
+        def one_by_one(at: int, count: int) -> None:
+            writer.packets((dlt, *packet) for packet in blocks.packets(at, count))
+            writer.flush()
+            self._in_hand -= count
+
+        return one_by_one
+
+    def _run(self, emit: Emit) -> None:
+        """Wait for blocks, news and the end."""
+        ring, watch = self._ring, self._watch
+        poll = select.poll()
+        poll.register(ring.socket, select.POLLIN)
+        poll.register(watch.socket, select.POLLIN)
+        poll.register(self._stopper, select.POLLIN)
+        watch.ask()
+        settled = True
+        while True:
+            if self._drain(emit):
+                settled = False
+            elif not settled:
+                self._count_drops()
+                settled = True
+            events = dict(poll.poll(None if settled else SETTLE_MS))
+            if self._stopper in events:
+                self._drain(emit)
+                return
+            if events.get(ring.socket.fileno(), 0) & select.POLLERR:
+                self._on_error(ring.error())
+            if watch.socket.fileno() in events:
+                self._on_news(emit)
+
+    def _drain(self, emit: Emit) -> int:
+        """Hand on all blocks that are ready; returns how many."""
+        ring = self._ring
+        done = 0
+        while done < ring.blocks and (block := ring.take()) is not None:
+            self._in_hand = block[1]
+            if block[1]:
+                emit(*block)
+            ring.release()
+            done += 1
+            if ring.losing:
+                self._count_drops()
+        return done
+
+    def _count_drops(self) -> None:
+        self._writer.lost(self._ring.statistics().drops)
+
+    def _on_error(self, number: int) -> None:
+        """The socket's error; that the interface is down is told by the watch."""
+        if number not in {0, errno.ENETDOWN}:
+            raise HelperdError("exited", f"{self._link.name}: {os.strerror(number)}")
+
+    def _on_news(self, emit: Emit) -> None:
+        watch, name = self._watch, self._link.name
+        was_up = watch.up
+        watch.read()
+        if watch.gone:
+            self._writer.wait(3 * self._timeout_ms / 1000)  # until the last block has left the kernel
+            self._drain(emit)
+            self._count_drops()
+            raise HelperdError("device-gone", f"no such interface any more: {name} was removed")
+        if watch.up and not was_up:
+            self._writer.message(f"{name} is up again")
+        elif was_up and not watch.up:
+            self._writer.warning(f"{name} went down; packets come when it is up: ip link set {name} up")
+
+    def _leave(self) -> None:
+        """Count what is left behind, and let go."""
+        ring = self._ring
+        left = self._in_hand
+        if left:
+            ring.release()
+        for _ in range(ring.blocks):
+            if (block := ring.take()) is None:
+                break
+            left += block[1]
+            ring.release()
+        self._writer.lost(left + ring.statistics().drops)
+        ring.close()
+        self._watch.close()
+
+
+def _device(link: _packetlink.Link, expression: str = "") -> Device:
+    """What is told of an interface."""
+    warning = ""
+    if not link.up:
+        warning = f"{link.name} is down; packets come when it is up: ip link set {link.name} up"
+    message = f"captures on {link.name}" + (f", only {expression}" if expression else "")
+    return Device(
+        dlt=link.dlt,
+        hardware=link.driver,
+        capture_interface=link.name,
+        message=message,
+        warning=warning,
+    )
+
+
+def _number(definition: SourceDefinition, key: str, default: int, least: int, most: int) -> int:
+    text = definition.get(key)
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
+        raise Refused(f"{key}={text[:40]}: write a number from {least} to {most}", "bad-definition")
+    return int(text)
+
+
+def _size(definition: SourceDefinition, key: str, default: int) -> int:
+    text = definition.get(key)
+    if not text:
+        return default
+    digits = text.rstrip("KMGkmgiIbB")
+    unit = UNITS.get(text[len(digits) :].lower())
+    if unit is None or not digits.isascii() or not digits.isdigit() or len(digits) > 12:
+        raise Refused(f"{key}={text[:40]}: write a size such as 64MiB", "bad-definition")
+    size = int(digits) * unit
+    if not 2 * BLOCK <= size <= MAX_BUFFER:
+        raise Refused(
+            f"{key}={text}: from {2 * BLOCK >> 10}KiB to {MAX_BUFFER >> 20}MiB are possible", "bad-definition"
+        )
+    return size
+
+
+HELPER = InterfaceCapture
