@@ -9,7 +9,10 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import trio
 
 Plain = Mapping[str, Any]
 Verb = Literal["start", "stop", "restart", "pause", "resume"]
@@ -77,6 +80,19 @@ class TuneApi(Protocol):
 
         Raises:
             HelperdError: "not-supported", "unknown-source".
+        """
+
+
+class StreamApi(Protocol):
+    """A daemon that can make a consumer of a control connection."""
+
+    async def serve_stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> None:
+        """Send live packets until the reader or the daemon ends; a consumer like any other, and shown as one.
+
+        Args:
+            sock: the reader's; the caller closes it afterwards.
+            sources: all exist; empty means all.
+            form: ``pcapng``.
         """
 
 

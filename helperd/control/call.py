@@ -43,6 +43,7 @@ class Call:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     more: bool = False
     oneway: bool = False
+    upgrade: bool = False
 
 
 class CallError(Exception):
@@ -127,11 +128,9 @@ def parse_call(message: bytes | bytearray) -> Call:
     if not isinstance(parameters, dict):
         raise bad_request(f'"parameters" is a JSON object, not {_kind(parameters)}')
     more, oneway, upgrade = (_flag(value, key) for key in ("more", "oneway", "upgrade"))
-    if upgrade:
-        raise bad_request(
-            '"upgrade" is not supported here; read packets from the sockets that GetStatus names'
-        )
-    return Call(interface, method, parameters, more=more, oneway=oneway)
+    if upgrade and (more or oneway):
+        raise bad_request('"upgrade" goes neither with "more" nor with "oneway"')
+    return Call(interface, method, parameters, more=more, oneway=oneway, upgrade=upgrade)
 
 
 def _flag(value: Mapping[str, Any], key: str) -> bool:

@@ -97,6 +97,22 @@ class Client:
             reply, continues = self._receive(method, self.silence_s)
             yield reply
 
+    def upgrade(self, method: str, /, **parameters: Any) -> tuple[socket.socket, bytes]:
+        """Ask, and then use the connection for something else.
+
+        Returns:
+            The socket, which is the caller's from now on, and what was received behind the reply.
+
+        Raises:
+            ControlError: the daemon's answer is an error; the connection can be used further.
+            UnavailableError: "no-daemon", "timed-out".
+        """
+        self._send(method, parameters, upgrade=True)
+        self._receive(method, self._timeout_s)
+        taken = socket.socket(fileno=self._socket.detach())
+        taken.settimeout(None)
+        return taken, bytes(self._received)
+
     def fileno(self) -> int:
         """The socket's descriptor, to wait for."""
         return self._socket.fileno()
@@ -113,12 +129,10 @@ class Client:
     ) -> None:
         self.close()
 
-    def _send(self, method: str, parameters: dict[str, Any], *, more: bool = False) -> None:
+    def _send(self, method: str, parameters: dict[str, Any], **flags: bool) -> None:
         name = method if "." in method else f"io.helperd.{method}"
         given = {key: value for key, value in parameters.items() if value is not None}
-        call: dict[str, Any] = {"method": name, "parameters": given}
-        if more:
-            call["more"] = True
+        call = {"method": name, "parameters": given, **flags}
         self._socket.settimeout(self._timeout_s)
         try:
             self._socket.sendall(json.dumps(call).encode() + b"\0")

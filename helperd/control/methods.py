@@ -20,7 +20,7 @@ from helperd.control.call import OWN, SERVICE, Call, encode_reply, service_error
 from helperd.errors import HelperdError
 
 if TYPE_CHECKING:
-    from helperd.control.api import AddApi, Plain, ReloadApi, TuneApi
+    from helperd.control.api import AddApi, Plain, ReloadApi, StreamApi, TuneApi
     from helperd.control.room import Room
 
 GAP_S: Final = 0.1
@@ -40,6 +40,7 @@ class Entry(NamedTuple):
         stream: gives the replies of ``more``; None: ``more`` gets one reply.
         changes: only admins may call it.
         needs: name of the daemon's function without which it is not implemented; empty: always there.
+        takes_over: for ``upgrade``: what has the connection after the reply; a method with it needs ``upgrade``.
         attended: given up when the client goes away. What changes something is carried out to its end.
     """
 
@@ -48,6 +49,7 @@ class Entry(NamedTuple):
     changes: bool = False
     needs: str = ""
     attended: bool = False
+    takes_over: Callable[[Room, Call, trio.socket.SocketType], Awaitable[None]] | None = None
 
 
 async def get_status(room: Room, call: Call) -> bytes:
@@ -75,6 +77,23 @@ async def watch_status(room: Room, call: Call, send: Send) -> None:
         with trio.move_on_at(began + every):
             await room.changes.beyond(seen)
         await trio.sleep_until(began + GAP_S)
+
+
+async def stream(room: Room, call: Call) -> bytes:
+    """Check what is asked for before the connection becomes a stream."""
+    for name in call.parameters.get("sources") or []:
+        room.source(name)
+    form = call.parameters.get("format")
+    if form not in {None, "pcapng"}:
+        text = f"format is pcapng, not {form[:40]!r}"
+        raise service_error("InvalidParameter", {"parameter": "format"}, "bad-value", text)
+    return encode_reply({})
+
+
+async def carry_stream(room: Room, call: Call, sock: trio.socket.SocketType) -> None:
+    """Be a consumer socket until either side ends."""
+    sources = frozenset(call.parameters.get("sources") or [])
+    await cast("StreamApi", room.daemon).serve_stream(sock, sources, "pcapng")
 
 
 async def list_sources(room: Room, _call: Call) -> bytes:
@@ -295,6 +314,7 @@ async def get_info(_room: Room, _call: Call) -> bytes:
 
 
 METHODS: Final[Mapping[str, Entry]] = {
+    "Stream": Entry(stream, needs="serve_stream", takes_over=carry_stream),
     "GetStatus": Entry(get_status, stream=watch_status),
     "ListSources": Entry(list_sources),
     "GetSource": Entry(get_source),

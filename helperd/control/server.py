@@ -222,7 +222,9 @@ class Connection:
             entry = self.service.entry(call)
             if entry.changes:
                 self._must_be_admin(call)
-            if call.more and entry.stream is not None and not call.oneway:
+            if call.upgrade or entry.takes_over is not None:
+                await self._take_over(entry, call)
+            elif call.more and entry.stream is not None and not call.oneway:
                 await self._attend(self._stream, entry, call)
             elif entry.attended:
                 await self._attend(self._reply, entry, call)
@@ -242,6 +244,20 @@ class Connection:
         reply = await entry.answer(self.service.room, call)
         if not call.oneway:
             await self._send(reply)
+
+    async def _take_over(self, entry: Entry, call: Call) -> None:
+        """Reply, and let the connection be something else from then on; it ends with it."""
+        if entry.takes_over is None:
+            raise bad_request(f'{call.method} cannot be called with "upgrade"')
+        if not call.upgrade:
+            raise bad_request(f'{call.method} must be called with "upgrade": its answer is a stream of bytes')
+        await self._send(await entry.answer(self.service.room, call))
+        try:
+            await entry.takes_over(self.service.room, call, self.stream.socket)
+        except Exception:  # noqa: BLE001 - the reader gets no more than the end of its stream
+            self.service.bugs += 1
+            _LOG.exception("control: %s", call.method)
+        raise _Gone
 
     async def _stream(self, entry: Entry, call: Call) -> None:
         assert entry.stream is not None

@@ -188,6 +188,12 @@ class TunableDaemon(FakeDaemon):
     async def hop(self, name: str, channels: list[str], rate: float | None) -> None:
         self.change(name, channel=",".join(channels or ["all"]) + f"@{rate}")
 
+    async def serve_stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> None:
+        for name in sorted(sources) or ["all"]:
+            await sock.send(f"{form}:{name}\n".encode())
+        while await sock.recv(100):
+            pass
+
     async def add_source(self, definition: str, name: str | None) -> str:
         added = name or definition.partition(":")[0]
         if added in self.sources:

@@ -12,7 +12,7 @@ import pytest
 
 from helperd.control.client import Client, ControlError
 from helperd.errors import Code, HelperdError, UnavailableError
-from tests.control.fake import FakeDaemon, served_in_thread
+from tests.control.fake import FakeDaemon, TunableDaemon, served_in_thread
 
 
 @contextmanager
@@ -68,6 +68,17 @@ def test_an_order_that_is_too_long_is_refused_not_hung(rundir: Path) -> None:
     with served_in_thread(rundir), Client(str(rundir / "control.sock")) as client:  # noqa: SIM117
         with pytest.raises(ControlError, match="65536 bytes"):
             client.call("Probe", definition=definition)
+
+
+def test_a_connection_becomes_a_stream(rundir: Path) -> None:
+    with served_in_thread(rundir, TunableDaemon()), Client(str(rundir / "control.sock")) as client:
+        with pytest.raises(ControlError, match="nobody"):
+            client.upgrade("Stream", sources=["nobody"])
+        stream, data = client.upgrade("Stream", sources=["radio0"])
+        with stream:
+            while len(data) < 14:
+                data += stream.recv(100)
+    assert data == b"pcapng:radio0\n"
 
 
 def test_no_daemon_is_told_with_the_path_and_the_fix(rundir: Path) -> None:

@@ -51,7 +51,8 @@ def asked(rig: Rig, method: str, **parameters: Any) -> dict[str, Any]:
 
 
 def test_every_answer_of_the_real_daemon_follows_the_interface(rig: Rig) -> None:
-    with rig.connect():
+    with rig.connect() as reader:
+        assert reader.recv(1)
         status = asked(rig, "GetStatus")
     assert status["consumers"]
     assert asked(rig, "ListSources")["sources"] == ["radio0", "radio1", "broken"]

@@ -47,7 +47,7 @@ CHANGING = {
 
 
 def test_the_list_of_calls_above_is_whole() -> None:
-    assert {method for method, _ in CALLS} == set(INTERFACE.methods)
+    assert {method for method, _ in CALLS} == set(INTERFACE.methods) - {"Stream"}
 
 
 @pytest.mark.parametrize(("method", "parameters"), CALLS, ids=[f"{m}{list(p)}" for m, p in CALLS])
@@ -117,6 +117,8 @@ async def test_the_service_describes_itself(rundir: Path) -> None:
         ({"method": "io.helperd.GetStatus", "parameters": [1]}, "io.helperd.BadRequest", "array"),
         ({"method": "io.helperd.GetStatus", "more": "yes"}, "io.helperd.BadRequest", "more"),
         ({"method": "io.helperd.GetStatus", "upgrade": True}, "io.helperd.BadRequest", "upgrade"),
+        ({"method": "io.helperd.GetStatus", "upgrade": True, "more": True}, "io.helperd.BadRequest", "more"),
+        ({"method": "io.helperd.Stream", "upgrade": True}, f"{SERVICE}.MethodNotImplemented", "Stream"),
     ],
 )  # fmt: skip
 async def test_a_wrong_call_is_told_so_and_the_connection_goes_on(
@@ -184,6 +186,32 @@ async def test_a_bug_is_told_counted_and_logged_and_ends_nothing(
             assert service.bugs == 1
             assert "error" not in await client.call("GetStatus")
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_upgrade_makes_a_stream_of_the_connection(rundir: Path) -> None:
+    async with served(rundir, TunableDaemon()) as (path, service):
+        async with wire(path) as client:
+            with trio.fail_after(5):
+                assert (await client.call("Stream"))["error"] == "io.helperd.BadRequest"
+                for parameters, word in (
+                    ({"sources": ["nobody"]}, "UnknownSource"),
+                    ({"format": "x"}, "Invalid"),
+                ):
+                    await client.send(
+                        {"method": "io.helperd.Stream", "parameters": parameters, "upgrade": True}
+                    )
+                    assert word in (await client.message())["error"]
+                parameters = {"sources": ["radio0", "beacons"]}
+                await client.send({"method": "io.helperd.Stream", "parameters": parameters, "upgrade": True})
+                assert await client.message() == {"parameters": {}}
+                text = bytes(client.received)
+                while text.count(b"\n") < 2:
+                    text += await client.stream.receive_some(100)
+                assert text == b"pcapng:beacons\npcapng:radio0\n"
+        with trio.fail_after(5):
+            while service.clients:
+                await trio.lowlevel.checkpoint()
+        assert service.bugs == 0
 
 
 async def test_pipelined_calls_are_answered_in_order(rundir: Path) -> None:
