@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 
 from helperd.errors import HelperdError, UnavailableError
 
@@ -36,6 +35,8 @@ def default_runtime_dir() -> str:
     session = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(session) and os.path.isdir(session):
         return os.path.join(session, "helperd")
+    import tempfile  # costs a tenth of a command's start, and is seldom needed
+
     return os.path.join(tempfile.gettempdir(), f"helperd-{os.geteuid()}")
 
 

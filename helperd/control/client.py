@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import socket
+import struct
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from helperd.errors import Code, HelperdError, UnavailableError
@@ -60,7 +61,9 @@ class Client:
         self._timeout_s = timeout_s
         self._received = bytearray()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout_s)
+        if timeout_s is not None:  # a blocking connect waits for a full backlog, a non-blocking one fails at once
+            wait = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
         try:
             self._socket.connect(path)
         except OSError as error:

@@ -122,6 +122,7 @@ async def run(messages: int, seed: int) -> int:
                 replies += await talk(path, data)
                 sent += BATCH
                 daemon.sources = {name: source(name) for name in ("radio0", "beacons")}
+                daemon.number += 1
                 daemon.orders.clear()
                 if number == messages // BATCH // 10:
                     early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

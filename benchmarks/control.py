@@ -1,0 +1,205 @@
+"""What the control socket costs: `python -m benchmarks.control [--seconds N]`.
+
+Three tables: how long a command takes from its start to its end; what capture loses when many clients are idle, slow or
+rude; and what one `top` costs the supervisor. The baseline of each stands beside it, taken in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from helperd.control.client import Client
+from tests.rig import HELPERD, ROOT, Rig, daemon
+
+RUNS = 50
+TICK = os.sysconf("SC_CLK_TCK")
+HELPER = """
+[helperd]
+implicit_sinks = true
+
+[[helper]]
+name = "synthetic"
+command = ["builtin:synthetic"]
+types = ["synthetic"]
+"""
+
+
+def config(sources: int, rate: int) -> str:
+    blocks = [
+        f'\n[[source]]\nname = "s{n}"\ndefinition = "radio{n % 4}:type=synthetic,rate={rate},channels=1"\n'
+        for n in range(sources)
+    ]
+    return HELPER + "".join(blocks)
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has used."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / TICK
+
+
+@contextlib.contextmanager
+def running(text: str) -> Iterator[Rig]:
+    with tempfile.TemporaryDirectory(prefix="hd-") as folder, daemon(Path(folder), text) as rig:
+        rig.wait_running(timeout=60)
+        yield rig
+
+
+def commands() -> dict[str, dict[str, float]]:
+    """Wall-clock milliseconds of whole processes."""
+    with running(config(2, 100)) as rig:
+        where = ["--runtime-dir", str(rig.runtime)]
+        cases = {
+            "python -c pass": [sys.executable, "-c", "pass"],
+            "helperd status --json": [*HELPERD, "status", "--json", *where],
+            "helperd list": [*HELPERD, "list", *where],
+        }
+        times: dict[str, list[float]] = {name: [] for name in cases}
+        for _ in range(RUNS):
+            for name, argv in cases.items():
+                begin = time.perf_counter()
+                subprocess.run(
+                    argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+                )
+                times[name].append((time.perf_counter() - begin) * 1000)
+    return {
+        name: {"p50_ms": statistics.median(found), "p95_ms": sorted(found)[int(len(found) * 0.95) - 1]}
+        for name, found in times.items()
+    }
+
+
+def connected(rig: Rig, clients: int, first: bytes) -> list[socket.socket]:
+    """Clients that say something and then neither read nor write."""
+    found = []
+    for _ in range(clients):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(rig.control)
+        sock.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            sock.sendall(first)
+        found.append(sock)
+    return found
+
+
+CROWDS: dict[str, tuple[int, bytes]] = {
+    "nobody": (0, b""),
+    "1,000 idle": (1000, b""),
+    "100 that read nothing of a stream": (
+        100,
+        b'{"method":"io.helperd.GetStatus","more":true,"parameters":{"every_s":0.1}}\0',
+    ),
+    "100 that ask much and read nothing": (100, b'{"method":"io.helperd.GetStatus"}\0' * 500),
+    "1,000 that never finish": (1000, b'{"method":'),
+}
+
+
+def interference(seconds: float) -> dict[str, dict[str, float]]:
+    """Packets per second that reach a consumer while a crowd is connected; one round for each crowd, three times."""
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in CROWDS}
+    with running(config(2, 20_000)) as rig:
+        stop = threading.Event()
+
+        def read() -> None:
+            with rig.connect() as sock:
+                while not stop.is_set() and sock.recv(1 << 20):
+                    pass
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        pid = rig.status()["pid"]
+        for _ in range(3):
+            for name, (clients, first) in CROWDS.items():
+                crowd = connected(rig, clients, first)
+                time.sleep(0.5)
+                before, used, begin = delivered(rig), cpu_s(pid), time.perf_counter()
+                time.sleep(seconds)
+                took = time.perf_counter() - begin
+                figures[name].append(((delivered(rig) - before) / took, (cpu_s(pid) - used) / took))
+                for sock in crowd:
+                    sock.close()
+                time.sleep(0.5)
+        stop.set()
+        reader.join()
+    return {
+        name: {
+            "packets_per_s": statistics.median(rate for rate, _ in found),
+            "supervisor_cpu": statistics.median(cpu for _, cpu in found),
+        }
+        for name, found in figures.items()
+    }
+
+
+def delivered(rig: Rig) -> int:
+    with Client(rig.control) as client:
+        return sum(int(row["packets"]) for row in client.call("GetStatus")["consumers"])
+
+
+def top(seconds: float) -> dict[str, dict[str, float]]:
+    """Share of a core that the supervisor uses with 50 sources, without and with somebody who watches."""
+    found: dict[str, dict[str, float]] = {}
+    with running(config(50, 10)) as rig:
+        pid = rig.status()["pid"]
+        time.sleep(2)
+        for name in ("nobody watches", "top"):
+            stopped = threading.Event()
+            watcher = threading.Thread(target=watch, args=(rig, stopped))
+            if name == "top":
+                watcher.start()
+            used = cpu_s(pid)
+            time.sleep(seconds * 3)
+            found[name] = {"supervisor_cpu": (cpu_s(pid) - used) / (seconds * 3)}
+            stopped.set()
+            if name == "top":
+                watcher.join()
+    return found
+
+
+def watch(rig: Rig, stopped: threading.Event) -> None:
+    with Client(rig.control) as client:
+        for _status in client.more("GetStatus", every_s=1.0):
+            if stopped.is_set():
+                return
+
+
+def main() -> int:
+    """Measure, print, and write the figures if asked to."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.control", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one measurement (default 4)")
+    parser.add_argument("--json", metavar="FILE", help="write all figures there")
+    args = parser.parse_args()
+    parts: dict[str, Callable[[], dict[str, dict[str, float]]]] = {
+        "commands": commands,
+        "capture while clients are": lambda: interference(args.seconds),
+        "a watcher of 50 sources": lambda: top(args.seconds),
+    }
+    figures: dict[str, Any] = {}
+    for title, part in parts.items():
+        figures[title] = part()
+        print(f"\n{title}")
+        for name, row in figures[title].items():
+            print(
+                f"  {name:<40}" + "".join(f"  {key} {number:>10,.3f}" for key, number in row.items()),
+                flush=True,
+            )
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
