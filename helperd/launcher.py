@@ -78,14 +78,13 @@ class Process:
 
     Attributes:
         handle: the launcher's number for it.
-        pidfd: readable once the main process has ended; closed by ``close``.
         pid: for display; never signalled. -1 when it had ended already.
     """
 
     def __init__(self, launcher: Launcher, handle: int, pidfd: int) -> None:
         self.handle = handle
-        self.pidfd = pidfd
         self.pid = _pid_of(pidfd)
+        os.close(pidfd)  # the launcher keeps one and tells us of the end: one descriptor less for each helper
         self._launcher = launcher
         self._exit: Exit | None = None
         self._exited = trio.Event()
@@ -127,12 +126,6 @@ class Process:
     async def kill(self) -> None:
         """Kill the whole tree; ``empty`` tells when it is gone."""
         await self.signal(signal.SIGKILL)
-
-    def close(self) -> None:
-        """Close the pidfd; the process itself is not touched."""
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
 
     async def __aenter__(self) -> Self:
         return self
@@ -350,6 +343,22 @@ def launcher_env() -> dict[str, str]:
     """Return this process's environment with HELPERD_PATH: where isolated children find helperd and its libraries."""
     places = dict.fromkeys([os.path.dirname(PACKAGE), *(path for path in sys.path if path.startswith("/"))])
     return dict(os.environ) | {"HELPERD_PATH": os.pathsep.join(places)}
+
+
+def connect_launcher(path: str) -> int:
+    """Connect to a launcher that listens; return the descriptor, the caller's to close.
+
+    Raises:
+        LauncherGone: nobody listens there, or not for this user.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        fix = "start helperd-launcher.socket, and join group helperd"
+        raise LauncherGone("launcher-gone", f"{path}: {error.strerror}: {fix}") from None
+    return sock.detach()
 
 
 def start_launcher(config: str) -> tuple[int, int]:

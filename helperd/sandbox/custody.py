@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 from collections import deque
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 POOL = range(60800, 61024)  # one uid per running helper
 SHARED = range(61024, 61056)  # uid = "shared": one per profile, by its number
+DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
 
 
@@ -122,6 +124,8 @@ class Custody:
             return
         found = processes.privilege(helper.pid)
         different = differs(helper.child, found) if found else ""
+        if different and select.select([helper.pidfd], [], [], DYING_S)[0]:
+            return  # it was ended before exec, and was seen on its way out
         if different:
             helper.how = "unverified"
             self.say(f"{helper.name} is killed, its {different} is not what its profile says: {found}")
@@ -220,16 +224,17 @@ class Failure(NamedTuple):
 
 def read_errors(fd: int) -> Failure | None:
     """Read and close an error pipe; None when exec closed it."""
-    said = os.read(fd, 64).decode().split()
+    said = os.read(fd, 64).decode()
     os.close(fd)
-    return Failure(said[0], int(said[1])) if said else None
+    step, _, number = said.partition(" ")
+    return Failure(step, int(number) if number.isdigit() else errno.EPERM) if said else None
 
 
 def fork(child: Child) -> tuple[int, int]:
     """Fork a child that becomes something else; return its pid and the descriptor that tells of its exec."""
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        pid = os.fork()
+        pid = _quiet_fork()
         if pid == 0:
             become(child._replace(errors=write))
     except OSError:
@@ -240,9 +245,25 @@ def fork(child: Child) -> tuple[int, int]:
     return pid, read
 
 
+def _quiet_fork() -> int:
+    """Fork; in the child all signals stay blocked.
+
+    A signal that is meant for the child must not run a handler of ours there: its wake-up byte would reach us, and a
+    helper's TERM would be taken for the launcher's own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
 def fork_sweeper(uid: int) -> int:
     """Fork a child that kills all of a pool uid; return its pid."""
-    pid = os.fork()
+    pid = _quiet_fork()
     if pid == 0:
         processes.kill_uid(uid, POOL)
     return pid

@@ -48,9 +48,12 @@ class Loop:
         """Wait for the first event, or the first of ``times`` that is not 0, and make the calls."""
         due = [at for at in times if at]
         wait = max(0.0, min(due) - monotonic()) * 1000 if due else None
-        for fd, event in self.poll.poll(wait):
-            if fd in self.calls:
-                self.calls[fd](event)
+        ready = [(fd, event, self.calls.get(fd)) for fd, event in self.poll.poll(wait)]
+        for fd, event, call in ready:
+            if (
+                call is not None and self.calls.get(fd) is call
+            ):  # an earlier call may have ended or replaced it
+                call(event)
 
 
 class Log:

@@ -611,6 +611,32 @@ def signals(stage: Stage) -> list[str]:
 
 
 @scene
+def early_signals(stage: Stage) -> list[str]:
+    """A signal that comes before exec ends that child, and never reaches the launcher; nor does one to a sweeper."""
+    wrong = Wrong()
+    storm = (
+        "import signal\nfor n in (1, 2, 15, 10): signal.signal(n, signal.SIG_IGN)\n"
+        "for _ in range(2):\n  if os.fork() == 0:\n    while True:\n"
+        "      for n in (15, 1, 2):\n        os.kill(-1, n)\nresult = 1"
+    )
+    with stage.launcher(PLAIN) as asker:
+        for _ in range(100):
+            helper = Running(asker, 1)
+            asker.signal(helper.handle, signal.SIGTERM)
+            wrong.same("ended", asker.exited(helper.handle), ("signal", 15))
+            asker.empty(helper.handle)
+            helper.close()
+        for _ in range(10):
+            helper = Running(asker, 1)
+            helper.run(storm)
+            helper.kill()
+            helper.close()
+        wrong.same("the launcher", asker.ping(), 0)
+        wrong.same("its log", stage.said(), "")
+    return wrong
+
+
+@scene
 def resources(stage: Stage) -> list[str]:
     """A thousand launches and refusals later the launcher holds the same descriptors, and hardly more memory."""
     wrong = Wrong()
