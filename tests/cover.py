@@ -38,7 +38,11 @@ def covered(argv, data):
     while at < len(words) and words[at].startswith("-") and words[at] not in {"-c", "-m"}:
         at += 2 if words[at] in WITH_VALUE else 1
     target = words[at : at + 2]
-    if not target or target[0].startswith(TESTS) or target in (["-m", "coverage"], ["-m", "pytest"]):
+    if (
+        not target
+        or target[0].startswith(TESTS)
+        or (target[0] == "-m" and target[1].partition(".")[0] != "helperd")
+    ):
         return argv
     if target[0] == "-c" and not any(word.startswith(SUPERVISOR) for word in words):
         return argv
