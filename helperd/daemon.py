@@ -90,7 +90,7 @@ class Daemon:
             header=self.header,
             on_room=self.supervisor.room,
             on_connect=self.supervisor.on_consumer,
-            on_leave=self.supervisor.changed,
+            on_change=self.supervisor.changed,
             sources=frozenset(spec.sources),
             single=single,
             spec=spec,

@@ -28,7 +28,7 @@ class StreamSink:
         sources: which sources its consumers get; empty means all.
         single: set for a source's own socket, which carries one link type.
         on_connect: called when a consumer has connected, for sources that start with their first consumer.
-        on_leave: called when a consumer has gone.
+        on_change: called when a consumer has come or gone.
         spec: the configuration's entry, None for an implicit socket.
         scope: cancelling it closes the sink.
         refused: connections that could not be accepted for lack of file descriptors.
@@ -40,7 +40,7 @@ class StreamSink:
     header: bytes
     on_room: Bell
     on_connect: Callable[[frozenset[str]], None]
-    on_leave: Callable[[], None]
+    on_change: Callable[[], None]
     sources: frozenset[str] = frozenset()
     single: str | None = None
     spec: SinkSpec | None = None
@@ -95,6 +95,7 @@ class StreamSink:
             connected_at=trio.current_time(),
         )
         self.consumers.append(consumer)
+        self.on_change()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(consumer.serve)
@@ -102,7 +103,7 @@ class StreamSink:
                 self.on_connect(self.sources)
         finally:
             self.consumers.remove(consumer)
-            self.on_leave()
+            self.on_change()
 
     def finish(self) -> None:
         """Let every consumer have what is queued, then end its stream."""
