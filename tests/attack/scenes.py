@@ -659,7 +659,7 @@ def resources(stage: Stage) -> list[str]:
         before = look()
         work(300)
         after = look()
-        wrong.same("descriptors", after[0], before[0])
+        wrong.same("descriptors grow", after[0] > before[0], False)  # fewer: the last helper had not all gone before
         wrong.same("memory grows", after[1] - before[1] > 1024, False)
     return wrong
 
