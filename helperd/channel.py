@@ -282,12 +282,16 @@ class Channel:
             while holding():
                 await wait_for_room()
 
-    async def drain(self) -> None:
+    async def drain(self, held_up: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint) -> None:
         """Deliver what still comes after the decision to stop; ends at the end of the output.
 
         A helper whose bytes were refused is read on, so that it can end, but not listened to.
+
+        Args:
+            held_up: awaited after each read: waits while a lossless consumer is full.
         """
         while not self.eof:
+            await held_up()
             try:
                 await self._turn()
             except RemoteProtocolError:

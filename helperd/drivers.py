@@ -194,7 +194,7 @@ async def _ask_once(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(incarnation.channel.keep_writing)
-            nursery.start_soon(incarnation.read_stderr, lambda _line: None)
+            nursery.start_soon(incarnation.read_stderr)
             with trio.move_on_at(deadline):
                 await incarnation.channel.greet()
                 report = await incarnation.channel.request(request, kind)

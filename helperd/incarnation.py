@@ -21,12 +21,13 @@ from helperd.channel import FOREIGN_READ, OWN_READ, Channel
 from helperd.errors import LaunchFailed, LocalProtocolError
 from helperd.lifecycle import ladder
 from helperd.logs import StderrLines
+from helperd.page import make_page, produced
 from helperd.wire.greeting import Program
 from helperd.wire.messages import Message, Shutdown
 from helperd.wire.session import Role, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from helperd.config.specs import HelperSpec
     from helperd.launcher import Exit as ProcessExit
@@ -37,26 +38,29 @@ OWN_BUFFER: Final = 4 << 20
 """Socket buffer asked for our own helpers' output, in bytes; the kernel may give less."""
 _AFTER_EMPTY_S: Final = 0.5
 _LEAVE_S: Final = 0.25
+_HELD_LOOK_S: Final = 0.1
 
 
 @dataclass(slots=True)
 class Ends:
-    """The descriptors of one helper: ours, and those it is given (in, out, err)."""
+    """The descriptors of one helper: ours, and those it is given (in, out, err; ours get the page too, or -1)."""
 
     to_helper: int
     from_helper: int
     stderr: int
-    given: tuple[int, int, int]
+    page: int
+    given: tuple[int, ...]
 
     def close_given(self) -> None:
         """Close the helper's ends in this process."""
-        for fd in self.given:
+        for fd in self.given[:3]:
             os.close(fd)
 
     def close_ours(self) -> None:
         """Close our ends."""
-        for fd in (self.to_helper, self.from_helper, self.stderr):
-            os.close(fd)
+        for fd in (self.to_helper, self.from_helper, self.stderr, self.page):
+            if fd >= 0:
+                os.close(fd)
 
 
 _INTERPRETERS: Final = ("python", "perl", "ruby", "node", "sh", "bash")
@@ -97,14 +101,18 @@ def make_ends(*, own: bool) -> Ends:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, OWN_BUFFER)
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, OWN_BUFFER)
             from_helper, child_out = ours.detach(), theirs.detach()
+            opened += [from_helper, child_out]
+            page = make_page()
         else:
+            page = -1
             from_helper, child_out = os.pipe2(os.O_CLOEXEC)
     except OSError:
         for fd in opened:
             os.close(fd)
         raise
     os.set_blocking(stderr, False)
-    return Ends(to_helper, from_helper, stderr, (child_in, child_out, child_err))
+    given = (child_in, child_out, child_err, page)
+    return Ends(to_helper, from_helper, stderr, page, given if own else given[:3])
 
 
 class Incarnation:
@@ -113,16 +121,23 @@ class Incarnation:
     Attributes:
         ended: how the main process ended, once it is known.
         climbed: a TERM or KILL of ours came before that.
+        on_line: called with each line it writes to stderr.
+        holding, wait_for_room: whether reading is to wait for a consumer, and the wait itself.
     """
 
-    def __init__(self, helper: HelperSpec, process: Process, channel: Channel, stderr_fd: int) -> None:
+    def __init__(self, helper: HelperSpec, process: Process, channel: Channel, ends: Ends) -> None:
         self.helper = helper
         self.process = process
         self.channel = channel
         self.stderr = StderrLines(trio.current_time())
         self.ended: ProcessExit | None = None
         self.climbed = False
-        self._stderr_fd = stderr_fd
+        self.on_line: Callable[[str], None] = lambda _line: None
+        self.holding: Callable[[], bool] = lambda: False
+        self.wait_for_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self._stderr_fd = ends.stderr
+        self._page_fd = ends.page
+        self._emptied = False
 
     @classmethod
     async def launch(
@@ -167,9 +182,14 @@ class Incarnation:
             deliver=deliver,
             on_message=on_message,
         )
-        return cls(helper, process, channel, ends.stderr)
+        return cls(helper, process, channel, ends)
 
-    async def read_stderr(self, on_line: Callable[[str], None]) -> None:
+    @property
+    def produced(self) -> int | None:
+        """Packets that a helper of ours has counted; None for others."""
+        return produced(self._page_fd) if self._page_fd >= 0 else None
+
+    async def read_stderr(self) -> None:
         """Hand on what the helper writes to stderr, line by line and within its budget, until the pipe ends."""
         while True:
             with suppress(trio.ClosedResourceError):
@@ -186,7 +206,7 @@ class Incarnation:
                 else self.stderr.close(trio.current_time())
             )
             for line in lines:
-                on_line(line)
+                self.on_line(line)
             if not data:
                 return
 
@@ -207,15 +227,25 @@ class Incarnation:
             async with trio.open_nursery() as nursery:
                 drained = trio.Event()
                 nursery.start_soon(self._drain, drained)
+                nursery.start_soon(self.channel.keep_writing)
                 await self._climb(reason, entering)
+                self._emptied = True
                 with trio.move_on_after(_AFTER_EMPTY_S):
                     await drained.wait()
                 nursery.cancel_scope.cancel()
         self.close()
 
     async def _drain(self, drained: trio.Event) -> None:
-        await self.channel.drain()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.read_stderr)
+            await self.channel.drain(self._held_up)
         drained.set()
+
+    async def _held_up(self) -> None:
+        """Wait for a lossless consumer, but not once the tree is empty: what the pipe holds then is little."""
+        while self.holding() and not self._emptied:
+            with trio.move_on_after(_HELD_LOOK_S):
+                await self.wait_for_room()
 
     async def _climb(self, reason: str, entering: Callable[[str], None]) -> None:
         steps = ladder(
@@ -259,4 +289,6 @@ class Incarnation:
             trio.lowlevel.notify_closing(self._stderr_fd)
             os.close(self._stderr_fd)
             self._stderr_fd = -1
-        self.process.close()
+        if self._page_fd >= 0:
+            os.close(self._page_fd)
+            self._page_fd = -1

@@ -138,8 +138,6 @@ class Process:
                     await self.empty()
             except LauncherGone:
                 pass  # then it is dead or dying, and nobody is left to ask
-            finally:
-                self.close()
 
 
 class Launcher:

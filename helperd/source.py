@@ -4,39 +4,37 @@ Rules:
   1. The coroutine stands where ``life.state`` says; what an event means there is in ``lifecycle.ANSWERS``.
   2. Whatever goes wrong inside an incarnation ends that incarnation and nothing else.
   3. A new process is asked for only when the old tree is gone.
+  4. A bug of ours costs this source one try: it is logged, its processes are killed, and it is tried again later.
 """
 
 from __future__ import annotations
 
+import math
 import random
-import select
 import time
+import traceback
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from helperd import vitals
 from helperd.bell import Bell
 from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut
 from helperd.incarnation import Incarnation, program_of
 from helperd.lifecycle import (
     Answer,
-    ChildWatch,
     Ending,
     Event,
-    Evidence,
     Exit,
     Life,
-    Patience,
     Policy,
     State,
     Why,
     classify,
-    verdict,
 )
 from helperd.translate import Translator
+from helperd.watch import Watch
 from helperd.wire import bulk
 from helperd.wire.greeting import attempts
 from helperd.wire.messages import (
@@ -56,21 +54,19 @@ from helperd.wire.messages import (
 from helperd.wire.session import Phase
 
 if TYPE_CHECKING:
+    from helperd import vitals
     from helperd.bus import MessageBus
     from helperd.config.specs import HelperSpec, SourceSpec
     from helperd.gate import StartGate
     from helperd.launcher import Launcher
     from helperd.routing import Route, RouteTable
+    from helperd.watch import Finding, Moment
     from helperd.wire.frames import Generation, Run
     from helperd.wire.greeting import GenerationCache, Program
 
 GREET_S: Final = 5.0
 OPEN_S: Final = 15.0
 CONFIGURE_S: Final = 10.0
-OWN_PING_S: Final = 1.0
-FOREIGN_PING_S: Final = 5.0
-OWN_DEADLINE_S: Final = 2.5
-FOREIGN_DEADLINE_S: Final = 15.0
 _RATE_S: Final = 2.0
 
 
@@ -143,7 +139,8 @@ class Source:
         self.orders = Bell()
         self.helper: HelperSpec | None = None
         self.opened = Opened()
-        self.liveness = ("ok", "")
+        self.watch: Watch | None = None
+        self.faults = 0
         self.last_packet_at: float | None = None
         self.rung = ""
         self.last_words: list[str] = []
@@ -159,6 +156,7 @@ class Source:
         self._program: Program | None = None
         self._last_way = True
         self._held_since: float | None = None
+        self._received_before = 0
 
     @property
     def name(self) -> str:
@@ -179,24 +177,66 @@ class Source:
         self.orders.ring()
         return answer
 
+    def adjust(self, helper: HelperSpec) -> None:
+        """Take over what a reload changed about the helper and needs no new process."""
+        self.helper = helper
+        if self.incarnation is not None:
+            self.incarnation.helper = helper
+        if self.watch is not None:
+            self.watch.helper = helper
+
     def _on_change(self, _life: Life) -> None:
         self.shell.changed()
 
     # the life
 
     async def keep_running(self) -> None:
-        """Live until removed; never raises because of a helper."""
-        life = self.life
+        """Live until removed; never raises because of a helper, nor because of a bug of ours.
+
+        Raises:
+            LauncherGone: there is no launcher any more, and no helper.
+        """
         while self.is_kept():
-            if life.state in {State.DOWN, State.FAILED} and not life.woken:
-                await self.orders.wait()
-                if not self.is_kept():
-                    life.enter(None, trio.current_time())
-                continue
-            if life.state is State.BACKOFF and not life.woken:
-                await self._rest()
-            else:
-                await self._guarded_run()
+            try:
+                await self._live_on()
+            except Exception as error:
+                if _is_end(error):
+                    raise
+                await self._recover(error)
+
+    async def _live_on(self) -> None:
+        """Go on from wherever the life stands, by one step."""
+        life = self.life
+        if life.state in {State.DOWN, State.FAILED} and not life.woken:
+            await self.orders.wait()
+            if not self.is_kept():
+                life.enter(None, trio.current_time())
+        elif life.state is State.BACKOFF and not life.woken:
+            await self._rest()
+        else:
+            await self._guarded_run()
+
+    async def _recover(self, error: Exception) -> None:
+        """Our own code failed outside the border: leave no process behind, and go on from a state that is true."""
+        self.faults += 1
+        self._scope = None
+        self.life.post(Event.OUR_FAULT, trio.current_time())
+        told = "".join(traceback.format_exception(error)).strip()
+        self.shell.log("error", self.name, f"bug: {type(error).__name__}: {error}\n{told}")
+        incarnation, self.incarnation = self.incarnation, None
+        if incarnation is not None:
+            with trio.CancelScope(shield=True):
+                try:
+                    await incarnation.process.kill()
+                    await incarnation.process.empty()
+                finally:
+                    incarnation.close()
+        self.watch = None
+        self._translator = None
+        self.rung = ""
+        bug = Exit(Why.ACCIDENT, "bug", f"a bug of helperd's own: {type(error).__name__}: {error}")
+        self.life.recover(bug, trio.current_time(), random.random())
+        await trio.lowlevel.checkpoint()
 
     async def _rest(self) -> None:
         life = self.life
@@ -245,7 +285,8 @@ class Source:
         self._shutdown = None
         self._offers_bulk = False
         self.last_words = []
-        self.liveness = ("ok", "")
+        self.watch = None
+        self._received_before = self.route.ledger.received
         if life.state is not State.STARTING:
             life.enter(State.STARTING, trio.current_time())
         number = life.new_incarnation()
@@ -295,18 +336,27 @@ class Source:
                 on_message=self._on_message,
                 generation=ways[0],
             )
+            incarnation.on_line = self._on_stderr
+            incarnation.holding = self._holding
+            incarnation.wait_for_room = self._wait_for_room
             self.incarnation = incarnation
+            now = trio.current_time()
+            watch = Watch(incarnation.channel, incarnation.process.pid, self.helper, self.route, now)
+            watch.await_until(now + GREET_S, f"the answer to PING did not come within {GREET_S:g} s")
+            self.watch = watch
             life.post(Event.LAUNCHED, trio.current_time(), number)
             life.enter(State.GREETING, trio.current_time())
             async with trio.open_nursery() as inside:
                 inside.start_soon(slot.release_soon)
                 inside.start_soon(incarnation.channel.keep_writing)
-                inside.start_soon(incarnation.read_stderr, self._on_stderr)
+                inside.start_soon(incarnation.read_stderr)
                 inside.start_soon(self._watch_end, incarnation, number)
-                with self._limit(GREET_S, "the answer to PING"):
-                    await incarnation.channel.greet()
+                await incarnation.channel.greet()
+                watch.await_until(
+                    trio.current_time() + OPEN_S, f"its open report did not come within {OPEN_S:g} s"
+                )
                 slot.release()
-                await self._open_and_pump(incarnation, number, inside)
+                await self._open_and_pump(incarnation, number, watch)
                 inside.cancel_scope.cancel()
 
     def _ways_to_greet(self) -> tuple[Generation | None, ...]:
@@ -321,7 +371,7 @@ class Source:
         ways = attempts(helper.wire, known)
         return ways[1:] if self.life.history.v0_tried and len(ways) > 1 else ways
 
-    async def _open_and_pump(self, incarnation: Incarnation, number: int, inside: trio.Nursery) -> None:
+    async def _open_and_pump(self, incarnation: Incarnation, number: int, watch: Watch) -> None:
         life = self.life
         channel = incarnation.channel
         generation = channel.session.generation
@@ -333,11 +383,9 @@ class Source:
         self._translator.definition = self.spec.definition
         life.post(Event.GREETED, trio.current_time(), number)
         life.enter(State.OPENING, trio.current_time())
-        inside.start_soon(self._keep_alive, incarnation, number)
         if self._offers_bulk:
             channel.send(Register(bulk.SUBSYSTEM))
-        with self._limit(OPEN_S, "its open report"):
-            report = await channel.request(OpenRequest(self.spec.definition), OpenReport)
+        report = await channel.request(OpenRequest(self.spec.definition), OpenReport)
         if not report.success:
             raise OpenRefused("open-refused", report.message or "the helper gave no reason")
         self._take(report)
@@ -345,6 +393,8 @@ class Source:
             self._offers_bulk and channel.session.phase is Phase.OPEN
         ):  # else it has said goodbye in the same read
             channel.send(Register(bulk.SUBSYSTEM, self._translator.number_of(report.dlt)))
+        watch.arrived()
+        watch.running = True
         life.post(Event.OPENED, trio.current_time(), number)
         life.enter(State.RUNNING, trio.current_time())
         self.shell.log(
@@ -366,9 +416,6 @@ class Source:
         if self._translator is not None:
             self._translator.hardware = report.hardware
             self._translator.dlt = report.dlt
-
-    def _limit(self, seconds: float, what: str) -> _Limit:
-        return _Limit(seconds, f"{what} did not come within {seconds:g} s")
 
     async def _watch_end(self, incarnation: Incarnation, number: int) -> None:
         await incarnation.wait_ended()
@@ -467,103 +514,38 @@ class Source:
                 if trio.current_time() >= self._held_since + outbox.hold:
                     outbox.give_up()
 
-    async def _keep_alive(self, incarnation: Incarnation, number: int) -> None:
-        """Send PING, judge silence, watch the children; until cancelled."""
-        helper = incarnation.helper
-        channel = incarnation.channel
-        own = helper.builtin is not None
-        interval = OWN_PING_S if own else FOREIGN_PING_S
-        deadline = OWN_DEADLINE_S if own else FOREIGN_DEADLINE_S
-        children = ChildWatch(helper.needs_child) if helper.needs_child else None
-        silence = Patience(self.spec.silence, trio.current_time()) if self.spec.silence else None
-        pinged_at: float | None = None
-        next_ping_at = trio.current_time() + interval  # the greeting was one already
-        turn = vitals.run_queue(incarnation.process.pid)
-        while True:
-            now = trio.current_time()
-            if now >= next_ping_at:
-                next_ping_at = now + interval
-                if not own or now - channel.life_at >= interval * 0.9:
-                    channel.ping()
-                    if pinged_at is None or pinged_at < channel.life_at:
-                        pinged_at = now
-            if pinged_at is not None and pinged_at < channel.life_at:
-                pinged_at = None
-                turn = vitals.run_queue(incarnation.process.pid)
-            judged = verdict(self._evidence(incarnation, now, pinged_at, turn, deadline), deadline)
-            self.liveness = (judged.word, judged.reason)
-            if judged.life_at > channel.life_at:
-                channel.life_at = judged.life_at
-                pinged_at = None
-                turn = vitals.run_queue(incarnation.process.pid)
-            if judged.hung:
-                text = f"no byte for {now - channel.life_at:.1f} s, PING unanswered"
-                self.post(Event.HUNG, incarnation=number, reason=judged.reason, text=text)
-                return
-            if self._is_silent(silence, now) and self._on_silence(number, silence):
-                return
-            if children is not None and children.gone(
-                vitals.living_descendants(incarnation.process.pid), now
-            ):
-                self.post(
-                    Event.HUNG,
-                    incarnation=number,
-                    reason="child-gone",
-                    text="a process the helper depends on is gone",
-                )
-                return
-            self._settle(number, now, judged.word)
-            wake_at = min(next_ping_at, max(channel.life_at + deadline, now) + 0.02)
-            if children is not None or silence is not None:
-                wake_at = min(wake_at, now + 0.25)
-            await trio.sleep_until(wake_at)
+    def tick(self, moment: Moment) -> None:
+        """Look after the helper's life; called four times a second."""
+        watch, life = self.watch, self.life
+        if watch is None or life.state not in _WATCHED or life.ended_by is not None:
+            return
+        found = watch.turn(moment, self.spec, self.last_packet_at)
+        if found is not None:
+            self._on_finding(found)
+        elif life.history.n and watch.word == "ok" and moment.now >= (life.settles_at or math.inf):
+            self.post(Event.SETTLED, incarnation=life.incarnation)
 
-    def _evidence(
-        self,
-        incarnation: Incarnation,
-        now: float,
-        pinged_at: float | None,
-        turn: vitals.Turn | None,
-        deadline: float,
-    ) -> Evidence:
-        channel = incarnation.channel
-        pid = incarnation.process.pid
-        if now - channel.life_at <= deadline:
-            return Evidence(now, channel.life_at, pinged_at)
-        starved = vitals.starved(turn, vitals.run_queue(pid), now - channel.life_at)
-        return Evidence(
-            now,
-            channel.life_at,
-            pinged_at,
-            holding=bool(self.route.holding()),
-            our_lag=self.shell.lagged_at > channel.life_at,
-            readable=_readable(channel.from_helper),
-            runnable_starved=starved or vitals.frozen(vitals.cgroup(pid)),
-            proc_state=vitals.process_state(pid),
-        )
+    def _on_finding(self, found: Finding) -> None:
+        number = self.life.incarnation
+        if found.word in {"silent", "not-listening"}:
+            self._say("alert" if found.word == "silent" else "warning", f"{found.reason}: {found.text}")
+        elif found.word == "timed-out":
+            self.post(Event.DUE, incarnation=number, reason=found.reason, text=found.text)
+        else:
+            if self.watch is not None:
+                self.watch.word, self.watch.reason = found.word, found.reason
+            self.post(Event.HUNG, incarnation=number, reason=found.reason, text=found.text)
 
-    def _is_silent(self, silence: Patience | None, now: float) -> bool:
-        if silence is None:
-            return False
-        if self.last_packet_at is not None and self.last_packet_at > silence.since:
-            silence.seen(self.last_packet_at)
-        silence.hold(now, held=bool(self.route.holding()) or self.shell.lagged_at > now - 1.0)
-        return self.life.state is State.RUNNING and silence.over(now)
-
-    def _on_silence(self, number: int, silence: Patience | None) -> bool:
-        assert silence is not None
-        text = f"no packet for {silence.limit:g} s"
-        if self.spec.on_silence == "alert":
-            self._say("alert", f"silent: {text}")
-            silence.seen(trio.current_time())
-            return False
-        self.post(Event.HUNG, incarnation=number, reason="silent", text=text)
-        return True
-
-    def _settle(self, number: int, now: float, word: str) -> None:
-        life = self.life
-        if life.history.n and word == "ok" and life.settles_at is not None and now >= life.settles_at:
-            self.post(Event.SETTLED, incarnation=number)
+    @property
+    def liveness(self) -> tuple[str, str]:
+        """The word that status shows while there is a process, and the reason beside it."""
+        if self.incarnation is None or self.watch is None:
+            return "", ""
+        if self.rung == "wait":
+            return "hung", "stuck-in-kernel"
+        if self.watch.word == "ok" and self.life.state is State.RUNNING and self.route.holding():
+            return "stalled-by-consumer", ""
+        return self.watch.word, self.watch.reason
 
     # the end
 
@@ -575,7 +557,7 @@ class Source:
         return event.value if event in orders else ""
 
     def _hung(self) -> tuple[str, str]:
-        if self.life.ended_by is None or self.life.ended_by[0] is not Event.HUNG:
+        if self.life.ended_by is None or self.life.ended_by[0] not in {Event.HUNG, Event.DUE}:
             return "", ""
         detail = self.life.ended_by[1]
         return str(detail.get("reason", "")), str(detail.get("text", ""))
@@ -591,8 +573,7 @@ class Source:
         if incarnation is None:
             return "", None, False
         await incarnation.stop(reason=reason, entering=self._on_rung)
-        if incarnation.channel.cut:
-            self.route.ledger.upstream["partial-frame"] += 1
+        self._count_unsent(incarnation)
         self.last_words = list(incarnation.stderr.last)
         self.incarnation = None
         self._translator = None
@@ -600,31 +581,23 @@ class Source:
         ended = incarnation.ended
         return ("", None, True) if ended is None else (ended.how, ended.code, incarnation.climbed)
 
+    def _count_unsent(self, incarnation: Incarnation) -> None:
+        """What the helper had produced and died with: exact for our own, a cut frame at least for others."""
+        ledger = self.route.ledger
+        counted = incarnation.produced
+        if counted is not None:
+            received = ledger.received - self._received_before
+            if counted > received:
+                ledger.upstream["died-unsent"] += counted - received
+        elif incarnation.channel.cut:
+            ledger.upstream["partial-frame"] += 1
+
     def _on_rung(self, rung: str) -> None:
         self.rung = rung
         self.shell.changed()
 
 
-@dataclass(slots=True)
-class _Limit:
-    """A time limit whose passing is the peer's fault."""
-
-    seconds: float
-    text: str
-    _scope: trio.CancelScope | None = None
-
-    def __enter__(self) -> None:
-        self._scope = trio.move_on_after(self.seconds)
-        self._scope.__enter__()
-
-    def __exit__(self, *exc: object) -> bool:
-        assert self._scope is not None
-        swallowed = bool(self._scope.__exit__(*exc))  # type: ignore[arg-type]
-        if self._scope.cancelled_caught:
-            raise PeerTimedOut("timed-out", self.text)
-        return swallowed
-
-
+_WATCHED: Final = frozenset({State.GREETING, State.OPENING, State.RUNNING})
 _SEVERITIES: Final = {
     Severity.DEBUG: "debug",
     Severity.INFO: "info",
@@ -647,7 +620,8 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def _readable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
+def _is_end(error: BaseException) -> bool:
+    """Whether the launcher's end is in it, which is everybody's end."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_end, error.exceptions))
+    return isinstance(error, LauncherGone)

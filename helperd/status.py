@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from helperd import __version__
-from helperd.lifecycle import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +31,7 @@ def source_status(source: Source, now: float, linktypes: list[int]) -> dict[str,
         "state": str(life.state),
         "wanted": life.wanted,
         "why": life.why,
-        "verdict": source.liveness[0] if life.state is State.RUNNING else "",
+        "verdict": source.liveness[0],
         "reason": source.liveness[1],
         "rung": source.rung,
         "crash_loop": life.crash_loop,
@@ -116,6 +115,7 @@ def snapshot(
         "runtime_dir": runtime_dir,
         "health": "degraded" if sick else "ok",
         "late_beats": supervisor.late_beats,
+        "bugs": supervisor.bugs + sum(source.faults for source in supervisor.sources),
         "sources": sources,
         "sinks": [
             {"name": sink.name, "type": "unix", "path": sink.listener.path, "format": "pcapng"}

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import time
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,7 @@ from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate
 from helperd.lifecycle import Event, Plan, State, plan
 from helperd.source import Source, policy_of
+from helperd.watch import Moment
 from helperd.wire.greeting import GenerationCache
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
     from helperd.config.specs import Config, HelperSpec, SourceSpec
     from helperd.launcher import Launcher
     from helperd.routing import RouteTable
+
+
+def _slept() -> float:
+    """Seconds that the machine was suspended since it booted."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
 
 NEEDS_PROCESS: Final = frozenset((key.table, key.name) for key in KEYS if key.needs_process)
 HEARTBEAT_S: Final = 0.25
@@ -65,6 +73,9 @@ class Supervisor:
         self._log = log
         self.lagged_at = -1.0
         self.late_beats = 0
+        self.beats = 0
+        self.bugs = 0
+        self.on_beat: list[Callable[[float], None]] = []
         self.changes = 0
         self._lot = trio.lowlevel.ParkingLot()
         self._running: dict[str, _Running] = {}
@@ -172,17 +183,39 @@ class Supervisor:
             await self.wait_change()
 
     async def _heartbeat(self) -> None:
-        """Notice when our own loop was late, or the machine slept."""
-        slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+        """Look after every helper; notice when our own loop was late, or the machine slept."""
+        slept = _slept()
+        due = trio.current_time() + HEARTBEAT_S
         while True:
-            due = trio.current_time() + HEARTBEAT_S
             await trio.sleep_until(due)
             now = trio.current_time()
-            asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
-            if now - due > LAG_S or asleep - slept > LAG_S:
+            asleep = _slept()
+            lag = max(now - due, asleep - slept)
+            slept = asleep
+            if lag > LAG_S:
                 self.lagged_at = now
                 self.late_beats += 1
-            slept = asleep
+            else:
+                lag = 0.0
+            due = max(due + HEARTBEAT_S, now + HEARTBEAT_S / 2)
+            self._beat(Moment(now, lag, self.lagged_at))
+
+    def _beat(self, moment: Moment) -> None:
+        for source in self.sources:
+            try:
+                source.tick(moment)
+            except Exception as error:  # noqa: BLE001 - a bug in one watch ends that try alone
+                self.bug(source.name, error)
+                source.post(Event.OUR_FAULT, incarnation=source.life.incarnation, reason="bug")
+        self.beats += 1
+        for call in self.on_beat:
+            call(moment.now)
+
+    def bug(self, source: str, error: BaseException) -> None:
+        """Log an exception of our own with its traceback, and count it."""
+        self.bugs += 1
+        told = "".join(traceback.format_exception(error)).strip()
+        self.log("error", source, f"bug: {type(error).__name__}: {error}\n{told}")
 
     async def _watch_vitals(self) -> None:
         """Sample every helper's process tree now and then, in a thread."""
@@ -192,7 +225,11 @@ class Supervisor:
             pids = [
                 source.incarnation.process.pid for source in self.sources if source.incarnation is not None
             ]
-            trees = await trio.to_thread.run_sync(sampler.sample, pids, trio.current_time())
+            try:
+                trees = await trio.to_thread.run_sync(sampler.sample, pids, trio.current_time())
+            except Exception as error:  # noqa: BLE001 - no thread to be had, or a bug: vitals are a comfort
+                self.bug("helperd", error)
+                continue
             for source in self.sources:
                 incarnation = source.incarnation
                 source.vitals = trees.get(incarnation.process.pid) if incarnation is not None else None
@@ -218,8 +255,11 @@ class Supervisor:
             source = self._running[name].source
             source.spec = specs[name]
             source.life.policy = policy_of(specs[name])
+            helper = new.helper(source.helper.name) if source.helper is not None else None
             if name in what.replace:
                 source.post(Event.REPLACE)
+            elif helper is not None:
+                source.adjust(helper)
         for name in what.start:
             self._add(specs[name])
         self.changed()

@@ -293,6 +293,14 @@ KEYS: tuple[Key, ...] = (
         "Time between SIGTERM and SIGKILL. Wi-Fi helpers want 2s, to remove the monitor interface they made.",
         default="1s",
     ),
+    Key(
+        "helper",
+        "keepalive",
+        v.duration(0.5, 60.0),
+        "Time between PINGs. A helper from which nothing comes for two and a half times as long is judged, and "
+        "restarted if it hangs. Kismet's own helpers need a PING within 15s.",
+        otherwise="1s for builtin helpers; 5s for others, which are judged after 15s",
+    ),
     # source
     Key(
         "source",

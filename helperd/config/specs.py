@@ -34,6 +34,7 @@ class HelperSpec:
         env: (name, value), sorted by name.
         limits: (name of the limit as in RLIMIT_*, lower case; number), sorted by name.
         term_grace: seconds.
+        keepalive: seconds between PINGs; None: 1 for builtin helpers, 5 for others.
     """
 
     name: str
@@ -54,6 +55,7 @@ class HelperSpec:
     status_meaningful: bool = False
     needs_child: int = 0
     term_grace: float = 1.0
+    keepalive: float | None = None
     line: int = field(default=0, compare=False)
 
     @property

@@ -17,6 +17,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
+from helperd.helpers._page import counter
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
 from helperd.wire.messages import DataReport, Gps, Json, Packet, Severity, Signal, Text
 
@@ -56,7 +57,7 @@ class Writer:
         limit: longest frame the peer takes, in bytes.
 
     Attributes:
-        written: packets taken.
+        written: packets taken; helperd sees the count too, also after a SIGKILL.
         cut: packets whose content was cut because the peer takes no longer frames.
     """
 
@@ -69,9 +70,17 @@ class Writer:
         self._room = min(limit - ENVELOPE, MAX_CONTENT)
         self.dlt = dlt
         self.cut = 0
-        self.written = 0
+        self._page = counter()
         self.idle = True  # the main thread sleeps and must be woken for the next packet
         self._batched = 0
+
+    @property
+    def written(self) -> int:
+        return self._page[0]
+
+    @written.setter
+    def written(self, packets: int) -> None:
+        self._page[0] = packets
 
     # for authors
 
@@ -211,7 +220,7 @@ class Writer:
 
     def _appended(self, size: int) -> None:
         """A packet is in the batch: send the batch when it is full, else see that somebody will."""
-        self.written += 1
+        self._page[0] += 1
         self._batched += size + FRAME_BYTES
         if self._batched >= BATCH:
             self.flush()

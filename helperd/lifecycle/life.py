@@ -9,11 +9,11 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from helperd.errors import HelperdError
-from helperd.lifecycle.policy import GiveUp, History, Policy, Rest, Restart, judge
+from helperd.lifecycle.policy import GiveUp, History, Policy, Rest, Restart, backoff, judge
 from helperd.lifecycle.table import ANSWERS, ARROWS, ORDERS, TRIES, Answer, Event, State
 
 if TYPE_CHECKING:
@@ -202,6 +202,27 @@ class Life:
             return State.STARTING
         self.next_try_at = decision.at
         return State.BACKOFF
+
+    def recover(self, exit: Exit, now: float, dice: float) -> None:  # noqa: A002 - the room's word
+        """Stand where it is true to stand after a bug of ours, when no process is left: wherever that happened.
+
+        It counts as an accident whose restart is never at once. A source that is not wanted up goes DOWN, one that is
+        to be removed stays for the loop to leave.
+        """
+        self.exit = exit
+        self.history = self.history.after(exit, Restart(now, counted=False))
+        self.history = replace(self.history, n=self.history.n + 1, v0_tried=False)
+        self.ended_by = None
+        self.woken = False
+        self.orders.clear()
+        self.since = now
+        if self.wanted == "up" and self.state is not State.FAILED:
+            delay = backoff(self.policy, self.history.n, dice)
+            self.history = replace(self.history, last_delay=delay)
+            self.state, self.why, self.next_try_at = State.BACKOFF, "", now + delay
+        elif self.state is not State.FAILED:
+            self.state, self.why, self.next_try_at = State.DOWN, "stopped", None
+        self._changed()
 
     def _changed(self) -> None:
         if self.on_change is not None:

@@ -1,0 +1,210 @@
+"""Whether one incarnation lives: PINGs sent, silence judged, children counted, time limits kept.
+
+Rules:
+  1. Nothing here waits. The supervisor's one heartbeat calls ``turn`` of every watch, four times a second.
+  2. Sending is apart from judging: a helper is asked in time, whatever is thought of it.
+  3. Time in which we were away ourselves is nobody's fault: every limit moves on by it.
+  4. The shown word stays until a byte proves it wrong.
+"""
+
+from __future__ import annotations
+
+import select
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from helperd import vitals
+from helperd.lifecycle import ChildWatch, Evidence, Patience, Verdict, verdict
+
+if TYPE_CHECKING:
+    from helperd.channel import Channel
+    from helperd.config.specs import HelperSpec, SourceSpec
+    from helperd.routing import Route
+
+OWN_PING_S: Final = 1.0
+FOREIGN_PING_S: Final = 5.0
+FOREIGN_DEADLINE_S: Final = 15.0
+"""What Kismet's own helpers and servers wait (kismet-protocol.md, section 3.3)."""
+WINDOWS: Final = 2.5
+"""Intervals without a byte after which a helper is judged, where its interval is ours to choose."""
+STUCK_PINGS: Final = 3
+
+
+class Finding(NamedTuple):
+    """What a turn found.
+
+    Attributes:
+        word: ``hung``, ``timed-out``, ``silent`` (an alert only) or ``not-listening`` (a note).
+        reason: the problem word.
+        text: for people.
+    """
+
+    word: str
+    reason: str
+    text: str
+
+
+class Moment(NamedTuple):
+    """What a turn is told of the world.
+
+    Attributes:
+        now: seconds, monotonic.
+        lag: seconds that our own loop was away before this turn.
+        lagged_at: when it last was, for those who look at longer windows.
+    """
+
+    now: float
+    lag: float
+    lagged_at: float
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """The watch over one process and its channel.
+
+    Attributes:
+        running: packets may be expected; the silence limit counts.
+        word: what status shows; ``reason`` beside it.
+        limit_at: when what is awaited now must have come; None: nothing is. ``limit_text`` names it.
+    """
+
+    channel: Channel
+    pid: int
+    helper: HelperSpec
+    route: Route
+    since: float
+    running: bool = False
+    word: str = "ok"
+    reason: str = ""
+    limit_at: float | None = None
+    limit_text: str = ""
+    renewed_at: float = -1.0
+    _pinged_at: float | None = None
+    _asked_at: float = 0.0
+    _next_ping_at: float = 0.0
+    _turn: vitals.Turn | None = None
+    _turn_at: float = 0.0
+    _children: ChildWatch | None = None
+    _silence: Patience | None = None
+    _told_stuck: bool = False
+    _own: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._own = self.helper.builtin is not None
+        self._next_ping_at = self.since + self.interval  # the greeting was one already
+        if self.helper.needs_child:
+            self._children = ChildWatch(self.helper.needs_child)
+
+    @property
+    def interval(self) -> float:
+        """Seconds between PINGs."""
+        return self.helper.keepalive or (OWN_PING_S if self._own else FOREIGN_PING_S)
+
+    @property
+    def deadline(self) -> float:
+        """Seconds of silence after which it is judged."""
+        if self.helper.keepalive or self._own:
+            return WINDOWS * self.interval
+        return FOREIGN_DEADLINE_S
+
+    def await_until(self, at: float, text: str) -> None:
+        """Let ``turn`` find "timed-out" at a time, unless ``arrived`` comes first."""
+        self.limit_at, self.limit_text = at, text
+
+    def arrived(self) -> None:
+        """What was awaited came."""
+        self.limit_at = None
+
+    def turn(self, moment: Moment, spec: SourceSpec, last_packet_at: float | None) -> Finding | None:
+        """Ask and judge, if it is time."""
+        now = moment.now
+        if self.limit_at is not None:
+            self.limit_at += moment.lag
+            if now >= self.limit_at:
+                return Finding("timed-out", "timed-out", self.limit_text)
+        self._ask(now)
+        judged = self._judge(moment)
+        if judged is not None and judged.hung:
+            silent = f"no byte for {now - max(self.channel.life_at, self.since):.1f} s, PING unanswered"
+            return Finding("hung", judged.reason, silent)
+        if self._children is not None and self._children.gone(vitals.living_descendants(self.pid), now):
+            return Finding("hung", "child-gone", "a process the helper depends on is gone")
+        if spec.silence:
+            found = self._silent(moment, spec.silence, spec.on_silence, last_packet_at)
+            if found is not None:
+                return found
+        if self.channel.pings_stuck >= STUCK_PINGS and not self._told_stuck:
+            self._told_stuck = True
+            return Finding("not-listening", "not-listening", "it does not read what it is sent")
+        return None
+
+    def _ask(self, now: float) -> None:
+        channel = self.channel
+        if self._own:
+            due = now - max(channel.life_at, self._asked_at) >= self.interval * 0.9
+        else:
+            due = now >= self._next_ping_at
+        window_at = max(channel.life_at, self.renewed_at)
+        if self._pinged_at is not None and self._pinged_at < window_at:
+            self._pinged_at = self._turn = None
+        if self._pinged_at is not None and self._turn is None:
+            self._turn, self._turn_at = vitals.run_queue(self.pid), now
+        if not due:
+            return
+        self._asked_at = now
+        self._next_ping_at = now + self.interval
+        channel.ping()
+        if self._pinged_at is None:
+            self._pinged_at = now
+
+    def _judge(self, moment: Moment) -> Verdict | None:
+        """Judge a silence that has lasted; None when there was none."""
+        now, channel = moment.now, self.channel
+        window_at = max(channel.life_at, self.renewed_at)
+        if now - window_at <= self.deadline:
+            if channel.life_at > self.renewed_at:
+                self.word, self.reason = "ok", ""
+            return None
+        starved = vitals.starved(self._turn, vitals.run_queue(self.pid), now - self._turn_at)
+        judged = verdict(
+            Evidence(
+                now,
+                window_at,
+                self._pinged_at,
+                holding=bool(self.route.holding()),
+                our_lag=moment.lagged_at > window_at,
+                readable=_readable(channel.from_helper),
+                runnable_starved=starved or vitals.frozen(vitals.cgroup(self.pid)),
+                proc_state=vitals.process_state(self.pid),
+            ),
+            self.deadline,
+        )
+        if judged.life_at > window_at:
+            self.renewed_at = judged.life_at
+        if judged.life_at > window_at or judged.hung:
+            self.word, self.reason = judged.word, judged.reason
+        return judged
+
+    def _silent(
+        self, moment: Moment, limit: float, reaction: str, last_packet_at: float | None
+    ) -> Finding | None:
+        """Judge a helper that answers and sends no packet."""
+        now, silence = moment.now, self._silence
+        if not self.running:
+            return None
+        if silence is None or silence.limit != limit:
+            silence = self._silence = Patience(limit, now)
+        if last_packet_at is not None and last_packet_at > silence.since:
+            silence.seen(last_packet_at)
+        silence.hold(now, held=bool(self.route.holding()) or moment.lagged_at > now - 1.0)
+        if not silence.over(now):
+            return None
+        silence.seen(now)
+        return Finding("silent" if reaction == "alert" else "hung", "silent", f"no packet for {limit:g} s")
+
+
+def _readable(fd: int) -> bool:
+    """Whether bytes, or the end, wait at a descriptor."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
