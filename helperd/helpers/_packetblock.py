@@ -23,7 +23,7 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from helperd.helpers._packetring import BLOCK, HEADS
+from helperd.helpers._packetring import BLOCK, HEAD
 from helperd.pcapng import LENGTH, PADDING
 
 if TYPE_CHECKING:
@@ -91,14 +91,13 @@ class Blocks:
         """The packets of a block, copied.
 
         Args:
-            at: offset of the block in the ring.
-            count: its packets.
+            at: offset in the ring of its first packet.
+            count: how many it has.
 
         Yields:
             ``(nanoseconds since 1970, bytes, original length)``.
         """
         memory, special = self._memory, self._special
-        at += HEADS
         for _ in range(count):
             following, sec, nsec, size, original, status, mac, _, tag, kind, _ = _PACKET(memory, at)
             data = at + mac
@@ -111,11 +110,10 @@ class Blocks:
         """Make Enhanced Packet Blocks of a block's packets; what is yielded is good until the next step.
 
         Args:
-            at: offset of the block in the ring.
-            count: its packets.
+            at: offset in the ring of its first packet.
+            count: how many it has.
             interface: pcapng interface number.
         """
-        at += HEADS
         if count >= _COLUMNS:
             table, total = self._columns(at, count, interface)
             if total:
@@ -174,7 +172,7 @@ class Blocks:
         """
         words, unlike = self._words, (array(WORD), 0)
         stride, sec, _, size, _, status, mac, _, _, _, _ = _PACKET(self._memory, at)
-        inside = at + (count - 1) * stride + mac + size <= at - HEADS + BLOCK
+        inside = at + (count - 1) * stride + mac + size <= (at // BLOCK + 1) * BLOCK
         if stride & 3 or mac & 3 or not stride or status & self._special or not inside:
             return unlike
         if size > self._snaplen or sys.byteorder != "little":
@@ -234,7 +232,7 @@ class Blocks:
         """
         memory = self._memory
         if self._cooked:
-            protocol, hardware, direction, length, address = _ADDRESS(memory, at + HEADS)
+            protocol, hardware, direction, length, address = _ADDRESS(memory, at + HEAD)
             data -= COOKED
             _COOKED_HEAD(memory, data, direction, hardware, length, address, protocol)
             return data, min(size + COOKED, self._snaplen), original + COOKED

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 256 << 10
 """Bytes of a block; also the longest packet, with its head. One block becomes one or two frames."""
-HEADS: Final = 48
-"""Offset of the first packet in a block, and size of a packet's head."""
+HEAD: Final = 48
+"""Bytes of a packet's head."""
 
 _SOL_PACKET: Final = 263
 _ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _VERSION, _RESERVE, _IGNORE_OUTGOING = 1, 5, 6, 10, 12, 23
@@ -45,8 +45,8 @@ _FRAME: Final = 2048  # only its product with the number of frames matters to th
 _RESERVED: Final = 2  # moves the bytes of an Ethernet packet to a multiple of 4
 _STATUS_AT: Final = 8
 _USER, _LOSING = 1, 4
-_SET = struct.Struct("<I").pack_into
-_BLOCK_HEAD = struct.Struct("<2I").unpack_from
+_SET = struct.Struct("=I").pack_into
+_BLOCK_HEAD = struct.Struct("=3I").unpack_from
 _STATISTICS_V3 = struct.Struct("=3I")
 
 
@@ -130,15 +130,16 @@ class PacketRing:
         """The next block.
 
         Returns:
-            Its offset in ``memory`` and its packets, 0 or more; None: the kernel still has it.
+            The offset in ``memory`` of its first packet, and how many it has, 0 or more; None: the kernel still has
+            it.
         """
         at = self._next * BLOCK
-        status, packets = _BLOCK_HEAD(self.memory, at + _STATUS_AT)
+        status, packets, first = _BLOCK_HEAD(self.memory, at + _STATUS_AT)
         if not status & _USER:
             return None
         if status & _LOSING:
             self.losing = True
-        return at, packets
+        return at + first, packets
 
     def release(self) -> None:
         """Give the block that was taken back to the kernel."""

@@ -1,0 +1,75 @@
+"""A network namespace of the test's own with a veth pair in it: hda sends, hdb is captured on."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import struct
+import subprocess
+from pathlib import Path
+
+CLONE_NEWNET = 0x40000000
+PROTOCOL = 0x88B5  # for local experiments
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def namespace():
+    """The calling thread, and all it starts, live in a fresh namespace; it vanishes with the last of them."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        assert _libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        try:
+            for name in ("default", "all"):
+                Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+            yield
+        finally:
+            assert _libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(home)
+
+
+def ip(words):
+    """Run ip(8)."""
+    subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+
+def pair():
+    """Make the pair, both ends up."""
+    ip("link add hda type veth peer name hdb")
+    ip("link set hda up")
+    ip("link set hdb up")
+
+
+def frame(number, size=64, *, tag=None, kind=PROTOCOL):
+    """A numbered Ethernet frame: the number is in the four bytes behind the protocol."""
+    addresses = b"\2\0\0\0\0\2\2\0\0\0\0\1"
+    vlan = b"" if tag is None else struct.pack(">HH", 0x8100, tag)
+    return (addresses + vlan + struct.pack(">HI", kind, number)).ljust(size, bytes([number & 255]))
+
+
+class Sender:
+    """Sends whole frames from one end."""
+
+    def __init__(self, interface="hda"):
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self.socket.bind((interface, 0))
+        self.interface = interface
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.socket.close()
+
+    def send(self, frames):
+        for content in frames:
+            self.socket.send(content)
+
+
+def numbers(packets):
+    """The numbers of our own frames among captured packets, in order."""
+    mark = struct.pack(">H", PROTOCOL)
+    return [
+        struct.unpack_from(">I", content, 14)[0] for _, _, content, _ in packets if content[12:14] == mark
+    ]
