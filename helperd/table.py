@@ -200,14 +200,15 @@ def note_of(source: Mapping[str, Any]) -> str:
         if source.get("channel"):
             parts.append(f"channel {source['channel']}")
         return clean(", ".join(parts))
-    ended = source.get("exit")
     if state in {"down", "failed", "stopping"}:
         parts += [str(source[key]) for key in ("why", "rung") if source.get(key)]
+    ended, text = source.get("exit"), ""
     if ended and state in {"backoff", "failed", "starting", "down"} and ended.get("problem") not in _ORDERLY:
-        parts.append(f"{ended.get('problem')}: {ended.get('text')}")
+        parts.append(str(ended.get("problem")))
+        text = f": {ended.get('text')}"
     if source.get("next_try_s") is not None:
-        parts.insert(0, f"retry in {span(source['next_try_s'])}")
-    return clean("; ".join(parts))
+        parts.append(f"retry in {span(source['next_try_s'])}")
+    return clean("; ".join(parts) + text)
 
 
 def source_cells(source: Mapping[str, Any]) -> list[Cell]:
@@ -290,13 +291,12 @@ def summary(snapshot: Mapping[str, Any]) -> str:
     running = sum(source.get("state") == "running" for source in sources)
     total = sum(_finite(source.get("rate")) or 0 for source in sources)
     consumers = len(snapshot.get("consumers", []))
-    daemon = f"helperd {snapshot.get('version', '?')} pid {snapshot.get('pid', '?')}"
-    text = (
-        f"{daemon}, up {span(snapshot.get('uptime_s'))}: {running} of {len(sources)} sources running, "
-        f"{rate(total)}, {consumers} consumer{'' if consumers == 1 else 's'}"
-    )
     health = snapshot.get("health")
-    return clean(text if health in {None, "ok"} else f"{text}; {health}")
+    bad = "" if health in {None, "ok"} else f", {health}"
+    return clean(
+        f"helperd {snapshot.get('version', '?')}, up {span(snapshot.get('uptime_s'))}{bad}: "
+        f"{running} of {len(sources)} sources running, {rate(total)}, {consumers} consumer{'s' * (consumers != 1)}"
+    )
 
 
 def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) -> list[str]:  # noqa: FBT001, FBT002

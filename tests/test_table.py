@@ -142,7 +142,7 @@ def test_a_source_says_what_is_wrong_with_it() -> None:
     assert note_of(stalled).startswith("stalled-by-consumer")
     ended = {"kind": "accident", "problem": "exited", "text": "the helper exited with 3"}
     waiting = source("a", state="backoff", exit=ended, next_try_s=2.04)
-    assert note_of(waiting) == "retry in 2.0s; exited: the helper exited with 3"
+    assert note_of(waiting) == "exited; retry in 2.0s: the helper exited with 3"
     stopped = source(
         "a", state="down", why="stopped", exit={"kind": "asked", "problem": "asked", "text": "stop"}
     )
@@ -151,6 +151,5 @@ def test_a_source_says_what_is_wrong_with_it() -> None:
 
 def test_the_summary_counts_and_tells_bad_health() -> None:
     text = summary(snapshot(source("a"), source("b", state="down")) | {"health": "degraded"})
-    assert "1 of 2 sources running, 199/s, 1 consumer" in text
-    assert text.endswith("; degraded")
-    assert "helperd ? pid ?" in summary({})
+    assert text == "helperd 0.1.0, up 1.5s, degraded: 1 of 2 sources running, 199/s, 1 consumer"
+    assert summary({}) == "helperd ?, up -: 0 of 0 sources running, 0/s, 0 consumers"

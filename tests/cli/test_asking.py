@@ -41,7 +41,7 @@ def test_status_shows_one_line_per_source(
     out = capsys.readouterr().out.splitlines()
     assert "2 of 3 sources running" in out[0]
     assert out[2].split()[:2] == ["radio0", "running"]
-    assert out[4].endswith("retry in 2.0s; exited: the helper exited with 3")
+    assert out[4].endswith("exited; retry in 2.0s: the helper exited with 3")
     assert "all.sock" in out[-1]
     assert "\033" not in "".join(out)
 
@@ -178,7 +178,7 @@ def test_wait_gives_up_with_the_reason(
 ) -> None:
     assert run("wait", "--running", "bad", "--timeout", "50ms") == 1
     assert capsys.readouterr().err == (
-        "helperd: bad is backoff: retry in 2.0s; exited: the helper exited with 3\n"
+        "helperd: bad is backoff: exited; retry in 2.0s: the helper exited with 3\n"
     )
     daemon.run_sync(lambda: daemon.change("bad", state="failed"))
     assert run("wait", "--running", "bad", "--timeout", "1h") == 1
