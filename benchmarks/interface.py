@@ -233,12 +233,13 @@ def run_helperd(pcap: Path, loop: int, speed: str, runtime: Path) -> Figure:
         count.settle()
         cpu = {name: cpu_of(pid) - before[name] for name, pid in names.items()}
         with Client(str(runtime / "control.sock")) as client:
-            row = next(row for row in client.call("GetStatus")["sources"] if row["name"] == "veth")
+            ledger = client.call("GetLedger")
+        told = sum(sum(row["lost"].values()) for rows in ledger.values() for row in rows)
     finally:
         launcher.terminate()
         launcher.wait(20)
     count.close()
-    return Figure(sent, count.packets, sum(row["lost"].values()), cpu)
+    return Figure(sent, count.packets, told, cpu)
 
 
 def wait_running(runtime: Path, launcher: subprocess.Popen[bytes]) -> dict[str, object]:

@@ -126,7 +126,7 @@ def look(name: str) -> Link:
         except OSError as error:
             raise Refused(
                 f"no such interface: {name}; there are {', '.join(names()) or 'none'}"
-                if error.errno in {errno.ENODEV, errno.ENXIO}
+                if error.errno in {None, errno.ENODEV, errno.ENXIO}
                 else f"{name}: {error.strerror}"
             ) from None
         return Link(name, index, kind, bool(flags & _UP), bool(flags & _LOOPBACK), _driver(sock, raw))
@@ -188,7 +188,7 @@ class Watch:
         at = 0
         while at + _MESSAGE.size <= len(data):
             size, kind, _, _, _ = _MESSAGE.unpack_from(data, at)
-            if size < _MESSAGE.size:
+            if size < _MESSAGE.size or at + size > len(data):
                 return
             body = at + _MESSAGE.size
             if kind == _ERROR and size >= _MESSAGE.size + 4:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import socket
 import struct
@@ -73,3 +74,10 @@ def numbers(packets):
     return [
         struct.unpack_from(">I", content, 14)[0] for _, _, content, _ in packets if content[12:14] == mark
     ]
+
+
+def statistic(interface, name):
+    """One of an interface's own counters, e.g. ``tx_dropped``."""
+    shown = subprocess.run(["ip", "-s", "-j", "link", "show", interface], check=True, capture_output=True)
+    side, word = name.split("_")
+    return json.loads(shown.stdout)[0]["stats64"][side][word]
