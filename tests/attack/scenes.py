@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -184,6 +185,8 @@ def programs(stage: Stage) -> list[str]:
             except Refused as error:
                 wrong.same(label, error.errno, wanted)
                 continue
+            if wanted < 0x1000:
+                wrong.append(f"{label} was not refused")
             with helper:
                 time.sleep(0.1)  # cat refuses --in-fd and ends; a script ends too: what counts is what it was
                 said = os.read(helper.out, 65536).decode() if name == "script" else ""
@@ -356,18 +359,17 @@ def dirty_start(stage: Stage) -> list[str]:
     """Whatever the launcher was started with, its helpers start clean."""
     wrong = Wrong()
 
+    many = tuple(fcntl.fcntl(0, fcntl.F_DUPFD, number) for number in (17, 99, 250))
+
     def dirty() -> None:
         os.umask(0)
         os.chdir("/tmp")
         for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGHUP, 34, 63):
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM, 40})
-        for fd in (17, 99, 250):
-            os.dup2(0, fd)
-        os.nice(0)
 
     with (
-        stage.launcher(RAW, preexec_fn=dirty, close_fds=False, stdin=subprocess.DEVNULL) as asker,
+        stage.launcher(RAW, more_fds=many, preexec_fn=dirty, stdin=subprocess.DEVNULL) as asker,
         Running(asker, 1) as helper,
     ):
         inside = helper.run(INSIDE)
@@ -415,6 +417,15 @@ def leash(stage: Stage) -> list[str]:
         for helper in helpers:
             helper.close()
     wrong.same("setsid children", [row for row in sleeping() if row], [])
+    with stage.listening(PLAIN):
+        with connect(SOCKET) as asker:
+            asker.ping()
+            helper = Running(asker, 1)
+            pid = helper.run(fork) and helper.pid
+        wrong.same("helper after one client's end", gone(pid), True)
+        helper.close()
+        with connect(SOCKET) as asker:
+            wrong.same("the launcher goes on", asker.ping(), 0)
     with contextlib.suppress(AssertionError), stage.launcher(PLAIN) as asker:
         helpers = [Running(asker, 1) for _ in range(3)]
         pids = [helper.run("result = 1") and helper.pid for helper in helpers]
@@ -528,6 +539,23 @@ def self_check(stage: Stage) -> list[str]:
 
 
 @scene
+def no_new_privs(stage: Stage) -> list[str]:
+    """Also a launcher that may not have no_new_privs itself, because of one weak profile, gives it to the others."""
+    wrong = Wrong()
+    weak = PLAIN.replace("plain", "weak") + "no_new_privs = false\n"
+    with stage.launcher(PLAIN + weak) as asker:
+        found = processes.privilege(asker.launcher.pid)  # type: ignore[attr-defined]
+        wrong.same("the launcher's own", found and found.no_new_privs, 0)
+        for number, wanted in ((1, (1, 2)), (2, (0, 0))):
+            with Running(asker, number) as helper:
+                helper.run("result = 1")
+                found = processes.privilege(helper.pid)
+                assert found
+                wrong.same(f"profile {number}", (found.no_new_privs, found.seccomp), wanted)
+    return wrong
+
+
+@scene
 def doors(stage: Stage) -> list[str]:
     """Who may ask: root and the supervisor's user everything, [[allow]] what it says, nobody else anything."""
     wrong = Wrong()
@@ -546,6 +574,10 @@ def doors(stage: Stage) -> list[str]:
         ]
         for name, uid, groups, wanted in rows:
             place = seat(uid, groups, SOCKET=SOCKET)
+            heard = 0
+            with contextlib.suppress(OSError):
+                heard = int(bool(place.run("s = connect(SOCKET); ask(s, 3); result = 1; s.close()")))
+            wrong.same(f"{name} is answered", heard, int(any(wanted)))
             for number in (1, 2):
                 found = 0
                 with contextlib.suppress(OSError):
@@ -659,7 +691,9 @@ def resources(stage: Stage) -> list[str]:
         before = look()
         work(300)
         after = look()
-        wrong.same("descriptors grow", after[0] > before[0], False)  # fewer: the last helper had not all gone before
+        wrong.same(
+            "descriptors grow", after[0] > before[0], False
+        )  # fewer: the last helper had not all gone before
         wrong.same("memory grows", after[1] - before[1] > 1024, False)
     return wrong
 

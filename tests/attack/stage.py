@@ -105,6 +105,13 @@ class Stage:
     def copy() -> None:
         """Copy the package and what it needs to where only root can write."""
         shutil.copytree(ROOT / "helperd", f"{LIBRARY}/helperd", ignore=shutil.ignore_patterns("__pycache__"))
+        if "HELPERD_MUTATION" in os.environ:  # tests/attack/mutate.py: one step less
+            file, old, new = json.loads(os.environ["HELPERD_MUTATION"])
+            path = Path(f"{LIBRARY}/helperd/{file}")
+            text = path.read_text()
+            if text.count(old) < 1:
+                raise AssertionError(f"nothing to mutate in {file}: {old!r}")
+            path.write_text(text.replace(old, new, 1))
         target = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
         os.makedirs(target)
         source = next(Path(place) for place in sys.path if Path(place, "prctl.py").exists())
@@ -138,14 +145,20 @@ class Stage:
             return subprocess.Popen(self.argv(config, *args), stderr=log, pass_fds=fds, **options)
 
     @contextlib.contextmanager
-    def launcher(self, text: str, *args: str, **options: Any) -> Iterator[Asker]:
+    def launcher(
+        self, text: str, *args: str, more_fds: tuple[int, ...] = (), **options: Any
+    ) -> Iterator[Asker]:
         """A launcher over a socket pair, and its client after the first PING."""
         ours, theirs = pair()
         with ours:
             with theirs:
                 config = self.config(text)
                 process = self.start(
-                    config, f"--client-fd={theirs.fileno()}", *args, fds=(theirs.fileno(),), **options
+                    config,
+                    f"--client-fd={theirs.fileno()}",
+                    *args,
+                    fds=(theirs.fileno(), *more_fds),
+                    **options,
                 )
             try:
                 asker = Asker(ours)

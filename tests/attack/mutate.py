@@ -1,0 +1,128 @@
+"""Takes one step of the privilege sequence away at a time; the scenes must notice every one. Prints the score.
+
+    sudo python -m tests.attack.mutate [WORD]     only mutations whose name has WORD
+
+Works on the copy that each stage makes for itself: the checkout is never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+from tests.attack.stage import ROOT
+
+BECOME, CUSTODY, DOOR, TRUST = (f"sandbox/{name}.py" for name in ("become", "custody", "door", "trust"))
+TRUST = "config/trust.py"
+LAUNCHER, PROCESSES, REQUEST = "privsep.py", "sandbox/processes.py", "config/request.py"
+
+
+class Mutation(NamedTuple):
+    """One step taken away: ``old`` becomes ``new`` in a file of the package; which scenes are to notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    scenes: str
+
+
+EXACT = "exact"
+MUTATIONS = [
+    Mutation("close the rest", BECOME, "    kernel.close_from(last + 3)\n", "", "dirty_start"),
+    Mutation("umask", BECOME, "    os.umask(0o077)\n", "", "dirty_start"),
+    Mutation("directory", BECOME, '    os.chdir("/")\n', "", "dirty_start"),
+    Mutation("session", BECOME, "        os.setsid()\n", "        pass\n", EXACT),
+    Mutation("default signals", BECOME, "    kernel.default_signals()\n", "", "dirty_start"),
+    Mutation("signal mask", BECOME, "    signal.pthread_sigmask(signal.SIG_SETMASK, [])\n", "", "dirty_start"),
+    Mutation("limits", BECOME, "        resource.setrlimit(which, (value, value))\n", "        pass\n", EXACT),
+    Mutation("first capset", BECOME,
+             "    kernel.capset(\n        granted | child.have & (SETPCAP | SETUID | SETGID), inherited\n    )", "    pass", EXACT),
+    Mutation("bounding set", BECOME, "            kernel.drop_bounding(number)", "            pass", EXACT),
+    Mutation("keep capabilities", BECOME, "        prctl.set_keepcaps(1)\n", "", EXACT),
+    Mutation("groups", BECOME, "        os.setgroups(child.groups)\n", "", EXACT),
+    Mutation("gid", BECOME, "        os.setresgid(child.gid, child.gid, child.gid)\n", "", EXACT),
+    Mutation("uid", BECOME, "        os.setresuid(child.uid, child.uid, child.uid)\n", "", EXACT),
+    Mutation("saved uid", BECOME, "os.setresuid(child.uid, child.uid, child.uid)", "os.setresuid(child.uid, child.uid, 0)", EXACT),
+    Mutation("second capset", BECOME, "    kernel.capset(granted | child.have & SETPCAP, inherited)\n", "", EXACT),
+    Mutation("ambient", BECOME, "    kernel.ambient(inherited)\n", "", EXACT),
+    Mutation("securebits", BECOME, "        kernel.securebits(kernel.SECUREBITS)\n", "        pass\n", EXACT),
+    Mutation("last capset", BECOME, "    kernel.capset(granted, inherited)", "    pass", EXACT),
+    Mutation("no_new_privs", BECOME, "        prctl.set_no_new_privs(1)\n", "        pass\n", "no_new_privs"),
+    Mutation("filter", BECOME, "        seccomp.load(child.filter)\n", "        pass\n", EXACT),
+    Mutation("death signal", BECOME, "    prctl.set_pdeathsig(signal.SIGKILL if child.session else signal.SIGTERM)", "    pass", EXACT),
+    Mutation("look at the parent", BECOME, "    if os.getppid() != child.parent:", "    if False:", "self_check"),
+    Mutation("own check", BECOME, "        for name, good in check(child).items():", "        for name, good in ():", "self_check"),
+    Mutation("environment", BECOME, "dict(child.env)", "dict(os.environ)", "dirty_start"),
+    Mutation("look from outside", CUSTODY, "        if different:\n            helper.how", "        if False:\n            helper.how", "verification"),
+    Mutation("kill what differs", CUSTODY, '            self.kill(helper)\n\n    def on_end', '            pass\n\n    def on_end', "verification"),
+    Mutation("quiet fork", CUSTODY, "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())", "signal.pthread_sigmask(signal.SIG_BLOCK, [])", "early_signals"),
+    Mutation("own uids", CUSTODY, "        return self.pool.popleft()", "        return self.pool[0]", "own_uids"),
+    Mutation("least recently used", CUSTODY, "            self.pool.append(child.uid)", "            self.pool.appendleft(child.uid)", "own_uids"),
+    Mutation("empty the pool", DOOR, "    custody.empty_pool()\n", "", "stale_pool"),
+    Mutation("one launcher", DOOR, "        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "        pass\n", "surroundings"),
+    Mutation("isolated", DOOR, "    if not (sys.flags.isolated and sys.flags.no_site):", "    if False:", "surroundings"),
+    Mutation("steered environment", DOOR, "    if found:\n", "    if False:\n", "surroundings"),
+    Mutation("own capabilities", DOOR, "    kernel.capset(keep, 0)\n", "", "launcher_itself"),
+    Mutation("own bounding set", DOOR, "            kernel.drop_bounding(number)\n", "            pass\n", "launcher_itself"),
+    Mutation("own no_new_privs", DOOR, "        prctl.set_no_new_privs(1)\n", "        pass\n", "launcher_itself"),
+    Mutation("socket's mode", DOOR, "        os.chmod(path, 0o660)\n", "        os.chmod(path, 0o666)\n", "doors"),
+    Mutation("socket's group", DOOR, "        os.chown(path, -1, gid)\n", "", "doors"),
+    Mutation("import closure", LAUNCHER, "        trust.check_closure()\n", "", "planted_faults"),
+    Mutation("owner", TRUST, "    if status.st_uid != 0 and (root or status.st_uid != os.geteuid()):", "    if False:", "planted_faults"),
+    Mutation("writable by others", TRUST, "    if (mode & stat.S_IWOTH and not sticky)", "    if (False)", "planted_faults"),
+    Mutation("writable by the group", TRUST, "(mode & stat.S_IWGRP and not sticky and not own_group)", "False", "planted_faults"),
+    Mutation("sticky is no excuse", TRUST, "    sticky = not root and ", "    sticky = ", "planted_faults"),
+    Mutation("symbolic links", TRUST, "    path = path if root else os.path.realpath(path)", "    path = os.path.realpath(path)", "planted_faults"),
+    Mutation("program fits privilege", TRUST, "            _fit(profile, fd)\n", "", "programs"),
+    Mutation("rules", LAUNCHER, "        if allowed != frozenset() and", "        if", "doors"),
+    Mutation("profiles of a rule", LAUNCHER, "        if client.allowed is not None and", "        if False and", "doors"),
+    Mutation("stale fingerprint", LAUNCHER, "        if request.arg != self.fingerprint:", "        if False:", "reload"),
+    Mutation("given up is given up", LAUNCHER, "        lacking = profile.want & ~self.have", "        lacking = 0", "reload"),
+    Mutation("client gone, helpers gone", LAUNCHER, "                helper.client = None\n                self.custody.kill(helper)", "                helper.client = None", "leash"),
+    Mutation("supervisor gone, all gone", LAUNCHER, "                self.supervisor = 0\n                self.end(", "                self.supervisor = 0\n                (lambda _: 0)(", "supervisor"),
+]  # fmt: skip
+
+
+def red(mutation: Mutation) -> str:
+    """Run what is to notice; return how it did, or nothing."""
+    env = dict(os.environ) | {"HELPERD_MUTATION": json.dumps(mutation[1:4])}
+    module = (
+        [mutation.scenes, "48", "3"] if mutation.scenes == EXACT else ["scenes", *mutation.scenes.split()]
+    )
+    flags = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    argv = ["unshare", *flags, sys.executable, "-m", f"tests.attack.{module[0]}", *module[1:]]
+    try:
+        done = subprocess.run(
+            argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=90, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "hung"
+    if done.returncode:
+        return done.stderr.strip().splitlines()[-1][:100]
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    wrong = [row["wrong"] for row in rows if row.get("wrong")]
+    return str(wrong[0])[:100] if wrong else ""
+
+
+def main() -> int:
+    """Mutate, print, return 1 when something survived."""
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    chosen = [mutation for mutation in MUTATIONS if word in mutation.name]
+    survivors = []
+    for mutation in chosen:
+        how = red(mutation)
+        print(f"{'red ' if how else 'GREEN'} {mutation.name:28} {how}", flush=True)
+        if not how:
+            survivors.append(mutation.name)
+    print(
+        f"{len(chosen) - len(survivors)} of {len(chosen)} noticed: {100 * (len(chosen) - len(survivors)) // len(chosen)} %"
+    )
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
