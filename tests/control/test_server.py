@@ -10,8 +10,10 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helperd.control.call import OWN, SERVICE
+from helperd.control import methods
+from helperd.control.call import OWN, SERVICE, parse_call
 from helperd.control.peer import Admins
+from helperd.control.room import Room
 from helperd.control.server import Limits, load_interface
 from helperd.errors import ConfigError, ConfigRefused, HelperdError
 from tests.control.fake import FakeDaemon, TunableDaemon, listen, served, source, wire
@@ -555,3 +557,94 @@ async def test_whatever_is_sent_is_answered_or_ended_and_nothing_else(
 
 def test_the_fake_daemon_has_the_shape_that_the_interface_promises() -> None:
     assert INTERFACE.wrong(source("x"), INTERFACE.types["Source"]) == ""
+
+
+async def test_a_definition_that_does_not_open_is_forgotten_again(rundir: Path) -> None:
+    daemon = TunableDaemon()
+    daemon.failure = HelperdError("open-refused", "new: no such device")
+    async with served(rundir, daemon) as (path, _), wire(path) as client:
+        with trio.fail_after(5):
+            reply = await client.call("AddSource", definition="new:type=synthetic")
+            assert reply["parameters"]["problem"] == "open-refused"
+            assert "new" not in daemon.sources
+            for name in ("../up", "UPPER", "a" * 33, ""):
+                reply = await client.call("AddSource", definition="new:type=synthetic", name=name)
+                assert reply["error"] == f"{SERVICE}.InvalidParameter"
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1001])
+async def test_a_rate_that_no_radio_can_hop_at_is_refused(rundir: Path, rate: int) -> None:
+    async with served(rundir, TunableDaemon()) as (path, _), wire(path) as client:
+        with trio.fail_after(5):
+            reply = await client.call("Hop", source="radio0", rate=rate)
+            assert reply["error"] == f"{SERVICE}.InvalidParameter"
+
+
+async def test_a_reload_waits_for_a_launcher_that_just_reloaded(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    daemon, tries = FakeDaemon(), 0
+    real = daemon.reload
+
+    async def reload() -> dict[str, Any]:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise HelperdError("busy", "read less than a second ago")
+        return await real()
+
+    daemon.reload = reload  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        room = Room(daemon, nursery)
+        reply = await methods.reload(room, parse_call(b'{"method":"io.helperd.Reload"}'))
+        nursery.cancel_scope.cancel()
+    assert json.loads(reply[:-1])["parameters"]["replace"] == ["radio0"]
+    assert tries == 3
+
+
+async def test_health_names_every_source_in_trouble(rundir: Path) -> None:
+    daemon = FakeDaemon("a", "b", "c", "d")
+    ended = {"kind": "accident", "problem": "killed", "text": "ended by SIGSEGV"}
+    daemon.change("b", state="backoff", exit=ended)
+    daemon.change("c", verdict="hung", reason="keepalive")
+    daemon.change("d", state="down", why="stopped")
+    async with served(rundir, daemon) as (path, _), wire(path) as client:
+        with trio.fail_after(5):
+            reply = await client.call("GetHealth")
+    assert [(t["source"], t["problem"]) for t in reply["parameters"]["troubles"]] == [
+        ("b", "killed"),
+        ("c", "keepalive"),
+    ]
+
+
+async def test_a_stream_that_breaks_inside_the_daemon_ends_its_connection_alone(
+    rundir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve_stream(*_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    daemon = TunableDaemon()
+    monkeypatch.setattr(daemon, "serve_stream", serve_stream)
+    async with served(rundir, daemon) as (path, service), wire(path) as client, wire(path) as other:
+        with trio.fail_after(5):
+            await client.send({"method": "io.helperd.Stream", "upgrade": True})
+            assert await client.message() == {"parameters": {}}
+            assert await client.ended()
+            assert "error" not in await other.call("GetStatus")
+        assert service.bugs == 1
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_client_that_is_killed_with_unread_replies_ends_nothing_else(rundir: Path) -> None:
+    daemon = FakeDaemon()
+    async with served(rundir, daemon) as (path, service), wire(path) as other:
+        with trio.fail_after(5):
+            for _ in range(20):
+                async with wire(path) as client:
+                    await client.send({"method": "io.helperd.GetStatus", "more": True}, b'{"half')
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+                daemon.change("radio0", packets=1)
+            assert "error" not in await other.call("GetStatus")
+            while service.clients > 1:
+                await trio.lowlevel.checkpoint()
+        assert service.bugs == 0
