@@ -20,13 +20,13 @@ What it stands on: config/request.py (the wire), config/profile.py (what may be 
 from __future__ import annotations
 
 import errno
-import getopt
-import hashlib
 import os
 import select
 import signal
 import socket
 import sys
+import zlib
+from dataclasses import replace
 from time import monotonic  # noqa: TID251 - a shell of its own, and kill deadlines are real time
 from typing import TYPE_CHECKING
 
@@ -63,15 +63,9 @@ if TYPE_CHECKING:
 
 OWN = 1 << 5 | SETGID | SETUID | SETPCAP  # KILL, and these: what the launcher itself needs as root
 MAX_CLIENTS, MAX_CLIENTS_PER_UID = 64, 8
-KEPT = {
-    "TERM",
-    "COLUMNS",
-    "NO_COLOR",
-    "NOTIFY_SOCKET",
-    "RUNTIME_DIRECTORY",
-    "JOURNAL_STREAM",
-    "INVOCATION_ID",
-}
+WORDS = {"config=", "runtime-dir=", "client-fd=", "listen=", "systemd", "unprivileged", "delegated"}
+KEPT = {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
+KEPT |= {"RUNTIME_DIRECTORY", "JOURNAL_STREAM", "INVOCATION_ID"}
 
 
 class Launcher:
@@ -111,8 +105,8 @@ class Launcher:
         profiles = profiling.compile_profiles(
             config, self.accounts, f"{HERE}/helperd", os.pathsep.join(places())
         )
-        self.config, self.profiles = config, profiles
-        self.fingerprint = int.from_bytes(hashlib.sha256(repr(profiles).encode()).digest()[:4]) or 1
+        self.config, self.profiles = replace(config, sources=(), sinks=()), profiles  # not its business
+        self.fingerprint = zlib.crc32(repr(profiles).encode()) or 1
         for profile in profiles:
             if profiling.weakness(profile):
                 self.say(f"warning: {profile.name} {profiling.weakness(profile)}")
@@ -427,18 +421,26 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     return launcher.run()
 
 
+def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Read ``--name`` and ``--name=value`` up to the first other word; a ``--`` before that is left out."""
+    options: dict[str, str] = {}
+    for position, word in enumerate(argv):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word == "--" or not word.startswith("--"):
+            return options, argv[position + (word == "--") :]
+        if f"{name}{equals}" not in WORDS:
+            raise UsageError("usage", f"no option {word}")
+        options[f"--{name}"] = value
+    return options, []
+
+
 def main(argv: list[str]) -> int:
-    """Read the command line, serve, return the exit status."""
-    words = ["config=", "runtime-dir=", "client-fd=", "listen=", "systemd", "unprivileged", "delegated"]
+    """Serve as the command line says, return the exit status."""
     try:
-        pairs, rest = getopt.getopt(argv, "", words)
-        return serve(dict(pairs), rest)
-    except getopt.GetoptError as error:
-        sys.stderr.write(f"helperd-launcher: {error}\n")
-        return int(Code.USAGE)
+        return serve(*parse(argv))
     except (HelperdError, OSError) as error:
         sys.stderr.write(f"helperd-launcher: {error}\n")
-        return int(error.exit_code if isinstance(error, HelperdError) else Code.SYSTEM)
+        return int(getattr(error, "exit_code", Code.SYSTEM))
 
 
 if __name__ == "__main__":
