@@ -792,6 +792,80 @@ def supervisor(stage: Stage) -> list[str]:
     return wrong
 
 
+LIVE = """
+[helperd]
+socket_mode = "0666"
+[[helper]]
+name = "interface"
+command = ["builtin:interface"]
+types = ["interface"]
+capabilities = ["net_raw"]
+[[source]]
+name = "wire"
+definition = "hd0:type=interface"
+"""
+
+
+@scene
+def live_capture(stage: Stage) -> list[str]:
+    """As root, the main job: packets of a veth reach a consumer of a third uid, and nobody has a capability too many."""
+    wrong = Wrong()
+    Stage.veth()
+    process = stage.start(
+        stage.config(LIVE), "--runtime-dir=/run/helperd", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    try:
+        path = "/run/helperd/all.sock"
+        deadline = time.monotonic() + 15
+        while not os.path.exists(path):
+            assert process.poll() is None, stage.said()
+            assert time.monotonic() < deadline, stage.said()
+            time.sleep(0.02)
+        reader = seat(STRANGER)
+        reader.run(
+            f"s = socket.socket(socket.AF_UNIX); s.connect({path!r}); s.settimeout(0.2); got = b''; result = 1"
+        )
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sender.bind(("hd1", 0))
+        marker = b"helperd live capture " + bytes(range(40))
+        code = "try:\n  got += s.recv(1 << 20)\nexcept TimeoutError:\n  pass\nresult = got.count(b'helperd live capture ')"
+        seen = 0
+        while seen < 5 and time.monotonic() < deadline:
+            sender.send(b"\xff" * 6 + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + marker)
+            seen = reader.run(code)
+        sender.close()
+        reader.close()
+        wrong.same("packets seen by a third uid", seen >= 5, True)
+        found = {pid: each for pid in processes.table() if (each := processes.privilege(pid))}
+        helpers = {pid: each for pid, each in found.items() if each.uids[0] in range(60800, 61024)}
+        wrong.same("helpers", len(helpers), 1)
+        for pid, each in helpers.items():
+            wrong.same("own ids", set(each.uids + each.gids), {each.uids[0]})
+            wrong.same(
+                "capabilities beyond net_raw", (each.permitted | each.effective | each.ambient) & ~0x2000, 0
+            )
+            wrong.same("bounding", each.bounding, 0)
+            wrong.same("no_new_privs, filter", (each.no_new_privs, each.seccomp), (1, 2))
+            wrong.same("sealed by a second filter", int(status(pid)["Seccomp_filters"]) >= 2, True)
+        supervisors = [each for each in found.values() if each.uids[0] == DAEMON]
+        wrong.same("supervisors", len(supervisors), 1)
+        for each in supervisors:
+            wrong.same(
+                "its sets",
+                [each.permitted, each.effective, each.inheritable, each.ambient, each.bounding],
+                [0] * 5,
+            )
+    finally:
+        process.send_signal(signal.SIGTERM)
+        wrong.same("status after TERM", process.wait(10), 0)
+    wrong.same(
+        "left",
+        [pid for pid in processes.table() if (each := processes.privilege(pid)) and each.uids[0] != 0],
+        [],
+    )
+    return wrong
+
+
 def main() -> None:
     """Play the named scenes, or all of them."""
     stage = Stage()
