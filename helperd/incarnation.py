@@ -8,7 +8,9 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import socket
 from contextlib import suppress
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 OWN_BUFFER: Final = 4 << 20
 """Socket buffer asked for our own helpers' output, in bytes; the kernel may give less."""
+RESERVED_FDS: Final = 32
+"""Descriptors that a start leaves free: for control clients, and for stopping."""
 _AFTER_EMPTY_S: Final = 0.5
 _LEAVE_S: Final = 0.25
 _HELD_LOOK_S: Final = 0.1
@@ -106,6 +110,10 @@ def make_ends(*, own: bool) -> Ends:
         else:
             page = -1
             from_helper, child_out = os.pipe2(os.O_CLOEXEC)
+            opened += [from_helper, child_out]
+        if max(*opened, page) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_FDS:
+            opened += [page] if own else []
+            raise OSError(errno.EMFILE, f"the last {RESERVED_FDS} descriptors are for control and stopping")
     except OSError:
         for fd in opened:
             os.close(fd)

@@ -50,6 +50,7 @@ REFUSALS: dict[int, tuple[str, str]] = {
         "the program, or a directory above it, can be changed by another user",
     ),
     errno.ELOOP: ("unsafe-file", "a symbolic link is in the program's path; name the real path"),
+    errno.EDQUOT: ("no-resources", "no further process may be made: a limit on processes is reached"),
     errno.EMFILE: ("no-resources", "the launcher has no descriptor left"),
     errno.ENFILE: ("no-resources", "the system has no descriptor left"),
     errno.ENOMEM: ("no-resources", "the system has no memory left"),

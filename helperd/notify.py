@@ -23,7 +23,8 @@ class Notifier:
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self.failed = 0
         usec = environ.get("WATCHDOG_USEC", "")
-        ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        us = {str(os.getpid()), str(os.getppid())}  # the manager started the launcher; the progress is ours
+        ours = environ.get("WATCHDOG_PID", str(os.getpid())) in us
         self.watchdog_s = int(usec) / 1e6 if usec.isdigit() and int(usec) and ours else None
 
     def send(self, *fields: str) -> bool:

@@ -321,7 +321,8 @@ class Launcher:
             child = child._replace(filter=filtered)
             helper = self.custody.start(profile.name, child, client)
         except OSError as error:
-            raise RequestRefused("no-resources", str(error), errno=error.errno or errno.EAGAIN) from None
+            number = errno.EDQUOT if error.errno == errno.EAGAIN else error.errno or errno.ENOMEM
+            raise RequestRefused("no-resources", str(error), errno=number) from None
         finally:
             os.close(program)
         self.loop.watch(helper.errors, lambda _: self.on_exec(helper))

@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from helperd import config
+from helperd.cli.check import checked
 from helperd.cli.defaults import add_config, config_file
 from helperd.config.profile import supervisor_profile
 from helperd.errors import UnavailableError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _FLAGS: Final = ("-I", "-S")
 _KEPT_FOR_ROOT: Final = frozenset(
     {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "JOURNAL_STREAM", "INVOCATION_ID"}
-    | {"LISTEN_FDS", "LISTEN_PID"}
+    | {"LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID"}
 )
 _LAUNCHER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "privsep.py")
 
@@ -57,7 +57,7 @@ def become_supervisor(path: str, runtime_dir: str | None, launcher: str) -> NoRe
     Raises:
         ConfigRefused: the configuration has mistakes. UnavailableError: nobody listens there, or not for us.
     """
-    config.load(path)
+    checked(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         sock.connect(launcher)
@@ -92,7 +92,7 @@ def become_launcher(
         unprivileged: keep the caller's uid for everything, also as root; HELPERD_UNPRIVILEGED asks for it too.
         own_door: the launcher's options when it is not to start a supervisor.
     """
-    config.load(path)
+    checked(path)
     sys.stdout.flush()
     argv = [sys.executable, *_FLAGS, _LAUNCHER, f"--config={os.path.abspath(path)}"]
     if runtime_dir is not None:
