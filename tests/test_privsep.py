@@ -1,0 +1,264 @@
+"""The launcher without root: the request wire, launching, the leash; root mode is played in tests/attack/scenes.py."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helperd.config.request import LAUNCH, MAGIC, SIGNAL, WIRE, Request, check_descriptors, parse
+from helperd.errors import RequestRefused
+from helperd.sandbox import processes
+from tests.attack.asker import Asker, Refused, Running, pair
+
+ROOT = Path(__file__).resolve().parent.parent
+PRIVSEP = ROOT / "helperd" / "privsep.py"
+SLEEPER = "echo up >&4; (setsid sleep 471 &); (setsid sh -c 'sleep 471 & sleep 471' &); exec sleep 471"
+CONFIG = f"""
+[[helper]]
+name = "probe"
+command = ["{os.path.realpath(sys.executable)}", "-I", "-S", "{ROOT}/tests/attack/probe.py"]
+[[helper]]
+name = "family"
+command = ["/bin/sh", "-c", "{SLEEPER}"]
+[[helper]]
+name = "missing"
+command = ["/nonexistent/program"]
+[[helper]]
+name = "raw"
+command = ["/bin/true"]
+capabilities = ["sys_resource", "mac_admin"]
+[[helper]]
+name = "script"
+command = ["{{folder}}/script"]
+[[helper]]
+name = "nonsense"
+command = ["{{folder}}/nonsense"]
+"""
+
+
+@pytest.fixture
+def asker(tmp_path: Path) -> Iterator[Asker]:
+    """A launcher of our own, over a socket pair, after the first PING."""
+    for name, text in (("script", "#!/bin/sh\necho script $1 >&4\n"), ("nonsense", "hello")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    config = tmp_path / "helpers.toml"
+    config.write_text(CONFIG.replace("{folder}", str(tmp_path)))
+    ours, theirs = pair()
+    with ours:
+        with theirs:
+            argv = [
+                sys.executable,
+                "-I",
+                "-S",
+                str(PRIVSEP),
+                f"--config={config}",
+                f"--client-fd={theirs.fileno()}",
+            ]
+            process = subprocess.Popen(
+                [*argv, "--unprivileged"], pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE
+            )
+        made = Asker(ours)
+        made.process = process  # type: ignore[attr-defined]
+        try:
+            assert made.ping() == 0
+            yield made
+        finally:
+            ours.close()
+            process.wait(10)
+            assert process.stderr
+            process.stderr.close()
+
+
+def strays() -> list[int]:
+    """Processes of the family that are left."""
+    found = []
+    for pid in processes.table():
+        with contextlib.suppress(OSError):
+            if b"sleep\x00471" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def test_a_helper_gets_its_descriptors_and_nothing_else(asker: Asker):
+    with Running(asker, 1) as helper:
+        inside = helper.run("result = [sorted(os.listdir('/proc/self/fd')), os.getcwd(), sorted(os.environ)]")
+        assert inside[0] == ["0", "1", "2", "3", "4", "5"]  # 5 is the listing itself
+        assert inside[1] == "/"
+        assert set(inside[2]) - {"LC_CTYPE"} == {"PATH", "LANG", "HELPERD_PATH", "HELPERD_SEAL"}
+        found = processes.privilege(helper.pid)
+        assert found
+        assert (found.no_new_privs, found.seccomp, found.effective, found.permitted) == (1, 2, 0, 0)
+
+
+def test_exit_status_and_signal_are_told_once_and_then_empty(asker: Asker):
+    helper = Running(asker, 1)
+    os.write(helper.write, b'{"code": "os._exit(7)", "values": {}}\n')
+    assert asker.exited(helper.handle) == ("exited", 7)
+    asker.empty(helper.handle)
+    helper.close()
+    helper = Running(asker, 1)
+    helper.run("result = 1")
+    assert asker.signal(helper.handle, signal.SIGTERM) == 0
+    assert asker.exited(helper.handle) == ("signal", 15)
+    asker.empty(helper.handle)
+    helper.close()
+    assert asker.events == []
+
+
+def test_kill_reaches_children_with_sessions_of_their_own(asker: Asker):
+    helper = Running(asker, 2)
+    assert helper.line() == b"up"
+    deadline = time.monotonic() + 5
+    while len(strays()) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    helper.kill()
+    helper.close()
+    assert strays() == []
+
+
+def test_a_closed_connection_kills_every_tree(asker: Asker):
+    helpers = [Running(asker, 2) for _ in range(3)]
+    for helper in helpers:
+        assert helper.line() == b"up"
+    asker.sock.close()
+    assert asker.process.wait(5) == 0  # type: ignore[attr-defined]
+    assert strays() == []
+    for helper in helpers:
+        helper.close()
+
+
+def test_a_launcher_that_is_killed_takes_its_helpers_with_it(asker: Asker):
+    helper = Running(asker, 1)
+    helper.run("result = 1")
+    pid = helper.pid
+    asker.process.kill()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 2
+    while (row := processes.row(pid)) and row.state not in "ZX" and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert row is None or row.state in "ZX"
+    helper.close()
+
+
+@pytest.mark.parametrize(
+    ("profile", "number"),
+    [(3, errno.ENOENT), (4, errno.EPERM), (6, errno.ENOEXEC), (7, errno.EINVAL), (0, errno.EINVAL)],
+)
+def test_what_cannot_be_is_refused_with_an_errno(asker: Asker, profile: int, number: int):
+    try:
+        helper = Running(asker, profile)
+    except Refused as error:
+        found = error.errno
+    else:
+        how, found = asker.exited(helper.handle)
+        asker.empty(helper.handle)
+        helper.close()
+        assert how == "exec-failed"
+    assert found == number
+
+
+def test_a_script_runs_under_its_interpreter(asker: Asker):
+    helper = Running(asker, 5)
+    assert helper.line() == b"script --in-fd=3"
+    assert asker.exited(helper.handle) == ("exited", 0)
+    asker.empty(helper.handle)
+    helper.close()
+
+
+def test_two_malformed_requests_end_the_connection(asker: Asker):
+    fingerprint, asker.fingerprint = asker.fingerprint, 1
+    read, write = os.pipe()
+    assert asker.launch(1, (read, write))[0] == errno.ESTALE
+    asker.fingerprint = fingerprint
+    os.close(read)
+    os.close(write)
+    for _ in range(2):
+        asker.send_raw(b"x")
+    replies = [asker.read(), asker.read()]
+    assert [reply[0][2] for reply in replies if reply] == [errno.EMSGSIZE] * 2
+    assert asker.read() is None
+
+
+def test_a_configuration_that_others_may_write_is_refused(tmp_path: Path):
+    config = tmp_path / "helpers.toml"
+    config.write_text("")
+    config.chmod(0o666)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(PRIVSEP), f"--config={config}", "--unprivileged"],
+        capture_output=True, text=True, check=False, timeout=10,
+    )  # fmt: skip
+    assert done.returncode == 77
+    assert f"{config} can be written by others: chmod go-w it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"), [([], 64), (["--nonsense"], 64), (["--unprivileged", "--config=/nonexistent"], 77)]
+)
+def test_a_wrong_command_line_says_so(argv: list[str], status: int):
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(PRIVSEP), *argv], capture_output=True, check=False, timeout=10
+    )
+    assert done.returncode == status
+
+
+def test_the_launcher_is_small():
+    lines = PRIVSEP.read_text().count("\n")
+    assert lines <= 450, f"privsep.py has {lines} lines"
+
+
+# the parser
+
+
+@given(st.binary(max_size=64), st.integers(0, 5), st.integers(0, 70000))
+def test_any_packet_is_a_request_or_an_errno(data: bytes, nfds: int, profiles: int):
+    found = parse(data, nfds, profiles)
+    assert isinstance(found, Request) or found in errno.errorcode
+
+
+def test_every_field_is_checked():
+    good = (MAGIC, LAUNCH, 3, 2, 0, 7, 1)
+    assert parse(WIRE.pack(*good), 3, 2) == Request(LAUNCH, 2, 0, 7, 1)
+    for change, number in (
+        ({0: b"HDL2"}, errno.EPROTO), ({1: 4}, errno.EOPNOTSUPP), ({1: 0}, errno.EOPNOTSUPP), ({2: 2}, errno.EBADMSG),
+        ({2: 5}, errno.EBADMSG), ({3: 0}, errno.EINVAL), ({3: 3}, errno.EINVAL), ({4: 1}, errno.EINVAL),
+        ({6: 0}, errno.EPROTO),
+    ):  # fmt: skip
+        fields = list(good)
+        for place, value in change.items():
+            fields[place] = value
+        assert parse(WIRE.pack(*fields), 3, 2) == number, change
+    assert parse(WIRE.pack(MAGIC, SIGNAL, 0, 0, 5, 19, 1), 0, 2) == errno.EINVAL  # STOP is not passed on
+    assert parse(WIRE.pack(MAGIC, SIGNAL, 0, 0, 5, 15, 1), 0, 2) == Request(SIGNAL, 0, 5, 15, 1)
+    assert parse(WIRE.pack(*good)[:-1] + b"x", 3, 2) == errno.EPROTO
+    assert parse(WIRE.pack(*good) + b"x", 3, 2) == errno.EMSGSIZE
+
+
+def test_descriptors_of_a_wrong_kind_or_direction_are_refused():
+    read, write = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR)
+    page = os.memfd_create("x", os.MFD_ALLOW_SEALING)
+    try:
+        check_descriptors([read, write, write])
+        for fds in (
+            [write, write],
+            [read, read],
+            [null, write],
+            [read, write, null],
+            [read, write, write, page],
+        ):
+            with pytest.raises(RequestRefused):
+                check_descriptors(fds)
+    finally:
+        for fd in (read, write, null, page):
+            os.close(fd)
