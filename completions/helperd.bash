@@ -16,12 +16,13 @@ _helperd_sources() { # names of running sources: their sockets
 _helperd() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command= word
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        case $word in run | demo | status | top | list | probe | open | close | pause | resume | restart | channel | hop | tap | messages | wait | reload | check) command=$word; break ;; esac
+        case $word in run | demo | status | top | list | probe | open | close | pause | resume | restart | channel | hop | tap | messages | wait | reload | capture | launcher | doctor | check) command=$word; break ;; esac
     done
     COMPREPLY=()
     case $command:$prev in
         run:-c | run:--config) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
         run:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
+        run:--launcher) COMPREPLY=(); return ;;
         demo:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         status:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         top:-d | top:--delay) COMPREPLY=(); return ;;
@@ -51,9 +52,18 @@ _helperd() {
         wait:--timeout) COMPREPLY=(); return ;;
         wait:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         reload:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
+        capture:-w) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
+        capture:-c) COMPREPLY=(); return ;;
+        capture:-a) COMPREPLY=(); return ;;
+        capture:--config) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
+        capture:--launcher) COMPREPLY=(); return ;;
+        launcher:-c | launcher:--config) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
+        launcher:--listen) COMPREPLY=(); return ;;
+        doctor:-c | doctor:--config) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
+        doctor:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
     esac
     case $command in
-        run) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --unprivileged" -- "$cur"); fi ;;
+        run) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --launcher --unprivileged" -- "$cur"); fi ;;
         demo) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir" -- "$cur"); fi ;;
         status) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         top) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -d --delay -s --sort --runtime-dir" -- "$cur"); fi ;;
@@ -70,8 +80,11 @@ _helperd() {
         messages) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -f --follow --since --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         wait) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --running --stopped --timeout --runtime-dir" -- "$cur"); fi ;;
         reload) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); fi ;;
+        capture) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -w -c -a --config --launcher -q --quiet" -- "$cur"); fi ;;
+        launcher) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --listen --systemd" -- "$cur"); fi ;;
+        doctor) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --security --json" -- "$cur"); fi ;;
         check) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; fi ;;
-        "") mapfile -t COMPREPLY < <(compgen -W "run demo status top list probe open close pause resume restart channel hop tap messages wait reload check -h --help --version" -- "$cur") ;;
+        "") mapfile -t COMPREPLY < <(compgen -W "run demo status top list probe open close pause resume restart channel hop tap messages wait reload capture launcher doctor check -h --help --version" -- "$cur") ;;
     esac
 }
 complete -F _helperd helperd

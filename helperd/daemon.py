@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import sys
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ import trio
 from helperd import __version__, config, pcapng
 from helperd.config.check import source_name
 from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
+from helperd.control.peer import Admins
 from helperd.control.server import serve as serve_control
 from helperd.drivers import list_devices, probe
 from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone
@@ -27,9 +29,16 @@ from helperd.launcher import Launcher, open_launcher
 from helperd.lifecycle import State
 from helperd.logs import Log
 from helperd.notify import Notifier
-from helperd.routing import Overflow, RouteTable
-from helperd.runtime import ALL_SOCKET, CONTROL_SOCKET, SOURCES_DIR, claim_runtime_dir, default_runtime_dir
-from helperd.sinks.listen import listen_unix
+from helperd.routing import Form, Overflow, RouteTable
+from helperd.runtime import (
+    ALL_FRAMES_SOCKET,
+    ALL_SOCKET,
+    CONTROL_SOCKET,
+    SOURCES_DIR,
+    claim_runtime_dir,
+    default_runtime_dir,
+)
+from helperd.sinks.listen import TcpListener, UnixListener, listen_tcp, listen_unix
 from helperd.sinks.stream import StreamSink
 from helperd.status import snapshot
 from helperd.supervisor import Supervisor
@@ -71,18 +80,35 @@ class Daemon:
         for sink, single in self._implicit() if self.spec.implicit_sinks else []:
             self._open(sink, single)
         for spec in self.supervisor.config.sinks:
-            self.configured[spec.path] = self._open(spec, None)
+            self.configured[spec.name] = self._open(spec, None)
 
     def _implicit(self) -> list[tuple[SinkSpec, str | None]]:
-        every: list[tuple[SinkSpec, str | None]] = [(SinkSpec(path=ALL_SOCKET), None)]
-        return every + [self._own_socket(source.name) for source in self.supervisor.config.sources]
+        every: list[tuple[SinkSpec, str | None]] = [
+            (SinkSpec(path=ALL_SOCKET), None),
+            (SinkSpec(path=ALL_FRAMES_SOCKET, format="frames"), None),
+        ]
+        for source in self.supervisor.config.sources:
+            every += self._own_sockets(source.name)
+        return every
 
-    def _own_socket(self, name: str) -> tuple[SinkSpec, str | None]:
-        return SinkSpec(path=f"{SOURCES_DIR}/{name}.sock", sources=(name,)), name
+    def _own_sockets(self, name: str) -> list[tuple[SinkSpec, str | None]]:
+        path = f"{SOURCES_DIR}/{name}"
+        return [
+            (SinkSpec(path=f"{path}.sock", sources=(name,)), name),
+            (SinkSpec(path=f"{path}.frames.sock", sources=(name,), format="frames"), name),
+        ]
+
+    def _open_own_sockets(self, name: str) -> None:
+        for spec, single in self._own_sockets(name):
+            self._open(spec, single)
 
     def _open(self, spec: SinkSpec, single: str | None) -> StreamSink:
-        path = os.path.join(self.runtime_dir, spec.path)
-        listener = listen_unix(path, mode=self.spec.socket_mode, group=self.spec.socket_group)
+        listener: UnixListener | TcpListener
+        if spec.listen is not None:
+            listener = listen_tcp(*spec.listen)
+        else:
+            path = os.path.join(self.runtime_dir, spec.path)
+            listener = listen_unix(path, mode=self.spec.socket_mode, group=self.spec.socket_group)
         sink = StreamSink(
             name=spec.name,
             listener=listener,
@@ -97,6 +123,8 @@ class Daemon:
             limit=spec.limit,
             overflow=cast("Overflow", spec.overflow),
             hold=spec.hold,
+            form=cast("Form", spec.format),
+            linktypes=frozenset(spec.dlts),
         )
         self.sinks.append(sink)
         assert self.nursery is not None
@@ -133,7 +161,7 @@ class Daemon:
         spec = SourceSpec(definition=definition, name=name or source_name(definition))
         self.supervisor.add(spec)
         if self.spec.implicit_sinks:
-            self._open(*self._own_socket(spec.name))
+            self._open_own_sockets(spec.name)
         return spec.name
 
     async def remove_source(self, name: str) -> None:
@@ -154,7 +182,7 @@ class Daemon:
         if self.spec.implicit_sinks:
             for spec in new.sources:
                 if spec.name not in before:
-                    self._open(*self._own_socket(spec.name))
+                    self._open_own_sockets(spec.name)
         what = await self.supervisor.reload(new)
         for name in what.stop:
             self._close_own_socket(name)
@@ -162,14 +190,14 @@ class Daemon:
         return {field.name: list(getattr(what, field.name)) for field in fields(what)}
 
     def _reload_sinks(self, new: Config) -> None:
-        wanted = {spec.path: spec for spec in new.sinks}
-        for path, sink in list(self.configured.items()):
-            if wanted.get(path) != sink.spec:
+        wanted = {spec.name: spec for spec in new.sinks}
+        for name, sink in list(self.configured.items()):
+            if wanted.get(name) != sink.spec:
                 self._close(sink)
-                del self.configured[path]
-        for path, spec in wanted.items():
-            if path not in self.configured:
-                self.configured[path] = self._open(spec, None)
+                del self.configured[name]
+        for name, spec in wanted.items():
+            if name not in self.configured:
+                self.configured[name] = self._open(spec, None)
 
     def _close_own_socket(self, name: str) -> None:
         for sink in [sink for sink in self.sinks if sink.single == name]:
@@ -212,10 +240,12 @@ class Daemon:
 @asynccontextmanager
 async def _control(daemon: Daemon) -> AsyncIterator[None]:
     path = os.path.join(daemon.runtime_dir, CONTROL_SOCKET)
+    admins = Admins.of(daemon.spec.admin_group)
     listener = listen_unix(path, mode=daemon.spec.socket_mode, group=daemon.spec.socket_group)
+    serve = partial(serve_control, admin=admins)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_control, trio.SocketListener(listener.socket), daemon)
+            nursery.start_soon(serve, trio.SocketListener(listener.socket), daemon)
             yield
             nursery.cancel_scope.cancel()
     finally:
@@ -259,6 +289,7 @@ async def run(
                         view.snapshot = daemon.snapshot
                         nursery.start_soon(view.show)
                     nursery.start_soon(_end_with_launcher, launcher)
+                    supervisor.on_beat.append(_Pulse(notifier, supervisor).beat)
                     notifier.ready(f"{len(settings.sources)} sources")
                     async for number in signals:
                         if number != signal.SIGHUP:
@@ -271,6 +302,31 @@ async def run(
                     nursery.cancel_scope.cancel()
                 outer.cancel_scope.cancel()
     return Code.DONE
+
+
+@dataclass(slots=True)
+class _Pulse:
+    """What the service manager is told while the loop makes progress: that it does, and how things are."""
+
+    notifier: Notifier
+    supervisor: Supervisor
+    told: str = ""
+    told_at: float = 0.0
+
+    def beat(self, now: float) -> None:
+        """Feed the watchdog four times within its limit; say how things are when that changed, once a second."""
+        limit = self.notifier.watchdog_s
+        due = 1.0 if limit is None else min(1.0, limit / 4)
+        if now - self.told_at < due:
+            return
+        self.told_at = now
+        if limit is not None:
+            self.notifier.watchdog()
+        states = [source.life.state for source in self.supervisor.sources]
+        text = f"{states.count(State.RUNNING)} of {len(states)} sources running"
+        if text != self.told:
+            self.told = text
+            self.notifier.status(text)
 
 
 _LEVELS: Final = {"alert": "error", "fatal": "error"}
@@ -287,6 +343,8 @@ async def _reload(daemon: Daemon, notifier: Notifier, write: Callable[[str, str,
         what = await daemon.reload()
     except HelperdError as error:
         write("error", "helperd", f"reload refused, nothing changed: {error}")
+    except Exception as error:  # noqa: BLE001 - a bug in a reload does not end what runs
+        daemon.supervisor.bug("helperd", error)
     else:
         parts = [f"{word} {len(names)}" for word, names in what.items() if isinstance(names, list) and names]
         write("info", "helperd", f"reloaded: {', '.join(parts) or 'nothing to do'}")
@@ -326,6 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.runtime_dir or settings.helperd.runtime_dir or default_runtime_dir()
         )
         claim_runtime_dir(runtime_dir)
+        _raise_fd_limit()
         view = LiveView() if sys.stdout.isatty() else None
         with Log(form=settings.helperd.log_format, level=settings.helperd.log_level) as log:
             if options.demo:
@@ -371,6 +430,12 @@ async def _run_quietly(
                 error = error.exceptions[0]
             raise error from None
         raise
+
+
+def _raise_fd_limit() -> None:
+    """Take every descriptor that the hard limit gives; six go to each helper."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _invite(runtime_dir: str) -> None:

@@ -19,6 +19,7 @@ PROBLEMS: dict[str, str] = {
     "bad-payload": "a frame's payload cannot be decoded as the message it claims to be",
     "bad-bulk": "a bulk frame's packet index and its blocks do not add up",
     "bad-pcapng": "a chain of pcapng blocks does not add up",
+    "bad-stream": "what a consumer reads is not a stream of the frames format",
     "frame-too-long": "a frame announces more bytes than the limit allows",
     "partial-frame": "the stream ended inside a frame",
     "not-allowed-now": "the message is known but not allowed in the present phase of the session",

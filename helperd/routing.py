@@ -12,15 +12,23 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from helperd import pcapng
+from helperd import pcapng, relay
+from helperd.errors import RemoteProtocolError
+from helperd.wire.frames import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from helperd.wire.frames import Run
+
+    Translate = Callable[[Sequence[Run], list["Segment"]], None]
 
 Overflow = Literal["drop-oldest", "wait", "disconnect"]
 Part = bytes | memoryview
+Form = Literal["pcapng", "frames"]
 
 OUTBOX_LIMIT = 4 << 20
 """Default bound of an outbox, in bytes."""
@@ -104,7 +112,8 @@ class Batch(NamedTuple):
         nbytes: their sum.
         packets: packets in them.
         pinned: bytes of memory that the parts keep alive.
-        counts: packets by interface number.
+        counts: packets by interface number; by source number in the frames format.
+        about: the source's SOURCE record, in the frames format.
     """
 
     parts: tuple[Part, ...]
@@ -112,6 +121,7 @@ class Batch(NamedTuple):
     packets: int
     pinned: int
     counts: tuple[tuple[int, int], ...]
+    about: bytes = b""
 
 
 def batch_of(segments: Sequence[Segment], read: int) -> Batch:
@@ -293,13 +303,14 @@ class Ledger:
     """What one source's packets became, over all its incarnations.
 
     ``received`` packets were scanned; each was routed (to the consumers there were) or counted under ``lost`` with a
-    reason. Losses in front of us (died with the helper, dropped by the kernel) are in ``lost`` too, and then
-    ``produced`` is more than ``received``.
+    reason. Losses in front of us (died with the helper, dropped by the kernel) are in ``upstream``, and then
+    ``produced`` is more than ``received``. ``empty`` data reports of those received held no packet: a position, JSON.
     """
 
     received: int = 0
     received_bytes: int = 0
     routed: int = 0
+    empty: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     upstream: Counter[str] = field(default_factory=Counter)
 
@@ -314,61 +325,159 @@ class Ledger:
 
 
 class Tap(NamedTuple):
-    """One outbox as one source's route sees it; ``single`` streams carry one link type only."""
+    """One outbox as a route sees it.
+
+    Attributes:
+        outbox: where the packets go.
+        single: the stream carries one link type only.
+        form: what the stream is made of.
+        linktypes: link types it wants (LINKTYPE_ values); none: all. What it does not want is not offered to it.
+    """
 
     outbox: Outbox
-    single: bool
+    single: bool = False
+    form: Form = "pcapng"
+    linktypes: frozenset[int] = frozenset()
 
 
 class Route:
     """The way of one source's packets: its ledger and the outboxes that want it.
 
     Attributes:
+        number: the source's number in the frames format, given once.
         paused: packets are counted under ``paused`` and not passed on.
         carried: the interface that single-link-type consumers of this source get: its first.
+        about: the SOURCE record of the current incarnation.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, interfaces: Interfaces, number: int = 0) -> None:
         self.source = source
+        self.number = number
         self.ledger = Ledger()
         self.taps: list[Tap] = []
         self.paused = False
         self.carried: int | None = None
+        self.incarnation = 0
+        self.about = b""
+        self._interfaces = interfaces
+        self._blocks: list[Tap] = []
+        self._frames: list[Tap] = []
+        self.describe(0, {})
+
+    def add(self, tap: Tap) -> None:
+        """Let an outbox have this source's packets."""
+        self.taps.append(tap)
+        (self._frames if tap.form == "frames" else self._blocks).append(tap)
+
+    def remove(self, outbox: Outbox) -> None:
+        """Let an outbox have no more."""
+        for taps in (self.taps, self._blocks, self._frames):
+            taps[:] = [tap for tap in taps if tap.outbox is not outbox]
+
+    def describe(self, incarnation: int, fields: Mapping[str, str]) -> None:
+        """Say what a new incarnation is; readers of the frames format are told before its first packets."""
+        self.incarnation = incarnation
+        self.about = relay.source_record(self.number, incarnation, {"name": self.source, **fields})
 
     @property
     def wanted(self) -> bool:
-        """Whether translating packets has any use now."""
+        """Whether anybody gets packets now."""
         return bool(self.taps) and not self.paused
 
-    def count(self, packets: int, nbytes: int) -> None:
-        """Count packets as received; those that nobody wants are lost here and now."""
-        ledger = self.ledger
-        ledger.received += packets
-        ledger.received_bytes += nbytes
+    def deliver(self, runs: Sequence[Run], translate: Translate) -> None:
+        """Count one read's packets and hand them to everybody who wants them.
+
+        Args:
+            runs: packet runs of one read.
+            translate: appends the runs' segments to a list; called only if somebody reads pcapng.
+
+        Raises:
+            RemoteProtocolError: of ``translate``; what came before the bad frame has been handed on.
+        """
+        packets = read = 0
+        data: bytes | None = None
+        for run in runs:
+            packets += run.packets
+            self.ledger.received_bytes += run.stop - run.start
+            if run.data is not data:
+                data = run.data
+                read += len(data)
+        first = self.ledger.received
+        self.ledger.received += packets
         if self.paused:
-            ledger.lost["paused"] += packets
+            self.ledger.lost["paused"] += packets
         elif not self.taps:
-            ledger.lost["no-consumer"] += packets
+            self.ledger.lost["no-consumer"] += packets
+        else:
+            if self._frames:
+                self._forward(runs, first, packets, read)
+            if self._blocks:
+                self._translate(runs, packets, read, translate)
+
+    def _forward(self, runs: Sequence[Run], first: int, packets: int, read: int) -> None:
+        """The frames format: slices of the read, a header in front of each run."""
+        parts: list[Part] = []
+        nbytes = 0
+        for kind, data, start, stop, frames, held in runs:
+            form = relay.Kind.PACKETS if kind is Kind.PACKETS else relay.Kind.BULK
+            size = stop - start
+            parts.append(relay.run_header(form, size, self.number, self.incarnation, first, held, frames))
+            parts.append(memoryview(data)[start:stop] if size < len(data) else data)
+            nbytes += size + relay.HEADER.size
+            first += held
+        batch = Batch(tuple(parts), nbytes, packets, max(read, nbytes), ((self.number, packets),), self.about)
+        self.ledger.routed += packets
+        for tap in self._frames:
+            tap.outbox.put(batch)
+
+    def _translate(self, runs: Sequence[Run], packets: int, read: int, translate: Translate) -> None:
+        segments: list[Segment] = []
+        try:
+            translate(runs, segments)
+        except RemoteProtocolError:
+            if not self._frames:
+                self.ledger.lost["refused"] += packets - sum(segment.packets for segment in segments)
+            raise
+        else:
+            self.ledger.empty += packets - sum(segment.packets for segment in segments)
+        finally:
+            self.dispatch(segments, read)
 
     def dispatch(self, segments: Sequence[Segment], read: int) -> None:
-        """Hand one read's packets to every outbox that wants this source."""
+        """Hand one read's packets to every outbox that wants them as pcapng."""
         if not segments:
             return
         if self.carried is None:
             self.carried = segments[0].interface
         batch = batch_of(segments, read)
-        self.ledger.routed += batch.packets
-        alone: Batch | None = batch if len(batch.counts) == 1 and batch.counts[0][0] == self.carried else None
-        for outbox, single in self.taps:
-            if not single or alone is not None:
+        if not self._frames:
+            self.ledger.routed += batch.packets
+        alone = len(batch.counts) == 1 and batch.counts[0][0] == self.carried
+        for outbox, single, _, linktypes in self._blocks:
+            if (not single or alone) and not linktypes:
                 outbox.put(batch)
+            else:
+                self._dispatch_some(segments, read, outbox, linktypes, self.carried if single else None)
+
+    def _dispatch_some(
+        self,
+        segments: Sequence[Segment],
+        read: int,
+        outbox: Outbox,
+        linktypes: frozenset[int],
+        only: int | None,
+    ) -> None:
+        """For an outbox that gets some of the link types."""
+        mine = []
+        for segment in segments:
+            if linktypes and self._interfaces[segment.interface].linktype not in linktypes:
                 continue
-            mine = [segment for segment in segments if segment.interface == self.carried]
-            for segment in segments:
-                if segment.interface != self.carried:
-                    outbox.count_refused(segment.interface, segment.packets, "link-type")
-            if mine:
-                outbox.put(batch_of(mine, read))
+            if only is not None and segment.interface != only:
+                outbox.count_refused(segment.interface, segment.packets, "link-type")
+            else:
+                mine.append(segment)
+        if mine:
+            outbox.put(batch_of(mine, read))
 
     def holding(self) -> list[Outbox]:
         """The outboxes that ask this source to wait."""
@@ -381,30 +490,40 @@ class RouteTable:
     def __init__(self) -> None:
         self.interfaces = Interfaces()
         self.routes: dict[str, Route] = {}
-        self._wants: list[tuple[Outbox, frozenset[str], bool]] = []
+        self._wants: list[tuple[Tap, frozenset[str]]] = []
+        self._numbers = count()
 
     def route(self, source: str) -> Route:
         """The route of a source; made on first use and kept, so that counters outlive incarnations."""
         route = self.routes.get(source)
         if route is None:
-            route = self.routes[source] = Route(source)
-            for outbox, sources, single in self._wants:
+            route = self.routes[source] = Route(source, self.interfaces, next(self._numbers))
+            for tap, sources in self._wants:
                 if not sources or source in sources:
-                    route.taps.append(Tap(outbox, single))
+                    route.add(tap)
         return route
 
-    def connect(self, outbox: Outbox, sources: frozenset[str], *, single: bool) -> None:
+    def connect(
+        self,
+        outbox: Outbox,
+        sources: frozenset[str],
+        *,
+        single: bool,
+        form: Form = "pcapng",
+        linktypes: frozenset[int] = frozenset(),
+    ) -> None:
         """Let an outbox want sources by name (none: all of them, those to come included)."""
-        self._wants.append((outbox, sources, single))
+        tap = Tap(outbox, single, form, linktypes)
+        self._wants.append((tap, sources))
         for name, route in self.routes.items():
             if not sources or name in sources:
-                route.taps.append(Tap(outbox, single))
+                route.add(tap)
 
     def disconnect(self, outbox: Outbox) -> None:
         """Forget an outbox in every route."""
-        self._wants = [want for want in self._wants if want[0] is not outbox]
+        self._wants = [want for want in self._wants if want[0].outbox is not outbox]
         for route in self.routes.values():
-            route.taps = [tap for tap in route.taps if tap.outbox is not outbox]
+            route.remove(outbox)
 
     def drop(self, source: str) -> None:
         """Forget a removed source's route; its interface numbers stay taken."""

@@ -16,6 +16,7 @@ from helperd.errors import HelperdError, UnavailableError
 SYSTEM_DIR = "/run/helperd"
 CONTROL_SOCKET = "control.sock"
 ALL_SOCKET = "all.sock"
+ALL_FRAMES_SOCKET = "all.frames.sock"
 SOURCES_DIR = "sources"
 
 

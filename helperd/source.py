@@ -54,12 +54,14 @@ from helperd.wire.messages import (
 from helperd.wire.session import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from helperd import vitals
     from helperd.bus import MessageBus
     from helperd.config.specs import HelperSpec, SourceSpec
     from helperd.gate import StartGate
     from helperd.launcher import Launcher
-    from helperd.routing import Route, RouteTable
+    from helperd.routing import Route, RouteTable, Segment
     from helperd.watch import Finding, Moment
     from helperd.wire.frames import Generation, Run
     from helperd.wire.greeting import GenerationCache, Program
@@ -389,6 +391,7 @@ class Source:
         if not report.success:
             raise OpenRefused("open-refused", report.message or "the helper gave no reason")
         self._take(report)
+        self._describe(number, report)
         if (
             self._offers_bulk and channel.session.phase is Phase.OPEN
         ):  # else it has said goodbye in the same read
@@ -404,6 +407,21 @@ class Source:
             channel.send(self.tuned)
         await channel.pump(self._holding, self._wait_for_room)
         self.post(Event.ENDED, incarnation=number)
+
+    def _describe(self, number: int, report: OpenReport) -> None:
+        """What readers of the frames format are told of this incarnation."""
+        dlt = "" if report.dlt is None else str(report.dlt)
+        self.route.describe(
+            number,
+            {
+                "definition": self.spec.definition,
+                "generation": self.opened.generation,
+                "dlt": dlt,
+                "hardware": report.hardware,
+                "interface": report.capture_interface,
+                "uuid": report.uuid,
+            },
+        )
 
     def _take(self, report: OpenReport) -> None:
         opened = self.opened
@@ -448,16 +466,13 @@ class Source:
 
     # packets and messages
 
-    def _deliver(self, runs: list[Run], size: int) -> None:
-        route = self.route
-        packets = nbytes = 0
-        for run in runs:
-            packets += run.packets
-            nbytes += run.stop - run.start
-        route.count(packets, nbytes)
+    def _deliver(self, runs: list[Run], _size: int) -> None:
         self.last_packet_at = trio.current_time()
-        if route.wanted and self._translator is not None:
-            route.dispatch(self._translator.translate(runs, time.time_ns()), size)
+        self.route.deliver(runs, self._translate)
+
+    def _translate(self, runs: Sequence[Run], segments: list[Segment]) -> None:
+        assert self._translator is not None
+        self._translator.translate(runs, time.time_ns(), segments)
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):

@@ -80,7 +80,7 @@ def consumer_status(consumer: Consumer, now: float) -> dict[str, object]:
     return {
         "id": consumer.number,
         "sink": consumer.sink,
-        "format": "pcapng",
+        "format": consumer.form,
         "pid": consumer.peer.pid,
         "uid": consumer.peer.uid,
         "offered": outbox.offered,
@@ -118,7 +118,12 @@ def snapshot(
         "bugs": supervisor.bugs + sum(source.faults for source in supervisor.sources),
         "sources": sources,
         "sinks": [
-            {"name": sink.name, "type": "unix", "path": sink.listener.path, "format": "pcapng"}
+            {
+                "name": sink.name,
+                "type": "unix" if sink.spec is None else sink.spec.type,
+                "path": sink.listener.path,
+                "format": sink.form,
+            }
             for sink in sinks
         ],
         "consumers": [consumer_status(consumer, now) for sink in sinks for consumer in sink.consumers],

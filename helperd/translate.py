@@ -84,17 +84,20 @@ class Translator:
             )
         return known
 
-    def translate(self, runs: Sequence[Run], arrived_ns: int) -> list[Segment]:
+    def translate(
+        self, runs: Sequence[Run], arrived_ns: int, segments: list[Segment] | None = None
+    ) -> list[Segment]:
         """Turn one read's runs into segments, in order.
 
         Args:
             runs: packet runs of one read.
             arrived_ns: nanoseconds since 1970, for packets that carry no time of their own.
+            segments: take them one by one as they are made, so that they are there when a later frame is refused.
 
         Raises:
             RemoteProtocolError: "bad-payload", "bad-bulk": a frame does not hold what its header claims.
         """
-        segments: list[Segment] = []
+        segments = [] if segments is None else segments
         for run in runs:
             if run.kind is Kind.PACKETS:
                 self._rewrite(run, arrived_ns, segments)
@@ -119,28 +122,30 @@ class Translator:
         interface = -1
         moulds: dict[int, Mould] = {}
         misfits = _MISFITS
-        while position < end:
-            position = fill(data, position, end, moulds, blocks.append)
-            if position == end:
-                break
-            length = _LENGTH(data, position + 8)[0]
-            stop = position + header + length
-            found = shape(data, position, stop)
-            if found is not None:
-                number = self.number(found.dlt)
-                if number != interface:
+        try:
+            while position < end:
+                position = fill(data, position, end, moulds, blocks.append)
+                if position == end:
+                    break
+                length = _LENGTH(data, position + 8)[0]
+                stop = position + header + length
+                found = shape(data, position, stop)
+                if found is not None:
+                    number = self.number(found.dlt)
+                    if number != interface:
+                        _close(segments, interface, blocks)
+                        interface = number
+                        moulds = self._moulds_of(number)
+                    moulds[length] = mould(data, position, found, header, number)
+                    position = fill(data, position, stop, moulds, blocks.append)
+                if position != stop:
                     _close(segments, interface, blocks)
-                    interface = number
-                    moulds = self._moulds_of(number)
-                moulds[length] = mould(data, position, found, header, number)
-                position = fill(data, position, stop, moulds, blocks.append)
-            if position != stop:
-                _close(segments, interface, blocks)
-                misfits -= 1
-                stop = stop if misfits else end
-                self._rewrite_any(Run(run.kind, data, position, stop, 1, 1), arrived_ns, segments)
-                position = stop
-        _close(segments, interface, blocks)
+                    misfits -= 1
+                    stop = stop if misfits else end
+                    self._rewrite_any(Run(run.kind, data, position, stop, 1, 1), arrived_ns, segments)
+                    position = stop
+        finally:
+            _close(segments, interface, blocks)
 
     def _moulds_of(self, interface: int) -> dict[int, Mould]:
         """The moulds of an interface; all are thrown away when there are too many."""
@@ -152,22 +157,24 @@ class Translator:
         blocks: list[bytes] = []
         current_dlt: int | None = -1
         interface = -1
-        for dlt, sec, usec, original, content, signal in self._generation.packets(run):
-            if dlt != current_dlt:
-                _close(segments, interface, blocks)
-                current_dlt = dlt
-                interface = self.number_of(self.dlt) if dlt is None else self.number(dlt)
-            stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
-            if stamp >> 64 or original >> 32:
-                raise RemoteProtocolError(
-                    "bad-payload",
-                    f"a packet of {original} bytes at {sec} s and {usec} us: no capture can say that",
+        try:
+            for dlt, sec, usec, original, content, signal in self._generation.packets(run):
+                if dlt != current_dlt:
+                    _close(segments, interface, blocks)
+                    current_dlt = dlt
+                    interface = self.number_of(self.dlt) if dlt is None else self.number(dlt)
+                stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
+                if stamp >> 64 or original >> 32:
+                    raise RemoteProtocolError(
+                        "bad-payload",
+                        f"a packet of {original} bytes at {sec} s and {usec} us: no capture can say that",
+                    )
+                comment = "" if signal is None else describe(signal)
+                blocks.append(
+                    pcapng.packet_block(interface, stamp, content[:MAX_CONTENT], original, comment=comment)
                 )
-            comment = "" if signal is None else describe(signal)
-            blocks.append(
-                pcapng.packet_block(interface, stamp, content[:MAX_CONTENT], original, comment=comment)
-            )
-        _close(segments, interface, blocks)
+        finally:
+            _close(segments, interface, blocks)
 
     def number_of(self, dlt: int | None) -> int:
         """The interface number of the link type in an open report, which may be absent or nonsense."""

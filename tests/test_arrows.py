@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("channel", "sinks", "launcher", "vitals", "logs", "bus", "gate", "page"),
     ("translate", "lifecycle"),
     ("routing",),
-    ("pcapng", "layout"),
+    ("pcapng", "layout", "relay"),
     ("wire",),
     ("config", "sandbox", "runtime", "table", "bell"),
     ("errors",),
@@ -40,7 +40,7 @@ ONLY: dict[str, set[str]] = {  # rooms that are held to less than their layer wo
     "lifecycle": {"errors"},
     "pcapng": {"errors"},
     "wire": {"errors"},
-    "client": {"errors", "pcapng"},
+    "client": {"errors", "pcapng", "relay"},
     "errors": set(),
 }
 

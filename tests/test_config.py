@@ -141,6 +141,11 @@ sources = ["wifi"]
 overflow = "wait"
 limit = "64KiB"
 hold = "1h"
+[[sink]]
+type = "tcp"
+listen = "tcp:[::]:7878"
+exposed = true
+dlts = [127, 1, 127]
 [[allow]]
 uid = 1000
 helpers = ["h"]
@@ -189,6 +194,7 @@ helpers = ["h"]
         ),
         sinks=(
             specs.SinkSpec(path="x.sock", sources=("wifi",), overflow="wait", limit=64 << 10, hold=3600.0),
+            specs.SinkSpec(type="tcp", listen=("::", 7878), exposed=True, dlts=(1, 127)),
         ),
         allow=(specs.AllowSpec(("h",), uid=1000, max_running=2), specs.AllowSpec(("h",), group="capture")),
     )

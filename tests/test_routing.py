@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helperd import relay
+from helperd.errors import RemoteProtocolError
 from helperd.routing import Batch, Outbox, RouteTable, Segment, batch_of
+from helperd.wire.frames import Kind, Run
 
 
 def batch(packets: int = 1, nbytes: int = 100, interface: int = 0, pinned: int | None = None) -> Batch:
@@ -17,6 +20,19 @@ def batch(packets: int = 1, nbytes: int = 100, interface: int = 0, pinned: int |
 
 def segment(interface: int, packets: int, nbytes: int = 40) -> Segment:
     return Segment(interface, (bytes(nbytes),), nbytes, packets)
+
+
+def run(packets: int, nbytes: int, kind: Kind = Kind.PACKETS) -> Run:
+    return Run(kind, bytes(nbytes), 0, nbytes, packets, packets)
+
+
+def giving(*segments: Segment):
+    """A translation with a known result."""
+    return lambda _runs, into: into.extend(segments)
+
+
+def never(_runs, _into) -> None:
+    pytest.fail("nobody reads pcapng")
 
 
 def balanced(outbox: Outbox) -> bool:
@@ -162,8 +178,7 @@ class TestRoute:
         table.connect(every, frozenset(), single=False)
         table.connect(other, frozenset({"b"}), single=False)
         table.connect(mine, frozenset({"a"}), single=True)
-        route.count(3, 120)
-        route.dispatch([segment(0, 3)], 120)
+        route.deliver([run(3, 120)], giving(segment(0, 3)))
         assert every.take(1)[0].parts[0] is mine.take(1)[0].parts[0]
         assert not other
         assert route.ledger.received == route.ledger.routed == 3
@@ -179,7 +194,7 @@ class TestRoute:
 
     def test_packets_that_nobody_wants_are_counted(self):
         route = RouteTable().route("a")
-        route.count(7, 700)
+        route.deliver([run(7, 700)], never)
         assert route.ledger.losses() == {"no-consumer": 7}
 
     def test_a_paused_source_counts_what_it_does_not_pass_on(self):
@@ -187,7 +202,7 @@ class TestRoute:
         route = table.route("a")
         table.connect(Outbox(), frozenset(), single=False)
         route.paused = True
-        route.count(4, 1)
+        route.deliver([run(4, 1)], never)
         assert not route.wanted
         assert route.ledger.losses() == {"paused": 4}
 
@@ -205,6 +220,67 @@ class TestRoute:
         route.dispatch([segment(1, 4)], 100)
         assert single.queued == 3
         assert single.lost == 9
+
+    def test_link_types_that_a_sink_does_not_want_are_not_offered_to_it(self):
+        table = RouteTable()
+        route = table.route("a")
+        table.interfaces.number("a", 1)
+        table.interfaces.number("a", 127)
+        radio = Outbox()
+        table.connect(radio, frozenset(), single=False, linktypes=frozenset({127}))
+        route.dispatch([segment(0, 2), segment(1, 5)], 300)
+        route.dispatch([segment(0, 2)], 300)
+        assert radio.offered == radio.queued == 5
+        assert radio.lost == 0
+
+    def test_frames_are_slices_of_the_read_behind_a_header_each(self):
+        table = RouteTable()
+        table.route("other")
+        route = table.route("a")
+        first, second = Outbox(), Outbox()
+        for outbox in (first, second):
+            table.connect(outbox, frozenset(), single=False, form="frames")
+        route.describe(3, {"generation": "v3"})
+        data = b"0123456789"
+        runs = [Run(Kind.PACKETS, data, 0, 4, 2, 2), Run(Kind.BULK, data, 4, 10, 1, 60)]
+        route.deliver(runs, never)
+        route.deliver(runs, never)
+        [one, two] = first.take(1000)
+        assert one.parts[1].obj is data
+        assert one.parts == second.take(1)[0].parts
+        assert one.pinned == max(10, one.nbytes)
+        reader = relay.RecordReader()
+        records = reader.feed(relay.preface() + one.about + b"".join(one.parts) + b"".join(two.parts))
+        assert [record.kind for record in records] == [1, 2, 3, 2, 3]
+        assert [record.first for record in records[1:]] == [0, 2, 62, 64]
+        assert {record.source for record in records} == {1}
+        assert {record.incarnation for record in records} == {3}
+        assert records[0].fields() == {"name": "a", "generation": "v3"}
+        assert [record.body for record in records[1:3]] == [b"0123", b"456789"]
+        assert route.ledger.received == route.ledger.routed == 124
+
+    def test_packets_of_a_refused_read_are_all_in_the_ledger(self):
+        table = RouteTable()
+        route = table.route("a")
+        outbox = Outbox()
+        table.connect(outbox, frozenset(), single=False)
+
+        def half(_runs, into):
+            into.append(segment(0, 4))
+            raise RemoteProtocolError("bad-payload", "no packet")
+
+        with pytest.raises(RemoteProtocolError):
+            route.deliver([run(10, 100)], half)
+        ledger = route.ledger
+        assert outbox.queued == 4
+        assert (ledger.received, ledger.routed, ledger.losses()) == (10, 4, {"refused": 6})
+
+    def test_a_report_without_a_packet_is_no_loss(self):
+        table = RouteTable()
+        route = table.route("a")
+        table.connect(Outbox(), frozenset(), single=False)
+        route.deliver([run(10, 100)], giving(segment(0, 7)))
+        assert (route.ledger.routed, route.ledger.empty, route.ledger.losses()) == (7, 3, {})
 
     def test_a_waiting_outbox_holds_its_sources(self):
         table = RouteTable()

@@ -15,7 +15,7 @@ import tomli
 from helperd.config import specs
 from helperd.config.keys import KEYS, TABLES, Key, Table, keys_of
 from helperd.config.lines import Path, scan_lines
-from helperd.config.values import BUILTIN, hint, kind_of, nearest
+from helperd.config.values import BUILTIN, hint, is_loopback, kind_of, nearest
 from helperd.errors import ConfigError, ConfigRefused
 
 HELPERS_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers")
@@ -263,8 +263,10 @@ class _Check:
         names = [source["name"] for source in sources if "name" in source]
         taken = {"control.sock"}
         if not daemon or daemon[0].get("implicit_sinks", True):
-            taken |= {"all.sock", *(f"sources/{name}.sock" for name in names)}
+            taken |= {"all.sock", "all.frames.sock"}
+            taken |= {f"sources/{name}{end}.sock" for name in names for end in ("", ".frames")}
         for number, entry in enumerate(entries):
+            self._sink(number, entry)
             path = entry.get("path")
             if path in taken:
                 text = f'"{path}" is a socket that helperd makes by itself; choose another path'
@@ -274,6 +276,33 @@ class _Check:
                     text = f'no source is called "{name}"{hint(name, names)}'
                     self._refuse("unknown-source", text, ("sink", number, "sources"))
         self._unique("sink", entries, "path")
+        self._unique("sink", [entry for entry in entries if entry.get("listen", ("", 0))[1]], "listen")
+
+    def _sink(self, number: int, entry: dict[str, Any]) -> None:
+        """Check what a sink's type asks for."""
+        path = ("sink", number)
+        needed, odd = ("listen", "path") if entry.get("type") == "tcp" else ("path", "listen")
+        written = self.document["sink"][number]
+        if needed not in written:
+            self._refuse(
+                "missing-key", f'a sink of type "{entry.get("type", "unix")}" needs "{needed}"', path
+            )
+        if odd in written:
+            self._refuse(
+                "bad-value",
+                f"belongs to the other type of sink; write type = "
+                f'"{"tcp" if odd == "listen" else "unix"}" or leave it out',
+                (*path, odd),
+            )
+        if "listen" in entry and not entry["exposed"] and not is_loopback(entry["listen"][0]):
+            text = (
+                f"{entry['listen'][0]} can be reached from other machines, without password or encryption; "
+                "write exposed = true if that is meant, or listen at 127.0.0.1"
+            )
+            self._refuse("bad-value", text, (*path, "listen"))
+        if entry.get("dlts") and entry.get("format") == "frames":
+            text = "frames may hold several link types and are not taken apart; use format pcapng, or sources"
+            self._refuse("bad-value", text, (*path, "dlts"))
 
     def _allow(self, entries: list[dict[str, Any]], helpers: list[dict[str, Any]]) -> None:
         names = [helper["name"] for helper in helpers if "name" in helper]

@@ -126,7 +126,7 @@ KEYS: tuple[Key, ...] = (
         "helperd",
         "implicit_sinks",
         v.BOOLEAN,
-        "Make all.sock and one sources/NAME.sock per source without any [[sink]].",
+        "Make all.sock, one sources/NAME.sock per source, and a .frames.sock beside each, without any [[sink]].",
         default=True,
     ),
     Key(
@@ -381,22 +381,39 @@ KEYS: tuple[Key, ...] = (
     Key(
         "sink",
         "type",
-        v.choice("unix"),
-        "unix: a stream socket in the file system.",
+        v.choice("unix", "tcp"),
+        "unix: a stream socket in the file system, needs path; tcp: a TCP socket, needs listen.",
         default="unix",
     ),
     Key(
         "sink",
         "path",
         v.SOCKET_PATH,
-        "The socket's path; a relative one is inside the runtime directory. At most 107 bytes.",
-        required=True,
+        "The unix socket's path; a relative one is inside the runtime directory. At most 107 bytes.",
+        otherwise="none; needed for unix",
+    ),
+    Key(
+        "sink",
+        "listen",
+        v.TCP_ADDRESS,
+        'Address and port of a TCP socket, as "tcp:127.0.0.1:7878" or "tcp:[::1]:7878"; port 0 takes a free '
+        "one, shown by status. Only loopback addresses, unless exposed is true.",
+        otherwise="none; needed for tcp",
+    ),
+    Key(
+        "sink",
+        "exposed",
+        v.BOOLEAN,
+        "Whether listen may name an address that other machines reach. Whoever connects reads all "
+        "packets: there is no password and no encryption.",
+        default=False,
     ),
     Key(
         "sink",
         "format",
-        v.choice("pcapng"),
-        "What consumers read. pcapng: what Wireshark and tcpdump read.",
+        v.choice("pcapng", "frames"),
+        "What consumers read. pcapng: what Wireshark and tcpdump read; frames: the helpers' own frames, "
+        "see docs/protocol.md.",
         default="pcapng",
     ),
     Key(
@@ -404,6 +421,15 @@ KEYS: tuple[Key, ...] = (
         "sources",
         v.NAMES,
         "The sources whose packets it carries, by name.",
+        default=(),
+        otherwise="all",
+    ),
+    Key(
+        "sink",
+        "dlts",
+        v.LINKTYPES,
+        "The link types it carries, by number as in pcapng files, e.g. 127 for 802.11 with radiotap; only for "
+        "format pcapng.",
         default=(),
         otherwise="all",
     ),

@@ -91,19 +91,25 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class SinkSpec:
-    """``[[sink]]``.
+    """``[[sink]]``: ``path`` is set for type "unix", ``listen`` for "tcp".
 
     Attributes:
         path: of the socket; relative: inside the runtime directory.
+        listen: host and port of a TCP socket; port 0: any.
+        exposed: other machines may connect.
         sources: names; empty: all.
+        dlts: link types as in pcapng (LINKTYPE_); empty: all.
         limit: bytes that may wait for one consumer.
         hold: seconds that overflow "wait" may hold a source.
     """
 
-    path: str
+    path: str = ""
     type: str = "unix"
+    listen: tuple[str, int] | None = None
+    exposed: bool = False
     format: str = "pcapng"
     sources: tuple[str, ...] = ()
+    dlts: tuple[int, ...] = ()
     overflow: str = "drop-oldest"
     limit: int = 4 << 20
     hold: float = 10.0
@@ -111,8 +117,8 @@ class SinkSpec:
 
     @property
     def name(self) -> str:
-        """What status calls the sink: its path."""
-        return self.path
+        """What status calls the sink: its path, or its address as configured."""
+        return self.path if self.listen is None else f"tcp:{self.listen[0]}:{self.listen[1]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ function raises ``ValueError`` with the sentence that follows the key's name ("m
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ LIMITS = ("as", "data", "fsize", "memlock", "nofile", "nproc", "stack")
 SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)")
+_TCP = re.compile(r"tcp:(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):(\d{1,5})")
 _SIZE = re.compile(r"(\d{1,15})(B|KiB|MiB|GiB|kB|MB|GB)")
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}|\d{1,10}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -252,6 +254,37 @@ def socket_path(value: object) -> str:
     return text
 
 
+def tcp_address(value: object) -> tuple[str, int]:
+    """Return host and port of an address such as "tcp:127.0.0.1:0"; the host is a number, never a name."""
+    text = _line(value, 'an address such as "tcp:127.0.0.1:0"')
+    found = _TCP.fullmatch(text)
+    try:
+        if not found or int(found[3]) > 65535:
+            raise ValueError
+        host = ipaddress.ip_address(found[1] or found[2])
+    except ValueError:
+        msg = f'must be "tcp:ADDRESS:PORT" with a numeric address, such as "tcp:127.0.0.1:0", not {text!r}'
+        raise ValueError(msg) from None
+    return str(host), int(found[3])
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    return ipaddress.ip_address(host).is_loopback
+
+
+def linktypes(value: object) -> tuple[int, ...]:
+    """Return link types, each once, ascending."""
+    if not isinstance(value, list):
+        msg = f"must be an array of link types such as [1, 127], not {kind_of(value)}"
+        raise ValueError(msg)
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item <= 0xFFFF:
+            msg = f"must hold numbers from 0 to 65535, such as 1 (Ethernet) or 127 (radiotap), not {item!r}"
+            raise ValueError(msg)
+    return tuple(sorted(set(value)))
+
+
 def definition(value: object) -> str:
     """Return a source definition; only what can be seen without parsing it is checked."""
     text = _line(value, 'a definition such as "wlan0:type=linuxwifi"')
@@ -368,6 +401,8 @@ MODE = Kind("octal mode as a string", mode)
 PATH = Kind("absolute path", path)
 PATHS = Kind("array of absolute paths", paths)
 SOCKET_PATH = Kind("path", socket_path)
+TCP_ADDRESS = Kind("TCP address", tcp_address)
+LINKTYPES = Kind("array of link types", linktypes)
 DEFINITION = Kind("definition", definition)
 COMMAND = Kind("array of strings", command)
 CAPABILITY_NAMES = Kind("array of capability names", capabilities)

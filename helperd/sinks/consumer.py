@@ -1,8 +1,8 @@
-"""One consumer of a live pcapng stream: its outbox on one side, its socket on the other.
+"""One consumer of a live stream: its outbox on one side, its socket on the other.
 
 Rules:
-  1. The section header leaves at once; interface blocks leave before the first packets that need them.
-  2. A loss is told in the stream, before the packets that follow it, by interface statistics blocks.
+  1. The head of the stream leaves at once; what a reader must know leaves before the first packets that need it.
+  2. A loss is told in the stream, before the packets that follow it, in the words of the stream's form.
   3. One send per batch of parts, never per packet; nothing here can delay another consumer.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import select
 import socket
 import struct
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,12 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from helperd import pcapng
 from helperd.bell import Bell
-from helperd.routing import Batch, Interfaces, Outbox, Overflow, Part, RouteTable
+from helperd.routing import Outbox, Overflow, Part, RouteTable
+from helperd.sinks.forms import Frames, Pcapng
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from helperd.routing import Form
 
 SEND_BYTES: Final = 256 << 10
 """Bytes taken from the outbox for one send."""
@@ -56,7 +57,10 @@ class Consumer:
 
     Attributes:
         sink: name of the sink it connected to.
+        header: the head of a pcapng stream.
         single: the source whose one link type it gets; None for a mixed stream.
+        form: "pcapng" or "frames".
+        linktypes: link types it gets (LINKTYPE_ values); none: all.
         closing: what is queued is still sent, then the stream ends.
     """
 
@@ -71,14 +75,14 @@ class Consumer:
     hold: float
     on_room: Bell
     connected_at: float
+    form: Form = "pcapng"
+    linktypes: frozenset[int] = frozenset()
     number: int = field(default_factory=lambda: next(_numbers))
     peer: Peer = field(default_factory=Peer)
     closing: bool = False
     bell: Bell = field(default_factory=Bell)
     outbox: Outbox = field(init=False)
-    _announced: int = 0
-    _delivered: Counter[int] = field(default_factory=Counter)
-    _dropped: Counter[int] = field(default_factory=Counter)
+    _form: Frames | Pcapng = field(init=False)
 
     def __post_init__(self) -> None:
         self.peer = peer_of(self.sock)
@@ -89,10 +93,7 @@ class Consumer:
             on_ready=self.bell.ring,
             on_room=self.on_room.ring,
         )
-
-    @property
-    def _interfaces(self) -> Interfaces:
-        return self.table.interfaces
+        self._form = Frames() if self.form == "frames" else Pcapng(self.header, self.table, self.single)
 
     def finish(self) -> None:
         """Send what is queued, tell the totals, end the stream."""
@@ -101,11 +102,17 @@ class Consumer:
 
     async def serve(self) -> None:
         """Send until the peer goes, the outbox is told to disconnect, or ``finish`` has sent all."""
-        self.table.connect(self.outbox, self.sources, single=self.single is not None)
+        self.table.connect(
+            self.outbox,
+            self.sources,
+            single=self.single is not None and self.form == "pcapng",
+            form=self.form,
+            linktypes=self.linktypes,
+        )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, nursery.cancel_scope)
-                await self._send_all([self.header])
+                await self._send_all(self._form.preface())
                 await self._pump()
                 nursery.cancel_scope.cancel()
         except* (BrokenPipeError, ConnectionResetError):
@@ -117,67 +124,27 @@ class Consumer:
 
     async def _pump(self) -> None:
         outbox = self.outbox
+        form = self._form
         while not outbox.disconnected:
-            await self._announce()
             taken = outbox.take(SEND_BYTES)
-            if not taken:
-                if self.closing:
-                    await self._send_all(self._totals())
-                    return
+            parts = form.parts(taken, self._losses())
+            if parts:
+                await self._send_all(parts)
+            if taken:
+                outbox.sent(taken)
+            elif self.closing:
+                await self._send_all(form.ending(self._losses()))
+                return
+            elif not parts:
                 await self.bell.wait()
-                continue
-            parts: list[Part] = self._losses()
-            for batch in taken:
-                parts += batch.parts
-            await self._send_all(parts)
-            outbox.sent(taken)
-            self._count(taken)
-        await self._send_all(self._losses())
+        await self._send_all(form.ending(self._losses()))
 
-    def _count(self, taken: list[Batch]) -> None:
-        for batch in taken:
-            for interface, packets in batch.counts:
-                self._delivered[interface] += packets
-
-    async def _announce(self) -> None:
-        """Send the blocks of interfaces that this consumer has not been told of."""
-        if self.single is None:
-            blocks = self._interfaces.blocks(self._announced)
-            if blocks:
-                self._announced += len(blocks)
-                await self._send_all(blocks)
-        elif not self._announced:
-            carried = self.table.route(self.single).carried
-            if carried is not None:
-                self._announced = carried + 1
-                await self._send_all([self._interfaces.single(carried)])
-
-    def _losses(self) -> list[Part]:
-        """Statistics blocks for what was lost since the last ones."""
+    def _losses(self) -> Counter[int]:
+        """What was lost since the last time."""
         fresh = self.outbox.unreported
-        if not fresh:
-            return []
-        self.outbox.unreported = Counter()
-        self._dropped += fresh
-        return self._statistics(fresh)
-
-    def _totals(self) -> list[Part]:
-        self._losses()
-        return self._statistics(self._delivered | self._dropped)
-
-    def _statistics(self, interfaces: Counter[int]) -> list[Part]:
-        now = time.time_ns()
-        blocks: list[Part] = []
-        for interface in sorted(interfaces):
-            if interface >= self._announced:
-                continue
-            delivered, dropped = self._delivered[interface], self._dropped[interface]
-            blocks.append(
-                pcapng.statistics_block(
-                    interface, now, received=delivered + dropped, dropped=dropped, delivered=delivered
-                )
-            )
-        return blocks
+        if fresh:
+            self.outbox.unreported = Counter()
+        return fresh
 
     async def _send_all(self, parts: Sequence[Part]) -> None:
         sock = self.sock

@@ -1,4 +1,4 @@
-"""Listening sockets: a unix path bound safely, with mode and group; the path goes when the socket does."""
+"""Listening sockets: unix paths bound safely, with mode and group, and TCP addresses; a path goes with its socket."""
 
 from __future__ import annotations
 
@@ -34,6 +34,43 @@ class UnixListener:
             return
         if (found.st_dev, found.st_ino) == self.inode:
             os.unlink(self.path)
+
+
+@dataclass(slots=True)
+class TcpListener:
+    """A bound TCP socket; ``path`` is its address as ``tcp:HOST:PORT``, with the port it really has."""
+
+    path: str
+    socket: trio.socket.SocketType
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.socket.close()
+
+
+def listen_tcp(host: str, port: int, *, backlog: int = 128) -> TcpListener:
+    """Bind and listen on a TCP address; port 0 takes a free one.
+
+    Raises:
+        SinkError: "socket-in-use", "sink-failed" (no such address here, a port that needs privilege).
+    """
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(backlog)
+        listener.setblocking(False)  # noqa: FBT003 - the library's own signature
+        port = listener.getsockname()[1]
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise SinkError(
+                "socket-in-use", f"tcp:{where} is taken; stop who listens there, or choose another port"
+            ) from error
+        raise SinkError("sink-failed", f"cannot listen at tcp:{where}: {error.strerror}") from error
+    name = f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+    return TcpListener(name, trio.socket.from_stdlib_socket(listener))
 
 
 def listen_unix(path: str, *, mode: int, group: str | None, backlog: int = 128) -> UnixListener:

@@ -1,8 +1,9 @@
-"""A consumer socket: whoever connects reads live pcapng at once."""
+"""A consumer socket: whoever connects reads live packets at once."""
 
 from __future__ import annotations
 
 import errno
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
     from helperd.bell import Bell
     from helperd.config.specs import SinkSpec
-    from helperd.sinks.listen import UnixListener
+    from helperd.routing import Form
+    from helperd.sinks.listen import TcpListener, UnixListener
 
 
 @dataclass(slots=True, eq=False)
@@ -30,12 +32,14 @@ class StreamSink:
         on_connect: called when a consumer has connected, for sources that start with their first consumer.
         on_change: called when a consumer has come or gone.
         spec: the configuration's entry, None for an implicit socket.
+        form: "pcapng" or "frames".
+        linktypes: link types its consumers get; none: all.
         scope: cancelling it closes the sink.
         refused: connections that could not be accepted for lack of file descriptors.
     """
 
     name: str
-    listener: UnixListener
+    listener: UnixListener | TcpListener
     table: RouteTable
     header: bytes
     on_room: Bell
@@ -47,6 +51,8 @@ class StreamSink:
     limit: int = OUTBOX_LIMIT
     overflow: Overflow = "drop-oldest"
     hold: float = 10.0
+    form: Form = "pcapng"
+    linktypes: frozenset[int] = frozenset()
     consumers: list[Consumer] = field(default_factory=list)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     refused: int = 0
@@ -78,6 +84,9 @@ class StreamSink:
                 self.refused += 1
                 await trio.sleep(0.1)
             else:
+                if sock.family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 return sock
 
     async def _serve_one(self, sock: trio.socket.SocketType) -> None:
@@ -93,6 +102,8 @@ class StreamSink:
             hold=self.hold,
             on_room=self.on_room,
             connected_at=trio.current_time(),
+            form=self.form,
+            linktypes=self.linktypes,
         )
         self.consumers.append(consumer)
         self.on_change()
