@@ -171,7 +171,7 @@ async def test_events_that_overtake_the_caller_are_not_lost():
     with theirs, trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, answer)
-            async with open_launcher(ours.detach()) as launcher:
+            async with open_launcher(ours.detach()) as launcher:  # noqa: SIM117 - the second needs the first
                 async with await launcher.launch(1, (0, 1)) as process:
                     assert await process.exited() == Exit("exited", 3)
                     await process.empty()

@@ -6,13 +6,11 @@ helper with the privilege it declares. Otherwise the helper runs with the caller
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Final
+from typing import Final, TYPE_CHECKING
 
 import trio
 
@@ -29,6 +27,10 @@ from helperd.routing import RouteTable
 from helperd.sinks.consumer import Consumer
 from helperd.supervisor import Supervisor
 from helperd.wire.definition import SourceDefinition
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    import argparse
 
 LIMIT: Final = 32 << 20
 """Bytes that may wait for the file; the helper is held meanwhile, so nothing is lost here."""

@@ -57,6 +57,10 @@ COMMANDS: tuple[Command, ...] = (
     Command("reload", "read the configuration again", "helperd.cli.reload"),
     Command("capture", "capture from one device without a daemon, as pcapng", "helperd.cli.capture"),
     Command("launcher", "be the launcher alone, for other processes", "helperd.cli.launcher"),
-    Command("doctor", "show what this machine can do for helperd, and how to fix what it cannot", "helperd.cli.doctor"),
+    Command(
+        "doctor",
+        "show what this machine can do for helperd, and how to fix what it cannot",
+        "helperd.cli.doctor",
+    ),
     Command("check", "check a configuration file", "helperd.cli.check"),
 )

@@ -61,7 +61,9 @@ class Client:
         self._timeout_s = timeout_s
         self._received = bytearray()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        if timeout_s is not None:  # a blocking connect waits for a full backlog, a non-blocking one fails at once
+        if (
+            timeout_s is not None
+        ):  # a blocking connect waits for a full backlog, a non-blocking one fails at once
             wait = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
         try:

@@ -178,7 +178,7 @@ def programs(stage: Stage) -> list[str]:
         )
     text = text.replace("/bin/cat", "/bin/cat")
     with stage.launcher(text) as asker:
-        for number, (name, _, more, wanted, bounding, who) in enumerate(rows, 1):
+        for number, (name, _, more, wanted, bounding, _who) in enumerate(rows, 1):
             label = f"{name} {more!r}"
             try:
                 helper = Running(asker, number)
