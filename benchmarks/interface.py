@@ -4,8 +4,9 @@
 
 Runs as root, in a network namespace of its own that ends with it. tcpreplay sends from the other end; every
 program captures the same packets, one after the other, in every round. cpu is what the kernel accounts to the
-process in nanoseconds (schedstat), children's ends included; for helperd the helper and the supervisor are told
-apart. `missed` is what was sent and did not come out; `told` is what the program itself says it lost.
+process in nanoseconds (schedstat); for helperd the helper and the supervisor are told apart, and the consumer
+is waited for as a pipe's reader is. `missed` is what was sent and did not come out; `told` is what the program
+itself says it lost, and where.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Figure(NamedTuple):
 
     sent: int
     arrived: int
-    told: int
+    told: dict[str, int]
     cpu: dict[str, float]
 
 
@@ -74,11 +75,13 @@ def main(argv: list[str] | None = None) -> int:
     for found in figures.values():
         sent = sum(figure.sent for figure in found)
         missed = sent - sum(figure.arrived for figure in found)
-        told = sum(figure.told for figure in found)
+        told = ", ".join(
+            f"{packets:,} {reason}" for figure in found for reason, packets in figure.told.items()
+        )
         for process in found[0].cpu:
             each = [figure.cpu[process] * 1e6 / max(1, figure.arrived) for figure in found]
             spread = f"{statistics.median(each):.3f} ({min(each):.3f} .. {max(each):.3f})"
-            print(f"{process:22} {spread:>28} {sent:12,} {missed:9,} {told:9,}")
+            print(f"{process:22} {spread:>28} {sent:12,} {missed:9,} {told or 0:>9}")
     if options.json:
         Path(options.json).write_text(
             json.dumps({name: [f._asdict() for f in found] for name, found in figures.items()})
@@ -193,7 +196,12 @@ def run_piped(argv: list[str], pcap: Path, loop: int, speed: str) -> Figure:
     process.stderr.close()
     count.close()
     found = re.search(r"pcap:(\d+)", text) or re.search(r"(\d+) packets dropped by kernel", text)
-    return Figure(sent, count.packets, int(found[1]) if found else 0, {Path(argv[0]).name: cpu})
+    return Figure(
+        sent,
+        count.packets,
+        {"kernel": int(found[1])} if found and int(found[1]) else {},
+        {Path(argv[0]).name: cpu},
+    )
 
 
 def run_dumpcap(pcap: Path, loop: int, speed: str, _: Path) -> Figure:
@@ -211,6 +219,7 @@ def run_helperd(pcap: Path, loop: int, speed: str, runtime: Path) -> Figure:
         '[[helper]]\nname = "interface"\ncommand = ["builtin:interface"]\ntypes = ["interface"]\n'
         'capabilities = ["net_raw"]\n'
         '[[source]]\nname = "veth"\ndefinition = "hdb1:type=interface"\n'
+        '[[sink]]\npath = "bench.sock"\noverflow = "wait"\n'
     )
     with (runtime / "log").open("wb") as log:
         launcher = subprocess.Popen(
@@ -223,7 +232,7 @@ def run_helperd(pcap: Path, loop: int, speed: str, runtime: Path) -> Figure:
         )
     try:
         row = wait_running(runtime, launcher)
-        count = Count(connect=runtime / "sources" / "veth.sock")
+        count = Count(connect=runtime / "bench.sock")
         time.sleep(0.5)
         supervisor = next(pid for pid in children(launcher.pid) if pid != row["pid"])
         names = {"helperd: helper": row["pid"], "helperd: supervisor": supervisor}
@@ -234,7 +243,11 @@ def run_helperd(pcap: Path, loop: int, speed: str, runtime: Path) -> Figure:
         cpu = {name: cpu_of(pid) - before[name] for name, pid in names.items()}
         with Client(str(runtime / "control.sock")) as client:
             ledger = client.call("GetLedger")
-        told = sum(sum(row["lost"].values()) for rows in ledger.values() for row in rows)
+        told: dict[str, int] = {}
+        for reason, packets in (
+            (r, p) for rows in ledger.values() for row in rows for r, p in row["lost"].items()
+        ):
+            told[reason] = told.get(reason, 0) + packets
     finally:
         launcher.terminate()
         launcher.wait(20)

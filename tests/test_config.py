@@ -122,6 +122,7 @@ obeys_shutdown = true
 status_meaningful = true
 needs_child = 1
 term_grace = "250ms"
+keepalive = "2s"
 [[source]]
 definition = 'wlan0:type=a,channels="1,6,11"'
 name = "wifi"
@@ -176,6 +177,7 @@ helpers = ["h"]
                 status_meaningful=True,
                 needs_child=1,
                 term_grace=0.25,
+                keepalive=2.0,
             ),
         ),
         sources=(

@@ -44,7 +44,8 @@ _MAX_TAILS: Final = 2048
 _EPB: Final = 6
 _SECOND: Final = 1_000_000_000
 
-_PACKET = struct.Struct("=6I2H4xI2H").unpack_from
+_PACKET = struct.Struct("=6IH").unpack_from
+_VLAN = struct.Struct("=32xIH").unpack_from
 _EPB_HEAD = struct.Struct("<7I").pack_into
 _TAG = struct.Struct(">2H").pack_into
 _ADDRESS = struct.Struct("=2x2s4xHBB8s").unpack_from
@@ -99,10 +100,10 @@ class Blocks:
         """
         memory, special = self._memory, self._special
         for _ in range(count):
-            following, sec, nsec, size, original, status, mac, _, tag, kind, _ = _PACKET(memory, at)
+            following, sec, nsec, size, original, status, mac = _PACKET(memory, at)
             data = at + mac
             if status & special:
-                data, size, original = self._restore(at, data, size, original, status, tag, kind)
+                data, size, original = self._restore(at, data, size, original, status)
             yield sec * _SECOND + nsec, memory[data : data + size], original
             at += following
 
@@ -136,14 +137,14 @@ class Blocks:
         index: list[tuple[int, int]] = []
         alike = last = size = total = end = nbytes = 0
         for _ in range(count):
-            following, sec, nsec, captured, original, status, mac, _, tag, kind, _ = _PACKET(memory, at)
+            following, sec, nsec, captured, original, status, mac = _PACKET(memory, at)
             if end:
                 behind = tails.get(size) or self._tail(size)
                 memory[end : end + len(behind)] = behind
             size = captured
             data = at + mac
             if status & special:
-                data, size, original = self._restore(at, data, size, original, status, tag, kind)
+                data, size, original = self._restore(at, data, size, original, status)
             stamp = sec * _SECOND + nsec
             total = size + 35 & -4
             begin = data - 28
@@ -171,7 +172,7 @@ class Blocks:
             The table and the bytes of one block; 0 bytes: they are not alike.
         """
         words, unlike = self._words, (array(WORD), 0)
-        stride, sec, _, size, _, status, mac, _, _, _, _ = _PACKET(self._memory, at)
+        stride, sec, _, size, _, status, mac = _PACKET(self._memory, at)
         inside = at + (count - 1) * stride + mac + size <= (at // BLOCK + 1) * BLOCK
         if stride & 3 or mac & 3 or not stride or status & self._special or not inside:
             return unlike
@@ -222,9 +223,7 @@ class Blocks:
         tail = self._tails[size] = PADDING[size & 3] + LENGTH.pack(size + 35 & -4)
         return tail
 
-    def _restore(
-        self, at: int, data: int, size: int, original: int, status: int, tag: int, kind: int
-    ) -> tuple[int, int, int]:
+    def _restore(self, at: int, data: int, size: int, original: int, status: int) -> tuple[int, int, int]:
         """Put in front of a packet what the kernel took off: a VLAN tag, or all of its link header.
 
         Returns:
@@ -238,6 +237,7 @@ class Blocks:
             return data, min(size + COOKED, self._snaplen), original + COOKED
         if size < 12:
             return data, size, original
+        tag, kind = _VLAN(memory, at)
         memory[data - 4 : data + 8] = memory[data : data + 12]
         _TAG(memory, data + 8, kind if status & _VLAN_TYPE_VALID else 0x8100, tag)
         return data - 4, min(size + 4, self._snaplen), original + 4
@@ -245,7 +245,7 @@ class Blocks:
 
 def _stamps(first: int, seconds: memoryview, nanoseconds: memoryview) -> memoryview:
     """Stamps of 64 bits as words, the low half of each in front; ``first`` is the first packet's second."""
-    if seconds[-1] == first:
+    if seconds[1:] == seconds[:-1]:  # all of them: the clock may be set back and forth within a block
         base = first * _SECOND
         stamps = array("Q", [base + nsec for nsec in nanoseconds.tolist()])
     else:

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import HelperdError
 from helperd.helpers import _bpf, _packetlink
 from helperd.helpers._bulk import BulkWriter
+from helperd.helpers._clock import monotonic
+from helperd.helpers._identity import uuid_of
 from helperd.helpers._packetblock import Blocks
 from helperd.helpers._packetring import BLOCK, PacketRing, make_socket
 from helperd.helpers._packetsend import BulkSender
@@ -129,6 +131,8 @@ class InterfaceCapture(Helper):
         """Hand on blocks until told to stop."""
         self._writer = writer
         self._in_hand = 0
+        self._untold = 0
+        self._told_at = 0.0
         emit = self._emitter(writer)
         try:
             self._run(emit)
@@ -195,7 +199,13 @@ class InterfaceCapture(Helper):
         return done
 
     def _count_drops(self) -> None:
-        self._writer.lost(self._ring.statistics().drops)
+        """Ask the kernel, and tell: helperd at once, a server that shows it to a user once a second."""
+        self._untold += self._ring.statistics().drops
+        now = monotonic()
+        if self._untold and (isinstance(self._writer, BulkWriter) or now - self._told_at >= 1.0):
+            self._writer.lost(self._untold)
+            self._untold = 0
+            self._told_at = now
 
     def _on_error(self, number: int) -> None:
         """The socket's error; that the interface is down is told by the watch."""
@@ -227,7 +237,7 @@ class InterfaceCapture(Helper):
                 break
             left += block[1]
             ring.release()
-        self._writer.lost(left + ring.statistics().drops)
+        self._writer.lost(self._untold + left + ring.statistics().drops)
         ring.close()
         self._watch.close()
 
@@ -244,6 +254,7 @@ def _device(link: _packetlink.Link, expression: str = "") -> Device:
         capture_interface=link.name,
         message=message,
         warning=warning,
+        uuid=uuid_of("helperd_interface", f"{link.name} {expression}") if expression else "",
     )
 
 

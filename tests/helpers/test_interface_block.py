@@ -100,6 +100,11 @@ def test_a_packet_that_ends_with_its_block_leaves_the_next_block_alone(size):
     assert gathered(ring) == expected(packets)
 
 
+def test_a_clock_that_is_set_back_and_forth_within_a_block():
+    packets = [(5 + (n == 9), n, bytes(60), 60, 84, 1, 0, 0) for n in range(20)]
+    assert gathered(Ring(packets)) == expected(packets)
+
+
 PACKET = st.builds(
     lambda sec, nsec, size, more, mac, byte: (sec, nsec, bytes([byte]) * size, size + more, mac, 1, 0, 0),
     st.integers(0, 2**32 - 1),
