@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from typing import Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -29,8 +29,8 @@ from helperd.supervisor import Supervisor
 from helperd.wire.definition import SourceDefinition
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
     import argparse
+    from contextlib import AbstractAsyncContextManager
 
 LIMIT: Final = 32 << 20
 """Bytes that may wait for the file; the helper is held meanwhile, so nothing is lost here."""
