@@ -59,7 +59,7 @@ MUTATIONS = [
     Mutation("environment", BECOME, "dict(child.env)", "dict(os.environ)", "dirty_start"),
     Mutation("look from outside", CUSTODY, "        if different:\n            helper.how", "        if False:\n            helper.how", "verification"),
     Mutation("kill what differs", CUSTODY, '            self.kill(helper)\n\n    def on_end', '            pass\n\n    def on_end', "verification"),
-    Mutation("quiet fork", CUSTODY, "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())", "signal.pthread_sigmask(signal.SIG_BLOCK, [])", "early_signals"),
+    Mutation("quiet fork", CUSTODY, "signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)", "signal.pthread_sigmask(signal.SIG_BLOCK, [])", "early_signals"),
     Mutation("own uids", CUSTODY, "        return self.pool.popleft()", "        return self.pool[0]", "own_uids"),
     Mutation("least recently used", CUSTODY, "            self.pool.append(child.uid)", "            self.pool.appendleft(child.uid)", "own_uids"),
     Mutation("empty the pool", DOOR, "    custody.empty_pool()\n", "", "stale_pool"),

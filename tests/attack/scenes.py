@@ -61,6 +61,12 @@ class Wrong(list[str]):
             self.append(f"{what}: {found!r} instead of {wanted!r}")
 
 
+def rewrite(path: str, text: str) -> None:
+    """Change a module; what was compiled of it goes, since its age counts in whole seconds."""
+    Path(path).write_text(text)
+    shutil.rmtree(f"{os.path.dirname(path)}/__pycache__", ignore_errors=True)
+
+
 def gone(pid: int, seconds: float = 1.0) -> bool:
     """Whether a process ends within some time."""
     deadline = time.monotonic() + seconds
@@ -490,14 +496,14 @@ def verification(stage: Stage) -> list[str]:
     )
     broken = broken.replace("        os.setgroups(child.groups)\n", "        os.setgroups([27])\n", 1)
     assert broken != text
-    Path(path).write_text(broken)
+    rewrite(path, broken)
     try:
         with stage.launcher(PLAIN) as asker, Running(asker, 1) as helper:
             how, _ = asker.exited(helper.handle)
             wrong.same("a helper with a group too many", how, "unverified")
             asker.empty(helper.handle)
     finally:
-        Path(path).write_text(text)
+        rewrite(path, text)
     return wrong
 
 
@@ -520,11 +526,11 @@ def self_check(stage: Stage) -> list[str]:
     code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(site))
     done = subprocess.run([interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     wrong.same("without a parent", done.stdout.split("\n")[0], "'' 'doors 3'")
-    for step in ("    kernel.ambient(inherited)\n", "        prctl.set_no_new_privs(1)\n"):
+    for step in ("    kernel.ambient(inherited)\n", "        kernel.securebits(kernel.SECUREBITS)\n"):
         path = f"{LIBRARY}/helperd/sandbox/become.py"
         text = Path(path).read_text()
         assert step in text, step
-        Path(path).write_text(text.replace(step, step.split("kernel")[0].split("prctl")[0] + "pass\n", 1))
+        rewrite(path, text.replace(step, step.split("kernel")[0] + "pass\n", 1))
         try:
             with (
                 stage.launcher(RAW.replace("seal", "seal") + "seal = 0\n") as asker,
@@ -534,7 +540,7 @@ def self_check(stage: Stage) -> list[str]:
                     f"without {step.strip()}", asker.exited(helper.handle), ("exec-failed", errno.EPERM)
                 )
         finally:
-            Path(path).write_text(text)
+            rewrite(path, text)
     return wrong
 
 
@@ -677,6 +683,7 @@ def resources(stage: Stage) -> list[str]:
 
         def look() -> tuple[int, int]:
             pid = asker.launcher.pid  # type: ignore[attr-defined]
+            asker.ping()  # what the request before it had brought is closed when this is answered
             return len(os.listdir(f"/proc/{pid}/fd")), int(status(pid)["VmRSS"].split()[0])
 
         def work(count: int) -> None:
@@ -735,7 +742,7 @@ def supervisor(stage: Stage) -> list[str]:
         .replace("fdopen(3", "fdopen(0")
         .replace("write(4,", "write(1,")
     )
-    Path(path).write_text(probe)
+    rewrite(path, probe)
     try:
         for how, wanted in (
             ("os._exit(5)", 5),
@@ -788,7 +795,7 @@ def supervisor(stage: Stage) -> list[str]:
             with contextlib.suppress(OSError):
                 place.close()
     finally:
-        Path(path).write_text(real)
+        rewrite(path, real)
     return wrong
 
 
