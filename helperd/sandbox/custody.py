@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 POOL = range(60800, 61024)  # one uid per running helper
 SHARED = range(61024, 61056)  # uid = "shared": one per profile, by its number
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
+ALL_SIGNALS = signal.valid_signals()
 SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
 
 
@@ -146,6 +147,7 @@ class Custody:
                 helper.sweeps += 1
                 alone = code == 0 or (helper.sweeps > 3 and not processes.alive(helper.child.uid or 0))
                 helper.swept = alone and helper.exited
+                self.sweep_at = monotonic() if helper.swept or helper.sweeps < 3 else self.sweep_at
 
     def kill(self, helper: Helper) -> None:
         """Kill a helper's whole tree, now and until nothing of it is left."""
@@ -251,7 +253,7 @@ def _quiet_fork() -> int:
     A signal that is meant for the child must not run a handler of ours there: its wake-up byte would reach us, and a
     helper's TERM would be taken for the launcher's own.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
     pid = -1
     try:
         pid = os.fork()
