@@ -44,7 +44,7 @@ REFUSALS: dict[int, tuple[str, str]] = {
     errno.ESTALE: ("not-allowed-now", "the launcher has read a changed configuration; reload this side too"),
     errno.ENOENT: ("not-installed", "the program does not exist"),
     errno.ENOTDIR: ("not-installed", "the program's directory does not exist"),
-    errno.ENOEXEC: ("exec-failed", "the program is not executable code"),
+    errno.ENOEXEC: ("exec-failed", "the program is not executable: chmod +x it, or name what runs it"),
     errno.EKEYREJECTED: (
         "unsafe-file",
         "the program, or a directory above it, can be changed by another user",

@@ -354,6 +354,7 @@ class Source:
                 inside.start_soon(incarnation.read_stderr)
                 inside.start_soon(self._watch_end, incarnation, number)
                 await incarnation.channel.greet()
+                watch.greeted = True
                 watch.await_until(
                     trio.current_time() + OPEN_S, f"its open report did not come within {OPEN_S:g} s"
                 )
@@ -396,8 +397,7 @@ class Source:
             self._offers_bulk and channel.session.phase is Phase.OPEN
         ):  # else it has said goodbye in the same read
             channel.send(Register(bulk.SUBSYSTEM, self._translator.number_of(report.dlt)))
-        watch.arrived()
-        watch.running = True
+        watch.run(trio.current_time())
         life.post(Event.OPENED, trio.current_time(), number)
         life.enter(State.RUNNING, trio.current_time())
         self.shell.log(

@@ -63,7 +63,8 @@ class Watch:
     """The watch over one process and its channel.
 
     Attributes:
-        running: packets may be expected; the silence limit counts.
+        greeted: PINGs may be sent; before, the greeting is one.
+        running: it is judged; before, a time limit does that.
         word: what status shows; ``reason`` beside it.
         limit_at: when what is awaited now must have come; None: nothing is. ``limit_text`` names it.
     """
@@ -73,6 +74,7 @@ class Watch:
     helper: HelperSpec
     route: Route
     since: float
+    greeted: bool = False
     running: bool = False
     word: str = "ok"
     reason: str = ""
@@ -111,9 +113,11 @@ class Watch:
         """Let ``turn`` find "timed-out" at a time, unless ``arrived`` comes first."""
         self.limit_at, self.limit_text = at, text
 
-    def arrived(self) -> None:
-        """What was awaited came."""
+    def run(self, now: float) -> None:
+        """What was awaited came, and the source runs: from now on it is judged."""
         self.limit_at = None
+        self.running = True
+        self.renewed_at = now
 
     def turn(self, moment: Moment, spec: SourceSpec, last_packet_at: float | None) -> Finding | None:
         """Ask and judge, if it is time."""
@@ -122,7 +126,10 @@ class Watch:
             self.limit_at += moment.lag
             if now >= self.limit_at:
                 return Finding("timed-out", "timed-out", self.limit_text)
-        self._ask(now)
+        if self.greeted:
+            self._ask(now)
+        if not self.running:
+            return None
         judged = self._judge(moment)
         if judged is not None and judged.hung:
             silent = f"no byte for {now - max(self.channel.life_at, self.since):.1f} s, PING unanswered"
@@ -190,8 +197,6 @@ class Watch:
     ) -> Finding | None:
         """Judge a helper that answers and sends no packet."""
         now, silence = moment.now, self._silence
-        if not self.running:
-            return None
         if silence is None or silence.limit != limit:
             silence = self._silence = Patience(limit, now)
         if last_packet_at is not None and last_packet_at > silence.since:

@@ -126,7 +126,7 @@ def open_program(profile: Profile, *, root: bool) -> tuple[int, tuple[str, ...]]
     fd = open_checked(profile.program, root=root)
     try:
         if not os.fstat(fd).st_mode & 0o111:
-            raise RequestRefused("not-installed", f"{profile.program} is not executable", errno=errno.EACCES)
+            raise RequestRefused("not-installed", f"{profile.program} is not executable", errno=errno.ENOEXEC)
         try:
             with open(f"/proc/self/fd/{fd}", "rb") as file:
                 head = file.readline(256)
