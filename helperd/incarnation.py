@@ -145,6 +145,7 @@ class Incarnation:
         self.wait_for_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._stderr_fd = ends.stderr
         self._page_fd = ends.page
+        self._produced: int | None = None
         self._emptied = False
 
     @classmethod
@@ -194,8 +195,10 @@ class Incarnation:
 
     @property
     def produced(self) -> int | None:
-        """Packets that a helper of ours has counted; None for others."""
-        return produced(self._page_fd) if self._page_fd >= 0 else None
+        """Packets that a helper of ours has counted, also once it is gone; None for others."""
+        if self._page_fd >= 0:
+            self._produced = produced(self._page_fd)
+        return self._produced
 
     async def read_stderr(self) -> None:
         """Hand on what the helper writes to stderr, line by line and within its budget, until the pipe ends."""
@@ -298,5 +301,6 @@ class Incarnation:
             os.close(self._stderr_fd)
             self._stderr_fd = -1
         if self._page_fd >= 0:
+            self._produced = produced(self._page_fd)
             os.close(self._page_fd)
             self._page_fd = -1

@@ -80,10 +80,11 @@ def balance(status: dict[str, Any]) -> list[str]:
         here = sum(row["lost"].values()) - sum(row["lost"].get(word, 0) for word in UPSTREAM)
         if row["packets"] != row["routed"] + here:
             wrong.append(f"{row['name']}: {row['packets']} came, {row['routed']} routed, lost {row['lost']}")
-    for row in status["consumers"]:
-        if row["offered"] != row["packets"] + row["lost"] + row["queued"]:
-            wrong.append(f"consumer {row['id']}: {row}")
-    return wrong
+    return wrong + [
+        f"consumer {row['id']}: {row}"
+        for row in status["consumers"]
+        if row["offered"] != row["packets"] + row["lost"] + row["queued"]
+    ]
 
 
 UPSTREAM = ("kernel", "helper-queue", "died-unsent", "partial-frame")
@@ -145,7 +146,7 @@ class Witness(threading.Thread):
         return ""
 
     def _confirm(self, client: Client, row: dict[str, Any], lie: str) -> None:
-        """The world may have moved since the answer: a lie is what is said again, of the same life, half a second on."""
+        """The world may have moved since the answer: a lie is what is said again, of the same life, and again."""
         for _ in range(10):
             time.sleep(0.05)
             again = [each for each in client.call("GetStatus")["sources"] if each["name"] == row["name"]]
