@@ -115,7 +115,7 @@ class Consumer:
                 await self._send_all(self._form.preface())
                 await self._pump()
                 nursery.cancel_scope.cancel()
-        except* (BrokenPipeError, ConnectionResetError):
+        except* OSError:  # however its connection ends, it ends nobody else
             pass
         finally:
             self.table.disconnect(self.outbox)
