@@ -106,14 +106,15 @@ def kill_all(rig: Rig, helpers: int) -> dict[str, float]:
                 began = time.monotonic()
                 client.call("GetHealth")
                 asked.append((time.monotonic() - began) * 1000)
-                time.sleep(0.01)
+                time.sleep(0.04)
 
     with rig.connect() as sock:
         stream = Stream(sock)
         packets = stream.packets()
-        seen: set[str] = set()
-        while len(seen) < helpers:
-            seen.add(stream.interfaces[next(packets).interface][1])
+        last: dict[str, int] = collections.defaultdict(int)
+        while len(last) < helpers or min(last.values()) < 2:
+            packet = next(packets)
+            last[stream.interfaces[packet.interface][1]] = int.from_bytes(packet.content[40:48], "little")
         asker = threading.Thread(target=ask)
         asker.start()
         time.sleep(0.2)
@@ -121,7 +122,6 @@ def kill_all(rig: Rig, helpers: int) -> dict[str, float]:
         for pid, _ in before.values():
             os.kill(pid, signal.SIGKILL)
         back: dict[str, float] = {}
-        last: dict[str, int] = collections.defaultdict(int)
         while len(back) < helpers:
             packet = next(packets)
             name = stream.interfaces[packet.interface][1]
@@ -151,8 +151,8 @@ def crash_loops(rig: Rig, loops: int, seconds: float) -> dict[str, float]:
     with Client(rig.control) as client:
         while (now := time.monotonic() - began) < seconds:
             for row in client.call("GetStatus")["sources"]:
-                for number in range(known[row["name"]], row["incarnation"]):
-                    starts.append((now, row["name"], number + 1))
+                fresh = range(known[row["name"]], row["incarnation"])
+                starts += [(now, row["name"], number + 1) for number in fresh]
                 known[row["name"]] = row["incarnation"]
             if now >= split and not early_cpu:
                 early_cpu = cpu_s(launcher) + cpu_s(supervisor)
@@ -204,7 +204,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, fl
         place = folder / "all"
         place.mkdir()
         names = [f"r{number}" for number in range(options.helpers)]
-        with daemon(place, configuration(program, names, "c", 100)) as rig:
+        with daemon(place, configuration(program, names, "c", 20)) as rig:
             yield from kill_all(rig, options.helpers).items()
     if options.loop_seconds:
         place = folder / "loops"
