@@ -101,10 +101,11 @@ def state_of(pid: int) -> str:
 class Witness(threading.Thread):
     """Asks for the status without end; ``lies`` holds what it said that was not so."""
 
-    def __init__(self, rig: Rig, devices: Path) -> None:
+    def __init__(self, rig: Rig, devices: Path, pause: float = 0.05) -> None:
         super().__init__(daemon=True)
         self.rig = rig
         self.devices = devices
+        self.pause = pause
         self.asked = 0
         self.slowest = 0.0
         self.lies: list[str] = []
@@ -112,7 +113,7 @@ class Witness(threading.Thread):
         self._ending = threading.Event()
 
     def run(self) -> None:
-        while not self.asked or not self._ending.wait(0.05):
+        while not self.asked or not self._ending.wait(self.pause):
             try:
                 self._look()
             except Exception as error:
