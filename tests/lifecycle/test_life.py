@@ -497,3 +497,60 @@ def test_random_steps_find_no_illegal_state_and_visit_every_pair():
             )
     missing = {(s, e) for s in State for e in Event} - seen - {(s, Event.REMOVE) for s in State}
     assert not missing or steps < 20000
+
+
+# a bug of ours, outside the border
+
+
+BUG = Exit(Why.ACCIDENT, "bug", "a bug of helperd's own")
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in {State.DOWN, State.FAILED}])
+def test_after_a_bug_of_ours_a_wanted_source_is_tried_again_later_from_wherever_it_stood(
+    state: State,
+) -> None:
+    life = standing(state).life
+    changes: list[State] = []
+    life.on_change = lambda life: changes.append(life.state)
+    life.woken, life.ended_by = True, (Event.HUNG, {})
+    life.orders.add(Event.RESTART)
+    ends, accidents = life.history.n, life.history.tally.accidents
+    life.recover(BUG, 200.0, 1.0)
+    assert (life.state, life.why, life.exit, life.since) == (State.BACKOFF, "", BUG, 200.0)
+    assert (life.woken, life.ended_by, life.orders) == (False, None, set())
+    assert (life.history.n, life.history.tally.accidents) == (ends + 1, accidents + 1)
+    assert life.next_try_at == 200.0 + 0.25 * 2**ends, "never at once"
+    assert life.history.last_delay == life.next_try_at - 200.0
+    assert not life.history.v0_tried
+    assert changes == [State.BACKOFF]
+    assert life.wanted == "up"
+
+
+def test_a_bug_that_stays_is_met_ever_more_slowly() -> None:
+    life = standing(State.RUNNING).life
+    waits = []
+    for _ in range(12):
+        life.recover(BUG, 0.0, 1.0)
+        waits.append(life.next_try_at)
+    assert waits[:4] == [0.25, 0.5, 1.0, 2.0]
+    assert waits[-1] == 60.0
+
+
+@pytest.mark.parametrize("state", [State.DOWN, State.STOPPING, State.BACKOFF])
+def test_after_a_bug_of_ours_a_source_that_is_not_wanted_is_down(state: State) -> None:
+    life = standing(state).life
+    life.wanted = "down"
+    changes: list[State] = []
+    life.on_change = lambda life: changes.append(life.state)
+    life.recover(BUG, 200.0, 0.0)
+    assert (life.state, life.why, life.next_try_at) == (State.DOWN, "stopped", None)
+    assert changes == [State.DOWN]
+
+
+@pytest.mark.parametrize("wanted", ["up", "down"])
+def test_a_bug_of_ours_brings_no_source_back_that_was_given_up(wanted: str) -> None:
+    life = standing(State.FAILED).life
+    life.wanted = wanted
+    why = life.why
+    life.recover(BUG, 200.0, 0.0)
+    assert (life.state, life.why, life.next_try_at) == (State.FAILED, why, None)
