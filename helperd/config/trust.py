@@ -118,7 +118,7 @@ def open_program(profile: Profile, *, root: bool) -> tuple[int, tuple[str, ...]]
         The descriptor to execute and its argument vector.
 
     Raises:
-        RequestRefused: as ``open_checked``; EACCES not executable, ENOEXEC bad interpreter, EUCLEAN its
+        RequestRefused: as ``open_checked``; ENOEXEC not executable or a bad interpreter, EUCLEAN its
         privilege bits.
     """
     if profile.script:
@@ -126,7 +126,7 @@ def open_program(profile: Profile, *, root: bool) -> tuple[int, tuple[str, ...]]
     fd = open_checked(profile.program, root=root)
     try:
         if not os.fstat(fd).st_mode & 0o111:
-            raise RequestRefused("not-installed", f"{profile.program} is not executable", errno=errno.ENOEXEC)
+            raise RequestRefused("exec-failed", f"{profile.program} is not executable", errno=errno.ENOEXEC)
         try:
             with open(f"/proc/self/fd/{fd}", "rb") as file:
                 head = file.readline(256)

@@ -244,7 +244,7 @@ FAULTS: dict[str, tuple[Callable[[], object], int | str]] = {
     "program of another user": (lambda: os.chown(f"{STAGE}/t/p", OTHER, 0), errno.EKEYREJECTED),
     "program writable by all": (lambda: os.chmod(f"{STAGE}/t/p", 0o757), errno.EKEYREJECTED),
     "program writable by its group": (lambda: os.chmod(f"{STAGE}/t/p", 0o775), errno.EKEYREJECTED),
-    "program not executable": (lambda: os.chmod(f"{STAGE}/t/p", 0o644), errno.EACCES),
+    "program not executable": (lambda: os.chmod(f"{STAGE}/t/p", 0o644), errno.ENOEXEC),
     "program a symbolic link": (lambda: relink(f"{STAGE}/t/p"), errno.ELOOP),
     "program a directory": (lambda: (os.unlink(f"{STAGE}/t/p"), os.mkdir(f"{STAGE}/t/p")), errno.EACCES),
     "program a fifo": (lambda: (os.unlink(f"{STAGE}/t/p"), os.mkfifo(f"{STAGE}/t/p")), errno.EACCES),
