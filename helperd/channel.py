@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import select
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
@@ -84,11 +85,6 @@ class Channel:
         self.eof = False
         self.refused = False
         self.cut = False
-
-    @property
-    def from_helper(self) -> int:
-        """The descriptor read from; -1 once closed."""
-        return self._from_helper
 
     # writing
 
@@ -297,6 +293,14 @@ class Channel:
             except RemoteProtocolError:
                 continue
             self._inbox.clear()
+
+    def readable(self) -> bool:
+        """Whether bytes, or the end, wait to be read."""
+        if self._from_helper < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._from_helper, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close_input(self) -> None:
         """Close the helper's input: its sign to end."""

@@ -41,6 +41,7 @@ OWN_BUFFER: Final = 4 << 20
 RESERVED_FDS: Final = 32
 """Descriptors that a start leaves free: for control clients, and for stopping."""
 _AFTER_EMPTY_S: Final = 0.5
+_STRANGER_TURNS: Final = 10
 _LEAVE_S: Final = 0.25
 _HELD_LOOK_S: Final = 0.1
 
@@ -241,10 +242,17 @@ class Incarnation:
                 nursery.start_soon(self.channel.keep_writing)
                 await self._climb(reason, entering)
                 self._emptied = True
-                with trio.move_on_after(_AFTER_EMPTY_S):
-                    await drained.wait()
+                await self._finish(drained)
                 nursery.cancel_scope.cancel()
         self.close()
+
+    async def _finish(self, drained: trio.Event) -> None:
+        """Wait until what a dead tree has written is read; a stranger that holds its pipe open is not waited for."""
+        for _ in range(_STRANGER_TURNS):
+            with trio.move_on_after(_AFTER_EMPTY_S):
+                await drained.wait()
+            if drained.is_set() or not self.channel.readable():
+                return
 
     async def _drain(self, drained: trio.Event) -> None:
         async with trio.open_nursery() as nursery:

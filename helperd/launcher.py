@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import trio
 
-from helperd.config.request import EMPTY, EXITED, HOW, LAUNCH, MAGIC, PING, SIGNAL, WIRE
+from helperd.config.request import AS_ROOT, EMPTY, EXITED, HOW, LAUNCH, LEAVES, MAGIC, PING, SIGNAL, WIRE
 from helperd.errors import LauncherGone, LaunchFailed, RequestRefused
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from helperd.config import HelperSpec
 
 REPLY_S = 5.0
+_SLICES = (
+    10  # of that time: when we stood still ourselves, one is over, and not the launcher's time to answer
+)
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 # errno of a refusal -> problem word and what to do; texts may name the helper
@@ -66,12 +69,13 @@ class Exit(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One answer of the launcher."""
+    """One answer of the launcher; ``ways`` is the reply's n."""
 
     errno: int
     handle: int
     arg: int
     pidfd: int
+    ways: int = 0
 
 
 class Process:
@@ -142,11 +146,19 @@ class Process:
 
 
 class Launcher:
-    """An open connection. ``profiles``: how many there are; ``fingerprint``: which reading of the configuration."""
+    """An open connection.
+
+    Attributes:
+        profiles: how many there are.
+        fingerprint: which reading of the configuration.
+        mode: ``root`` (each helper has a uid of its own) or ``unprivileged`` (all have the caller's).
+        containment: how a process tree is ended as a whole: ``cgroup``, ``uid`` or ``ancestry``.
+    """
 
     def __init__(self, sock: trio.socket.SocketType, helpers: Sequence[HelperSpec]) -> None:
         self.profiles = 0
         self.fingerprint = 0
+        self.mode = self.containment = ""
         self._sock = sock
         self._helpers = tuple(helpers)
         self._cookie = 0
@@ -182,6 +194,9 @@ class Launcher:
             text = f"the launcher did not take its configuration over: {os.strerror(reply.errno)}; its log says why"
             raise RequestRefused(word, text, errno=reply.errno)
         self.profiles, self.fingerprint = reply.handle, reply.arg
+        root = bool(reply.ways & AS_ROOT)
+        self.mode = "root" if root else "unprivileged"
+        self.containment = "cgroup" if reply.ways & LEAVES else "uid" if root else "ancestry"
 
     async def launch(self, profile: int, fds: Sequence[int]) -> Process:
         """Start a profile.
@@ -238,10 +253,13 @@ class Launcher:
         send, receive = trio.open_memory_channel[Reply](1)
         self._waiting[cookie] = send
         try:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + REPLY_S):
-                async with self._turn:
-                    await self._sock.sendmsg([packet], rights)
-                return await receive.receive()
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(REPLY_S):
+                    async with self._turn:
+                        await self._sock.sendmsg([packet], rights)
+                for _ in range(_SLICES):
+                    with trio.move_on_after(REPLY_S / _SLICES):
+                        return await receive.receive()
         except (OSError, trio.EndOfChannel, trio.ClosedResourceError):
             raise self.gone_error() from None
         finally:
@@ -276,7 +294,7 @@ class Launcher:
             return
         if op == LAUNCH | 0x80 and not number:
             self._early[handle] = []  # its events may come before its owner runs
-        waiting.send_nowait(Reply(number, handle, arg, fd))
+        waiting.send_nowait(Reply(number, handle, arg, fd, how))
 
     def _on_event(self, op: int, how: int, handle: int, code: int) -> None:
         if handle in self._early and handle not in self._processes:

@@ -85,6 +85,7 @@ class Launcher:
         self.clients: list[Client] = []
         folder = cgroup.own_folder() if delegated else ""
         self.custody = custody.Custody(self.say, self.tell, root=root, folder=folder)
+        self.ways = wire.AS_ROOT * root + wire.LEAVES * bool(folder)
         self.supervisor = 0  # its pid; 0: none of ours
         self.ending: int | None = None  # exit status, once the end has begun
         self.end_at = 0.0  # when patience ends; 0: not planned
@@ -163,12 +164,12 @@ class Launcher:
                 return
             if info.si_pid in waiting:
                 self.on_exec(waiting.pop(info.si_pid))
-            code = os.waitstatus_to_exitcode(os.waitpid(info.si_pid, 0)[1])
+            code = os.waitstatus_to_exitcode(status := os.waitpid(info.si_pid, 0)[1])
             if info.si_pid == self.supervisor:
                 self.supervisor = 0
                 self.end(code if code >= 0 else 128 - code)
             else:
-                self.custody.on_end(info.si_pid, code)
+                self.custody.on_end(info.si_pid, code, core=os.WCOREDUMP(status))
 
     # clients
 
@@ -239,7 +240,8 @@ class Launcher:
                 self.say(
                     f"{client.name}: op {op} refused, {errno.errorcode.get(number, number)}: {error.text}"
                 )
-        client.put(wire.WIRE.pack(wire.MAGIC, op | 0x80, int(pidfd >= 0), number, handle, arg, cookie), pidfd)
+        n = self.ways if op == wire.PING else int(pidfd >= 0)
+        client.put(wire.WIRE.pack(wire.MAGIC, op | 0x80, n, number, handle, arg, cookie), pidfd)
         self.flush(client)
         if client.strikes >= 2:
             self.drop(client, "two malformed requests, connection closed")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+import signal
 import time
 import traceback
 from collections import deque
@@ -85,6 +86,9 @@ class Shell(Protocol):
 
     def changed(self) -> None:
         """Wake whoever follows the state."""
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel has ended a process for lack of memory just now."""
 
     async def choose(self, spec: SourceSpec) -> tuple[HelperSpec, int]:
         """The helper that opens a definition, and its profile number."""
@@ -312,9 +316,12 @@ class Source:
                 error=error,
                 hung=self._hung()[0],
                 hung_text=self._hung()[1],
-                how=how,
+                how="signal" if how == "dumped" else how,
                 code=code,
+                core=how == "dumped",
                 climbed=climbed,
+                oom=(how, code, climbed) == ("signal", signal.SIGKILL, False)
+                and self.shell.ran_out_of_memory(),
                 greeted=bool(self.opened.generation),
                 v0_allowed=not self._last_way,
                 shutdown=self._shutdown,

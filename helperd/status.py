@@ -130,5 +130,7 @@ def snapshot(
         "launcher": {
             "pid": os.getppid(),
             "profiles": supervisor.launcher.profiles,
+            "mode": supervisor.launcher.mode,
+            "containment": supervisor.launcher.containment,
         },
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -72,6 +73,7 @@ class Supervisor:
         self.programs = GenerationCache()
         self._log = log
         self.lagged_at = -1.0
+        self.oom_kills: deque[int | None] = deque([vitals.oom_kills()], maxlen=3)  # one a beat
         self.late_beats = 0
         self.beats = 0
         self.bugs = 0
@@ -200,7 +202,13 @@ class Supervisor:
             due = max(due + HEARTBEAT_S, now + HEARTBEAT_S / 2)
             self._beat(Moment(now, lag, self.lagged_at))
 
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel has ended a process for lack of memory within the last beats."""
+        before, now = self.oom_kills[0], vitals.oom_kills()
+        return before is not None and now is not None and now > before
+
     def _beat(self, moment: Moment) -> None:
+        self.oom_kills.append(vitals.oom_kills())
         for source in self.sources:
             try:
                 source.tick(moment)

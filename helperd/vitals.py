@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import psutil
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T", int, float)
 
-CGROUP_ROOT = "/sys/fs/cgroup"
 _TICKS = os.sysconf("SC_CLK_TCK")
 MAX_TREE = 1024
 """Members of one process tree that are looked at; a fork bomb must not cost more."""
@@ -216,11 +216,20 @@ def starved(before: Turn | None, after: Turn | None, window: float) -> bool:
     return after.delay_ns - before.delay_ns > window / 2 * 1e9
 
 
+@cache
+def cgroup_root() -> str:
+    """Where cgroup v2 is mounted, also beside v1; empty when it is not."""
+    rows = [
+        line.split() for line in (_read("/proc/self/mountinfo") or b"").decode(errors="replace").splitlines()
+    ]
+    return next((row[4] for row in rows if row[row.index("-") + 1] == "cgroup2"), "")
+
+
 def cgroup(pid: int) -> str | None:
     """Return the directory of the process's cgroup v2; None when it has none that can be seen."""
     for line in (_read(f"/proc/{pid}/cgroup") or b"").decode(errors="surrogateescape").splitlines():
-        if line.startswith("0::/"):
-            path = f"{CGROUP_ROOT}/{line[4:]}".rstrip("/")
+        if line.startswith("0::/") and cgroup_root():
+            path = f"{cgroup_root()}/{line[4:]}".rstrip("/")
             return path if os.path.exists(f"{path}/cgroup.events") else None
     return None
 
@@ -230,13 +239,16 @@ def frozen(directory: str | None) -> bool:
     return directory is not None and _counter(f"{directory}/cgroup.events", "frozen") == 1
 
 
-def oom_kills(directory: str | None) -> int | None:
-    """Return how many processes of a cgroup the kernel ended for lack of memory; None when unknown."""
-    return None if directory is None else _counter(f"{directory}/memory.events", "oom_kill")
+def oom_kills() -> int | None:
+    """Return how many processes the kernel has ended for lack of memory, its own or a cgroup's; None when unknown.
+
+    The kernel counts before it sends SIGKILL: who was ended so is counted already when its end is seen.
+    """
+    return _counter("/proc/vmstat", "oom_kill")
 
 
 def _counter(path: str, name: str) -> int | None:
-    """The number after ``name`` in a flat-keyed file of a cgroup."""
+    """The number after ``name`` in a flat-keyed file."""
     for line in (_read(path) or b"").decode().splitlines():
         key, _, value = line.partition(" ")
         if key == name:
@@ -251,19 +263,17 @@ class Sampler:
         self._before: dict[int, tuple[float, dict[tuple[int, float | None], float]]] = {}
 
     def sample(self, pids: Iterable[int], now: float) -> dict[int, Tree]:
-        """Sample the trees below ``pids`` at ``now`` (seconds, monotonic); leave out what is gone."""
+        """Sample the trees below ``pids`` at ``now`` (seconds, monotonic); leave out what is gone.
+
+        What was remembered of any other tree is forgotten.
+        """
         trees: dict[int, Tree] = {}
         for pid in pids:
             main = sample(pid)
-            if main is None:
-                self.forget(pid)
-                continue
-            trees[pid] = self._add_up(main, _members(main), now)
+            if main is not None:
+                trees[pid] = self._add_up(main, _members(main), now)
+        self._before = {pid: self._before[pid] for pid in trees}
         return trees
-
-    def forget(self, pid: int) -> None:
-        """Drop what is remembered of a tree that has ended."""
-        self._before.pop(pid, None)
 
     def _add_up(self, main: Vitals, members: list[Vitals], now: float) -> Tree:
         used = {(v.pid, v.started): v.cpu_s for v in members if v.cpu_s is not None}

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import select
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -180,7 +179,7 @@ class Watch:
                 self._pinged_at,
                 holding=bool(self.route.holding()),
                 our_lag=moment.lagged_at > window_at,
-                readable=_readable(channel.from_helper),
+                readable=channel.readable(),
                 runnable_starved=starved or vitals.frozen(vitals.cgroup(self.pid)),
                 proc_state=vitals.process_state(self.pid),
             ),
@@ -206,10 +205,3 @@ class Watch:
             return None
         silence.seen(now)
         return Finding("silent" if reaction == "alert" else "hung", "silent", f"no packet for {limit:g} s")
-
-
-def _readable(fd: int) -> bool:
-    """Whether bytes, or the end, wait at a descriptor."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))

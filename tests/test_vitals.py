@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -208,7 +209,7 @@ def test_the_cpu_share_is_of_the_time_between_two_samples(monkeypatch):
     used[3] = 0.25
     assert sampler.sample([1], 107.0)[1].cpu_percent == pytest.approx(25.0)
     assert sampler.sample([1], 107.0)[1].cpu_percent is None  # no time passed
-    sampler.forget(1)
+    assert sampler.sample([2], 108.0)[2].cpu_percent is None  # the other tree is gone, and forgotten
     assert sampler.sample([1], 110.0)[1].cpu_percent is None
 
 
@@ -275,8 +276,8 @@ def test_starved_is_more_than_half_a_window(before, after, expected):
     assert starved(before, after, 2.0) is expected
 
 
-def test_a_cgroup_tells_freezing_and_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(vitals, "CGROUP_ROOT", str(tmp_path))
+def test_a_cgroup_tells_freezing(tmp_path, monkeypatch):
+    monkeypatch.setattr(vitals, "cgroup_root", lambda: str(tmp_path))
     group = tmp_path / "helperd" / "wlan0"
     group.mkdir(parents=True)
     monkeypatch.setattr(
@@ -293,11 +294,20 @@ def test_a_cgroup_tells_freezing_and_memory(tmp_path, monkeypatch):
     assert not vitals.frozen(directory)
     (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
     assert vitals.frozen(directory)
-    assert vitals.oom_kills(directory) is None
-    (group / "memory.events").write_text("oom 3\noom_kill 2\n")
-    assert vitals.oom_kills(directory) == 2
+    monkeypatch.setattr(vitals, "cgroup_root", lambda: "")
+    assert vitals.cgroup(7) is None
 
 
 def test_without_a_cgroup_nothing_is_claimed():
     assert not vitals.frozen(None)
-    assert vitals.oom_kills(None) is None
+
+
+def test_the_place_of_cgroups_is_that_of_the_kernels_list():
+    assert vitals.cgroup_root() == "" or Path(vitals.cgroup_root(), "cgroup.procs").exists()
+
+
+def test_ends_for_lack_of_memory_are_counted_where_the_kernel_says_so(monkeypatch):
+    monkeypatch.setattr(vitals, "_read", lambda _path: b"nr_free_pages 7\noom_kill 2\n")
+    assert vitals.oom_kills() == 2
+    monkeypatch.setattr(vitals, "_read", lambda _path: None)
+    assert vitals.oom_kills() is None

@@ -4,7 +4,8 @@
 |----------|-------------------------------------------------|--------------------------------------------------|
 | 4s magic | HDL1                                            | HDL1                                             |
 | B op     | 1 LAUNCH, 2 SIGNAL, 3 PING                      | 0x81, 0x82, 0x83; events EXITED 0x84, EMPTY 0x85 |
-| B n      | descriptors attached                            | EXITED: how (``HOW``); LAUNCH: 1 = with a pidfd  |
+| B n      | descriptors attached                            | EXITED: how (``HOW``); LAUNCH: 1 = with a pidfd; |
+|          |                                                 | PING: 1 = as root, + 2 = cgroup per helper       |
 | H number | LAUNCH: profile, else 0                         | errno, 0 = fine                                  |
 | I handle | SIGNAL: handle, else 0                          | handle; PING: number of profiles                 |
 | I arg    | LAUNCH: fingerprint; SIGNAL: signal; PING: 0, 1 | EXITED: code, signal, errno; PING: fingerprint   |
@@ -31,8 +32,15 @@ MAGIC = b"HDL1"
 LAUNCH, SIGNAL, PING = 1, 2, 3
 EXITED, EMPTY = 0x84, 0x85
 MAX_FDS = 4
-BY_EXIT, BY_SIGNAL, NO_EXEC, UNVERIFIED = range(4)
-HOW = ("exited", "signal", "exec-failed", "unverified")
+BY_EXIT, BY_SIGNAL, NO_EXEC, UNVERIFIED, BY_CORE = range(5)
+HOW = (
+    "exited",
+    "signal",
+    "exec-failed",
+    "unverified",
+    "dumped",
+)  # dumped: by a signal, and a core file was written
+AS_ROOT, LEAVES = 1, 2
 PASSED = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCONT, signal.SIGKILL}
 )

@@ -61,7 +61,7 @@ class Ending:
         code: exit code, signal number, errno, or the number of the field that differs, as ``how`` says.
         core: the kernel wrote a core file.
         climbed: the stop ladder's TERM or KILL came before the main process ended, so a signal is ours.
-        oom: the count of kills for lack of memory rose in the helper's cgroup.
+        oom: the kernel's count of kills for lack of memory rose just before a SIGKILL that nobody here sent.
         greeted: a valid frame was received.
         v0_allowed: the driver allows wire generation v0 and this incarnation did not use it.
         shutdown: text of the helper's own Shutdown message; None when none came.

@@ -51,7 +51,7 @@ class Helper:
         self.asker = client.uid
         self.pid, self.errors = started
         self.pidfd = os.pidfd_open(self.pid)
-        self.how = ""  # exited, signal, exec-failed, unverified
+        self.how = ""  # exited, signal, dumped, exec-failed, unverified
         self.code = 0  # of exec-failed: the errno
         self.exited = self.dying = self.swept = False
         self.sweeper, self.sweeper_until, self.sweeps = 0, 0.0, 0
@@ -132,13 +132,14 @@ class Custody:
             self.say(f"{helper.name} is killed, its {different} is not what its profile says: {found}")
             self.kill(helper)
 
-    def on_end(self, pid: int, code: int) -> None:
+    def on_end(self, pid: int, code: int, *, core: bool) -> None:
         """Note that a child of ours has ended and was reaped."""
         for helper in list(self.helpers.values()):
             if helper.pid == pid and not helper.exited:
                 helper.exited = True
                 if not helper.how:
-                    helper.how, helper.code = ("exited", code) if code >= 0 else ("signal", -code)
+                    died = "dumped" if core else "signal"
+                    helper.how, helper.code = ("exited", code) if code >= 0 else (died, -code)
                 self.tell(helper, "exited", helper.code)
                 self.kill(helper)
             elif helper.sweeper == pid:
