@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
+from helperd.logs import Bucket
+
 KEPT: Final = 1000
-"""Messages kept; older ones are counted in ``dropped``."""
+"""Messages kept; the oldest goes first."""
+MAX_TEXT: Final = 4096
+"""Characters of a text that are kept."""
+BURST: Final = 100
+RATE: Final = 10.0
+"""Messages that pass at once, and then per second, of what one helper says."""
 _FOLD_S: Final = 60.0
 
 
@@ -46,12 +53,50 @@ class Notice:
 
 @dataclass(slots=True)
 class MessageBus:
-    """The ring, and the wake-up of those who follow it."""
+    """The ring, and the wake-up of those who follow it.
+
+    Attributes:
+        posted: messages so far.
+        dropped: of helpers that said more than their budget.
+    """
 
     notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=KEPT))
     posted: int = 0
+    dropped: int = 0
+    _budgets: dict[str, Bucket] = field(default_factory=dict)
+    _unsaid: Counter[str] = field(default_factory=Counter)
     _recent: dict[tuple[str, str], tuple[Notice, float]] = field(default_factory=dict)
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    def hear(self, severity: str, source: str, text: str) -> Notice | None:
+        """Add what a helper says, as ``post`` does, within its budget; what is dropped is counted, and told of later.
+
+        Returns:
+            None when it was folded or dropped.
+        """
+        now = trio.current_time()
+        text = text[:MAX_TEXT]
+        if self._folded(source, text, now):
+            return None
+        if len(self._budgets) > KEPT:
+            self._budgets.clear()
+        budget = self._budgets.setdefault(source, Bucket(BURST, RATE, BURST, now))
+        budget.fill(now)
+        if budget.tokens < 1:
+            self.dropped += 1
+            self._unsaid[source] += 1
+            return None
+        budget.tokens -= 1
+        if unsaid := self._unsaid.pop(source, 0):
+            self.post("warning", source, f"{unsaid} messages dropped: more than {RATE:g} per second")
+        return self.post(severity, source, text)
+
+    def _folded(self, source: str, text: str, now: float) -> bool:
+        known = self._recent.get((source, text))
+        if known is None or now - known[1] >= _FOLD_S:
+            return False
+        known[0].repeated += 1
+        return True
 
     def post(self, severity: str, source: str, text: str) -> Notice | None:
         """Add a message and wake the followers.
@@ -60,9 +105,8 @@ class MessageBus:
             None when it was folded into an equal one of the last minute.
         """
         now = trio.current_time()
-        known = self._recent.get((source, text))
-        if known is not None and now - known[1] < _FOLD_S:
-            known[0].repeated += 1
+        text = text[:MAX_TEXT]
+        if self._folded(source, text, now):
             return None
         self.posted += 1
         notice = Notice(self.posted, time.time(), severity, source, text)  # noqa: TID251 - printed, never compared

@@ -40,7 +40,7 @@ from helperd.runtime import (
 )
 from helperd.sinks.listen import TcpListener, UnixListener, listen_tcp, listen_unix
 from helperd.sinks.stream import StreamSink
-from helperd.status import snapshot
+from helperd.status import log_status, snapshot
 from helperd.supervisor import Supervisor
 from helperd.view import LiveView
 from helperd.wire.definition import SourceDefinition
@@ -139,7 +139,9 @@ class Daemon:
 
     def snapshot(self) -> dict[str, object]:
         """Everything that is true now."""
-        return snapshot(self.supervisor, self.sinks, self.runtime_dir, self.started_at, trio.current_time())
+        now = trio.current_time()
+        found = snapshot(self.supervisor, self.sinks, self.runtime_dir, self.started_at, now)
+        return found | {"log": log_status(self.log.counts)}
 
     async def order(self, source: str, verb: str) -> None:
         """Carry out start, stop, restart, pause or resume."""

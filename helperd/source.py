@@ -70,6 +70,8 @@ if TYPE_CHECKING:
 GREET_S: Final = 5.0
 OPEN_S: Final = 15.0
 CONFIGURE_S: Final = 10.0
+MAX_TEXT: Final = 1000
+"""Characters that are kept of what a helper says about itself."""
 _RATE_S: Final = 2.0
 
 
@@ -397,7 +399,7 @@ class Source:
             channel.send(Register(bulk.SUBSYSTEM))
         report = await channel.request(OpenRequest(self.spec.definition), OpenReport)
         if not report.success:
-            raise OpenRefused("open-refused", report.message or "the helper gave no reason")
+            raise OpenRefused("open-refused", report.message[:MAX_TEXT] or "the helper gave no reason")
         self._take(report)
         self._describe(number, report)
         if (
@@ -432,11 +434,11 @@ class Source:
 
     def _take(self, report: OpenReport) -> None:
         opened = self.opened
-        opened.hardware = report.hardware
-        opened.channel = report.channel
-        opened.uuid = report.uuid
-        opened.capture_interface = report.capture_interface
-        opened.version = report.version
+        opened.hardware = report.hardware[:MAX_TEXT]
+        opened.channel = report.channel[:MAX_TEXT]
+        opened.uuid = report.uuid[:MAX_TEXT]
+        opened.capture_interface = report.capture_interface[:MAX_TEXT]
+        opened.version = report.version[:MAX_TEXT]
         opened.channels = report.channels
         if self._translator is not None:
             self._translator.hardware = report.hardware
@@ -483,17 +485,17 @@ class Source:
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):
-            self._say(_SEVERITIES[message.severity], message.text)
+            self._hear(_SEVERITIES[message.severity], message.text)
         elif isinstance(message, WarningReport):
-            self._say("warning", message.warning)
+            self._hear("warning", message.warning)
         elif isinstance(message, ErrorReport):
-            self._say("error", message.message or "the helper reports an error without words")
+            self._hear("error", message.message or "the helper reports an error without words")
         elif isinstance(message, Lost):
             self.route.ledger.upstream[message.reason] += message.packets
         elif isinstance(message, Register):
             self._offers_bulk = message.subsystem == bulk.SUBSYSTEM
         elif isinstance(message, Shutdown):
-            self._shutdown = message.reason
+            self._shutdown = message.reason[:MAX_TEXT]
         elif isinstance(message, ConfigureReport):
             self._note_tuning(message)
 
@@ -505,6 +507,11 @@ class Source:
             self.opened.channel = "hopping"
             self.opened.hop_channels = report.hopping.channels
         self.shell.changed()
+
+    def _hear(self, severity: str, text: str) -> None:
+        """Pass on what the helper says: within its budget, equal ones as one."""
+        if self.shell.bus.hear(severity, self.name, text) is not None:
+            self.shell.log(severity, self.name, text)
 
     def _say(self, severity: str, text: str) -> None:
         self.shell.bus.post(severity, self.name, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from helperd import __version__
@@ -10,6 +11,7 @@ from helperd import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from helperd.logs import LogCounts
     from helperd.sinks.consumer import Consumer
     from helperd.sinks.stream import StreamSink
     from helperd.source import Source
@@ -94,6 +96,11 @@ def consumer_status(consumer: Consumer, now: float) -> dict[str, object]:
     }
 
 
+def log_status(counts: LogCounts) -> dict[str, object]:
+    """What became of the log's lines."""
+    return asdict(counts)
+
+
 def snapshot(
     supervisor: Supervisor, sinks: Iterable[StreamSink], runtime_dir: str, started_at: float, now: float
 ) -> dict[str, object]:
@@ -127,6 +134,7 @@ def snapshot(
             for sink in sinks
         ],
         "consumers": [consumer_status(consumer, now) for sink in sinks for consumer in sink.consumers],
+        "messages_dropped": supervisor.bus.dropped,
         "launcher": {
             "pid": os.getppid(),
             "profiles": supervisor.launcher.profiles,
