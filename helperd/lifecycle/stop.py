@@ -20,11 +20,13 @@ def ladder(*, reason: str = "", obeys_shutdown: bool = False, term_grace: float 
     Args:
         reason: the problem word that ended the incarnation; ``asked`` or empty for an order.
         obeys_shutdown: the driver knows the Shutdown message.
-        term_grace: seconds between TERM and KILL.
+        term_grace: seconds between TERM and KILL; half of it for a helper that answers nothing any more.
     """
     rungs = [Rung("kill", 5.0), Rung("wait", math.inf)]
     if reason in {"stopped", "stuck-in-kernel", "bug"}:
         return tuple(rungs)
+    if reason == "keepalive":
+        return (Rung("term", term_grace / 2), *rungs)
     rungs.insert(0, Rung("term", term_grace))
     if obeys_shutdown:
         rungs.insert(0, Rung("ask", 1.0))
