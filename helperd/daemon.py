@@ -211,7 +211,8 @@ class Daemon:
 
     async def list_devices(self) -> dict[str, object]:
         """Ask every helper for its devices; those of running sources are marked ``in_use``."""
-        listing = await list_devices(self.launcher, self.supervisor.config.helpers)
+        assert self.nursery is not None
+        listing = await list_devices(self.launcher, self.supervisor.config.helpers, self.nursery)
         answer = listing.as_dict()
         running = {
             source.spec.definition.partition(":")[0]: source.name
@@ -224,7 +225,9 @@ class Daemon:
 
     async def probe(self, definition: str) -> dict[str, object]:
         """Ask who recognises a definition."""
-        return (await probe(self.launcher, self.supervisor.config.helpers, definition)).as_dict()
+        assert self.nursery is not None
+        helpers = self.supervisor.config.helpers
+        return (await probe(self.launcher, helpers, self.nursery, definition)).as_dict()
 
     def messages(self, since: int) -> list[dict[str, object]]:
         """Kept messages with a number above ``since``."""

@@ -21,6 +21,7 @@ PROBLEMS: dict[str, str] = {
     "bad-pcapng": "a chain of pcapng blocks does not add up",
     "bad-stream": "what a consumer reads is not a stream of the frames format",
     "frame-too-long": "a frame announces more bytes than the limit allows",
+    "babble": "a helper sends one message after the other instead of its answer",
     "partial-frame": "the stream ended inside a frame",
     "not-allowed-now": "the message is known but not allowed in the present phase of the session",
     "wrong-generation": "the helper does not speak the protocol generation it was addressed in",

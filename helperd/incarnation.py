@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import errno
+import math
 import os
 import resource
 import signal
@@ -201,9 +202,13 @@ class Incarnation:
             self._produced = produced(self._page_fd)
         return self._produced
 
-    async def read_stderr(self) -> None:
-        """Hand on what the helper writes to stderr, line by line and within its budget, until the pipe ends."""
-        while True:
+    async def read_stderr(self, limit: float = math.inf) -> None:
+        """Hand on what the helper writes to stderr, line by line and within its budget, until the pipe ends.
+
+        Args:
+            limit: bytes after which no more is read, so that a helper that writes on has to wait.
+        """
+        while limit > 0:
             with suppress(trio.ClosedResourceError):
                 await trio.lowlevel.wait_readable(self._stderr_fd)
             if self._stderr_fd < 0:
@@ -212,6 +217,7 @@ class Incarnation:
                 data = os.read(self._stderr_fd, 16384)
             except BlockingIOError:
                 continue
+            limit -= len(data)
             lines = (
                 self.stderr.feed(data, trio.current_time())
                 if data

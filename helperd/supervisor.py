@@ -129,7 +129,8 @@ class Supervisor:
         except UsageError as error:
             raise LaunchFailed(error.problem, error.text) from error
         if helper is None:
-            found = await probe(self.launcher, helpers, spec.definition)
+            assert self._nursery is not None
+            found = await probe(self.launcher, helpers, self._nursery, spec.definition)
             if found.helper is None:
                 reasons = "; ".join(
                     f"{failure.helper}: {failure.text}" for failure in found.refused + found.failed

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("source",),
     ("watch",),
     ("drivers",),
+    ("asking",),
     ("incarnation",),
     ("channel", "sinks", "launcher", "vitals", "logs", "bus", "gate", "page"),
     ("translate", "lifecycle"),
@@ -50,7 +51,7 @@ SAME: dict[str, set[str]] = {  # neighbours that may see each other, in this dir
 }
 
 FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
-    "trio": {"cli", "daemon", "control", "view", "supervisor", "source", "drivers", "incarnation"}
+    "trio": {"cli", "daemon", "control", "view", "supervisor", "source", "drivers", "asking", "incarnation"}
     | {"channel", "sinks", "launcher", "bus", "gate", "bell", "logs", "notify", "status", "vitals", "client"},
     "tomli": {"config"},
     "prctl": {"privsep", "sandbox"},

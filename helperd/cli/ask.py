@@ -14,10 +14,12 @@ from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
 if TYPE_CHECKING:
     import argparse
 
+    from trio import Nursery
+
     from helperd.config.specs import Config
     from helperd.launcher import Launcher
 
-Question = Callable[["Launcher", "Config"], Awaitable[dict[str, Any]]]
+Question = Callable[["Launcher", "Config", "Nursery"], Awaitable[dict[str, Any]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +59,8 @@ def _alone(path: str, question: Question) -> dict[str, Any]:
     settings = config.load(path)
 
     async def run() -> dict[str, Any]:
-        async with own_launcher(path, helpers=settings.helpers) as launcher:
-            return await question(launcher, settings)
+        async with trio.open_nursery() as tail, own_launcher(path, helpers=settings.helpers) as launcher:
+            return await question(launcher, settings, tail)
 
     try:
         return trio.run(run)

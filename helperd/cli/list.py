@@ -13,16 +13,18 @@ from helperd.table import clean
 if TYPE_CHECKING:
     import argparse
 
+    from trio import Nursery
+
     from helperd.config.specs import Config
     from helperd.launcher import Launcher
 
 add_arguments = ask.add_arguments
 
 
-async def _question(launcher: Launcher, settings: Config) -> dict[str, Any]:
+async def _question(launcher: Launcher, settings: Config, tail: Nursery) -> dict[str, Any]:
     from helperd.drivers import list_devices
 
-    return (await list_devices(launcher, settings.helpers)).as_dict()
+    return (await list_devices(launcher, settings.helpers, tail)).as_dict()
 
 
 def main(args: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ from helperd.wire.definition import SourceDefinition
 if TYPE_CHECKING:
     import argparse
 
+    from trio import Nursery
+
     from helperd.config.specs import Config
     from helperd.launcher import Launcher
 
@@ -27,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ask.add_arguments(parser)
 
 
-async def _question(definition: str, launcher: Launcher, settings: Config) -> dict[str, Any]:
+async def _question(definition: str, launcher: Launcher, settings: Config, tail: Nursery) -> dict[str, Any]:
     from helperd.drivers import probe
 
-    return (await probe(launcher, settings.helpers, definition)).as_dict()
+    return (await probe(launcher, settings.helpers, tail, definition)).as_dict()
 
 
 def main(args: argparse.Namespace) -> int:

@@ -35,6 +35,8 @@ class HelperSpec:
         limits: (name of the limit as in RLIMIT_*, lower case; number), sorted by name.
         term_grace: seconds.
         keepalive: seconds between PINGs; None: 1 for builtin helpers, 5 for others.
+        can_list, can_probe, can_tune, can_hop: what to ask it for; None: whatever it answers counts.
+        options: that its definitions may have, lower case, besides everybody's; None: not known.
     """
 
     name: str
@@ -56,6 +58,11 @@ class HelperSpec:
     needs_child: int = 0
     term_grace: float = 1.0
     keepalive: float | None = None
+    can_list: bool | None = None
+    can_probe: bool | None = None
+    can_tune: bool | None = None
+    can_hop: bool | None = None
+    options: tuple[str, ...] | None = None
     line: int = field(default=0, compare=False)
 
     @property

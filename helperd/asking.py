@@ -1,0 +1,258 @@
+"""One helper asked one thing, for list or probe, in a process of its own that ends with the answer.
+
+Rules:
+  1. The answer is known by the deadline, whatever the helper does: crash, hang, or talk without end.
+  2. The answer does not wait for the process: that is ended behind it, by SIGKILL if it does not go by itself, since a
+     helper that opened nothing has nothing to put in order.
+  3. A bug of ours is the answer's error, and nobody else's.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from helperd.errors import (
+    HelperdError,
+    HelperError,
+    HelperExited,
+    LauncherGone,
+    ProtocolError,
+    RemoteProtocolError,
+)
+from helperd.incarnation import Incarnation
+from helperd.wire.greeting import attempts
+from helperd.wire.messages import ErrorReport, ListReport, ListRequest, Message, ProbeReport, ProbeRequest
+
+if TYPE_CHECKING:
+    from helperd.config.specs import HelperSpec
+    from helperd.launcher import Launcher
+    from helperd.wire.frames import Generation
+
+ASK_S: Final = 2.0
+"""Seconds from the question to the answer, the process's start included; for list, of all helpers together."""
+LATE_S: Final = 0.5
+"""Seconds past the deadline after which an answer is not waited for any more, were the launcher that slow."""
+LEAVE_S: Final = 0.25
+"""Seconds that a helper has to end by itself behind its answer."""
+MAX_MESSAGES: Final = 1000
+"""Messages that a helper may send before its answer."""
+MAX_STDERR: Final = 256 << 10
+"""Bytes of standard error that are read before the answer; a helper that writes more waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A helper that could not be asked, or did not answer."""
+
+    helper: str
+    problem: str
+    text: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for the control socket and ``--json``."""
+        return {"helper": self.helper, "problem": self.problem, "text": self.text}
+
+
+class Asked:
+    """A question on its way; ``run`` is a task of its own.
+
+    Args:
+        launcher: starts the process.
+        helper: who is asked.
+        profile: its number there.
+        request: what.
+        deadline: in the loop's time.
+        limit: seconds that this was, for the text of a time-out.
+
+    Attributes:
+        answered: set once ``report`` or ``failure`` is known.
+        gone: set once no process of it is left.
+        report: the ListReport or ProbeReport.
+        failure: why there is none.
+        error: a bug of ours, or LauncherGone.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        helper: HelperSpec,
+        profile: int,
+        request: ListRequest | ProbeRequest,
+        *,
+        deadline: float,
+        limit: float = ASK_S,
+    ) -> None:
+        self.helper = helper
+        self.answered = trio.Event()
+        self.gone = trio.Event()
+        self.report: ListReport | ProbeReport | None = None
+        self.failure: Failure | None = None
+        self.error: Exception | None = None
+        self._launcher = launcher
+        self._profile = profile
+        self._request = request
+        self._deadline = deadline
+        self._limit = limit
+        self._scope = trio.CancelScope()
+        self._end_text = ""
+
+    def cancel(self) -> None:
+        """The answer is not wanted any more; the process ends, ``gone`` tells when."""
+        self._scope.cancel()
+
+    async def answer(self) -> ListReport | ProbeReport | Failure:
+        """Wait for the answer, a little longer than until the deadline at most.
+
+        Raises:
+            Exception: ``error``.
+        """
+        with trio.move_on_at(self._deadline + LATE_S):
+            await self.answered.wait()
+        if self.error is not None:
+            raise self.error
+        if self.report is not None:
+            return self.report
+        return self.failure or self._timed_out()
+
+    async def run(self) -> None:
+        """Ask; returns when no process is left."""
+        try:
+            with self._scope:
+                await self._ask()
+        except Exception as error:  # noqa: BLE001 - handed to whoever asks for the answer
+            first = _first(error)
+            if not self.answered.is_set():
+                if isinstance(first, HelperError | ProtocolError):
+                    self._fail(first)
+                else:
+                    self.error = error
+            elif not isinstance(first, LauncherGone):
+                self.error = error
+        finally:
+            self.answered.set()
+            self.gone.set()
+
+    async def _ask(self) -> None:
+        *first, last = (None,) if self.helper.builtin else attempts(self.helper.wire)
+        for generation in first:
+            if await self._ask_once(generation):
+                return
+        if not await self._ask_once(last):
+            self.failure = Failure(self.helper.name, "exited", f"ended without a byte{self._end_text}")
+
+    async def _ask_once(self, generation: Generation | None) -> bool:
+        """Ask in one generation of the protocol.
+
+        Returns:
+            False when it ended without a byte: perhaps it was greeted in the wrong one.
+        """
+        talk = _Talk()
+        incarnation = await Incarnation.launch(
+            self._launcher,
+            self.helper,
+            self._profile,
+            deliver=lambda _runs, _size: None,
+            on_message=talk.hear,
+            generation=generation,
+        )
+        ended = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(incarnation.channel.keep_writing)
+                nursery.start_soon(incarnation.read_stderr, MAX_STDERR)
+                with trio.move_on_at(self._deadline):
+                    await incarnation.channel.greet()
+                    kind = ListReport if isinstance(self._request, ListRequest) else ProbeReport
+                    self.report = await incarnation.channel.request(self._request, kind)
+                nursery.cancel_scope.cancel()
+            if self.report is None:
+                self.failure = self._timed_out(incarnation, talk)
+        except* HelperExited:
+            ended = True
+            with trio.move_on_after(LEAVE_S):
+                await incarnation.wait_ended()
+            self._end_text = _how(incarnation) + talk.words(incarnation)
+        except* ProtocolError as group:
+            self._fail(_first(group), talk.words(incarnation))
+        finally:
+            await self._end(incarnation)
+        if ended and incarnation.channel.session.received:
+            self.failure = Failure(self.helper.name, "exited", f"ended without an answer{self._end_text}")
+            return True
+        return not ended
+
+    async def _end(self, incarnation: Incarnation) -> None:
+        """Let it go by itself for a moment if it has answered, then kill it."""
+        if self.report is not None or self.failure is not None:
+            self.answered.set()
+        with trio.CancelScope(shield=True):
+            if self.report is not None:
+                with trio.move_on_after(LEAVE_S):
+                    await incarnation.wait_ended()
+            await incarnation.stop(reason="stopped")
+
+    def _timed_out(self, incarnation: Incarnation | None = None, talk: _Talk | None = None) -> Failure:
+        text = f"no answer within {self._limit:g} s"
+        if incarnation is None or talk is None:
+            return Failure(
+                self.helper.name, "timed-out", f"{text}: the launcher was not even done starting it"
+            )
+        if not incarnation.channel.session.received:
+            text = f"not a byte came within {self._limit:g} s"
+        return Failure(self.helper.name, "timed-out", text + talk.words(incarnation))
+
+    def _fail(self, error: BaseException, words: str = "") -> None:
+        assert isinstance(error, HelperdError)
+        text = str(error).removeprefix(f"{error.problem}: ")
+        self.failure = Failure(self.helper.name, error.problem, text + words)
+
+
+class _Talk:
+    """What a helper says before its answer."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.complaint = ""
+
+    def hear(self, message: Message) -> None:
+        """Take a message.
+
+        Raises:
+            RemoteProtocolError: "babble": it talks without end.
+        """
+        self.messages += 1
+        if isinstance(message, ErrorReport):
+            self.complaint = message.message
+        if self.messages > MAX_MESSAGES:
+            raise RemoteProtocolError("babble", f"{MAX_MESSAGES} messages came instead of an answer")
+
+    def words(self, incarnation: Incarnation) -> str:
+        """Its last words, as the end of a sentence."""
+        words = self.complaint or next(iter(incarnation.stderr.last[-1:]), "")
+        return f', last words: "{words[:200]}"' if words else ""
+
+
+def _how(incarnation: Incarnation) -> str:
+    """How it ended, in brackets."""
+    ended = incarnation.ended
+    if ended is None:
+        return " (it closed its output)"
+    return f" (by {_signal(ended.code)})" if ended.how == "signal" else f" ({ended.how} {ended.code})"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first leaf of a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
