@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T", int, float)
 
+CHANCE_S = 0.1
+"""Seconds on a cpu in which any helper would have answered; it takes a thousandth of one."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 MAX_TREE = 1024
 """Members of one process tree that are looked at; a fork bomb must not cost more."""
@@ -89,11 +91,13 @@ class Turn(NamedTuple):
         state: letter of /proc/PID/stat.
         delay_ns: runnable and not run, nanoseconds so far; grows only when it gets to run.
         slices: times it was put on a cpu.
+        ran_ns: on a cpu, nanoseconds so far.
     """
 
     state: str
     delay_ns: int
     slices: int
+    ran_ns: int = 0
 
 
 def sample(pid: int) -> Vitals | None:
@@ -192,7 +196,7 @@ def run_queue(pid: int) -> Turn | None:
     words = (_read(f"/proc/{pid}/schedstat") or b"").split()
     if len(words) != 3:
         return None
-    return Turn(process_state(pid), int(words[1]), int(words[2]))
+    return Turn(process_state(pid), int(words[1]), int(words[2]), int(words[0]))
 
 
 def run_delay(pid: int) -> int | None:
@@ -204,6 +208,9 @@ def run_delay(pid: int) -> int | None:
 def starved(before: Turn | None, after: Turn | None, window: float) -> bool:
     """Say whether a process wanted the cpu and did not get it for more than half of a window.
 
+    One that did get to run for a while and answered nothing had its chance: on a machine that is busy, a process that
+    spins waits for most of its life too.
+
     Args:
         before: at the window's beginning.
         after: at its end.
@@ -213,6 +220,8 @@ def starved(before: Turn | None, after: Turn | None, window: float) -> bool:
         return False
     if after.state == "R" and after.slices == before.slices and before.state == "R":
         return True  # still waiting: the kernel adds the delay only when it runs
+    if after.ran_ns - before.ran_ns > max(CHANCE_S, window / 20) * 1e9:
+        return False
     return after.delay_ns - before.delay_ns > window / 2 * 1e9
 
 

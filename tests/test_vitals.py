@@ -269,6 +269,8 @@ def test_the_scheduler_is_read(spawn):
         (Turn("R", 0, 1), Turn("R", 0, 2), False),  # it ran
         (Turn("S", 0, 1), Turn("S", 1_000_000_000, 9), False),  # exactly half
         (Turn("S", 0, 1), Turn("S", 1_000_000_001, 9), True),
+        (Turn("S", 0, 1, 7), Turn("S", 1_000_000_001, 9, 100_000_007), True),
+        (Turn("R", 0, 1, 7), Turn("R", 1_900_000_000, 9, 100_000_008), False),  # it spins
         (Turn("S", 10**12, 1), Turn("S", 10**12 + 10**9, 9), False),
     ],
 )
