@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from helperd.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from helperd.wire.messages import Message, Signal
+    from helperd.wire.messages import DataReport, Message, Signal
 
 MAX_FRAME = 1 << 20
 """Largest frame accepted from anybody, header included, in bytes."""
@@ -89,6 +89,23 @@ class ControlFrame(NamedTuple):
 Packet = tuple["int | None", "int | None", int, int, bytes, "Signal | None"]
 """One packet on its way to pcapng: link type or None (the source's own), seconds or None (stamp it on
 arrival), microseconds, original length, content, signal or None."""
+
+
+def packet_of(report: DataReport) -> Packet | None:
+    """The packet of a decoded report, or None when it has none."""
+    packet = report.packet
+    if packet is None:
+        return None
+    original = len(packet.content) if packet.original is None else packet.original
+    return packet.dlt, packet.sec, packet.usec, original, packet.content, report.signal
+
+
+def packets_of(records: Iterable[Packet | DataReport]) -> Iterator[Packet]:
+    """The packets among ``records``."""
+    for record in records:
+        packet = record if isinstance(record, tuple) else packet_of(record)
+        if packet is not None:
+            yield packet
 
 
 class Scan(Protocol):
@@ -161,6 +178,13 @@ class Generation(Protocol):
 
         Raises:
             RemoteProtocolError: "bad-payload"; ``at`` counts from the start of ``run.data``.
+        """
+
+    def records(self, run: Run) -> Iterator[Packet | DataReport]:
+        """What a run of data reports holds, one item per frame: a packet of a usual layout, or the whole report.
+
+        Raises:
+            RemoteProtocolError: as ``packets``.
         """
 
     def blocks(self, run: Run) -> Iterator[tuple[int, tuple[memoryview, ...], int, int]]:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from helperd.wire import frames
-    from helperd.wire.messages import DataReport
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
@@ -120,12 +119,3 @@ def _quick_rest(data: bytes, at: int, stop: int, sec: int, usec: int) -> frames.
         if last != stop:
             return None
     return dlt, sec, usec, original or length, data[at:end], None
-
-
-def general(report: DataReport) -> frames.Packet | None:
-    """The packet of a decoded report, or None when it has none."""
-    packet = report.packet
-    if packet is None:
-        return None
-    original = len(packet.content) if packet.original is None else packet.original
-    return packet.dlt, packet.sec, packet.usec, original, packet.content, report.signal

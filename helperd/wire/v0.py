@@ -19,8 +19,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Final, cast
 
 from helperd.errors import RemoteProtocolError
-from helperd.wire.frames import HEAD, SIGNATURE, ControlFrame, Kind, Run
-from helperd.wire.pbpackets import general, quick, varint
+from helperd.wire.frames import HEAD, SIGNATURE, ControlFrame, Kind, Run, packets_of
+from helperd.wire.pbpackets import quick, varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,14 +191,11 @@ def reports(run: Run) -> Iterator[DataReport]:
 
 def packets_general(run: Run) -> Iterator[frames.Packet]:
     """The packets of a run by the general decoder; what ``packets`` is measured against."""
-    for report in reports(run):
-        found = general(report)
-        if found is not None:
-            yield found
+    return packets_of(reports(run))
 
 
-def packets(run: Run) -> Iterator[frames.Packet]:
-    """The packets of a run; the contract is ``Generation.packets``."""
+def records(run: Run) -> Iterator[frames.Packet | DataReport]:
+    """What the frames of a run hold; the contract is ``Generation.records``."""
     data, position, end = run.data, run.start, run.stop
     while position < end:
         stop = position + 12 + _LENGTH(data, position + 8)[0]
@@ -207,8 +204,13 @@ def packets(run: Run) -> Iterator[frames.Packet]:
         if found is not None:
             yield found
         else:
-            yield from packets_general(Run(run.kind, data, position, stop, 1, 1))
+            yield from reports(Run(run.kind, data, position, stop, 1, 1))
         position = stop
+
+
+def packets(run: Run) -> Iterator[frames.Packet]:
+    """The packets of a run; the contract is ``Generation.packets``."""
+    return packets_of(records(run))
 
 
 def blocks(run: Run) -> Iterator[tuple[int, tuple[memoryview, ...], int, int]]:

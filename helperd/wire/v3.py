@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from helperd.errors import RemoteProtocolError
 from helperd.wire import bulk, v3codec
-from helperd.wire.frames import ControlFrame, Kind, Run
+from helperd.wire.frames import ControlFrame, Kind, Run, packets_of
 from helperd.wire.mpack import Malformed, pack
 from helperd.wire.v3codec import Type
 from helperd.wire.v3packets import quick
@@ -145,15 +145,11 @@ def reports(run: Run) -> Iterator[DataReport]:
 
 def packets_general(run: Run) -> Iterator[frames.Packet]:
     """The packets of a run by the general decoder; what ``packets`` is measured against."""
-    for report in reports(run):
-        packet = report.packet
-        if packet is not None:
-            original = len(packet.content) if packet.original is None else packet.original
-            yield packet.dlt, packet.sec, packet.usec, original, packet.content, report.signal
+    return packets_of(reports(run))
 
 
-def packets(run: Run) -> Iterator[frames.Packet]:
-    """The packets of a run; the contract is ``Generation.packets``.
+def records(run: Run) -> Iterator[frames.Packet | DataReport]:
+    """What the frames of a run hold; the contract is ``Generation.records``.
 
     The layouts that C helpers and our SDK write are recognised by their constant bytes and read by offset;
     whatever differs goes to the general decoder.
@@ -166,8 +162,13 @@ def packets(run: Run) -> Iterator[frames.Packet]:
         if found is not None:
             yield found
         else:
-            yield from packets_general(Run(run.kind, data, position, stop, 1, 1))
+            yield from reports(Run(run.kind, data, position, stop, 1, 1))
         position = stop
+
+
+def packets(run: Run) -> Iterator[frames.Packet]:
+    """The packets of a run; the contract is ``Generation.packets``."""
+    return packets_of(records(run))
 
 
 def blocks(run: Run) -> Iterator[tuple[int, tuple[memoryview, ...], int, int]]:

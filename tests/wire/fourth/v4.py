@@ -71,6 +71,9 @@ class V4:
         return struct.pack(">IIIB", 0xDECAFBAD, 0xCAFE0004, len(payload), command) + payload
 
     def packets(self, run):
+        return self.records(run)
+
+    def records(self, run):
         yield None, None, 0, run.nbytes - 13, run.data[run.start + 13 : run.stop], None
 
     def blocks(self, run):
