@@ -67,7 +67,7 @@ _helperd() {
         demo) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir" -- "$cur"); fi ;;
         status) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         top) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -d --delay -s --sort --runtime-dir" -- "$cur"); fi ;;
-        list) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --json --runtime-dir" -- "$cur"); fi ;;
+        list) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --json --runtime-dir --fresh" -- "$cur"); fi ;;
         probe) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --json --runtime-dir" -- "$cur"); fi ;;
         open) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         close) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;

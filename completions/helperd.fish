@@ -36,6 +36,7 @@ complete -c helperd -n '__fish_seen_subcommand_from list' -s h -l help -d 'show 
 complete -c helperd -n '__fish_seen_subcommand_from list' -s c -l config -rF -d 'the configuration'
 complete -c helperd -n '__fish_seen_subcommand_from list' -l json -d 'print one JSON object for scripts'
 complete -c helperd -n '__fish_seen_subcommand_from list' -l runtime-dir -xa '(__fish_complete_directories)' -d 'ask the daemon there'
+complete -c helperd -n '__fish_seen_subcommand_from list' -l fresh -d 'ask every helper now'
 complete -c helperd -n __fish_use_subcommand -a probe -d 'ask which helper recognises a definition'
 complete -c helperd -n '__fish_seen_subcommand_from probe' -s h -l help -d 'show this help message and exit'
 complete -c helperd -n '__fish_seen_subcommand_from probe' -s c -l config -rF -d 'the configuration'

@@ -23,8 +23,9 @@ from helperd.config.check import source_name
 from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
 from helperd.control.peer import Admins
 from helperd.control.server import serve as serve_control
-from helperd.drivers import list_devices, probe
+from helperd.drivers import probe
 from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone
+from helperd.inventory import Inventory
 from helperd.launcher import Launcher, open_launcher
 from helperd.lifecycle import State
 from helperd.logs import Log
@@ -67,6 +68,10 @@ class Daemon:
     header: bytes = b""
     configured: dict[str, StreamSink] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
+    inventory: Inventory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.inventory = Inventory(self.launcher, lambda: self.supervisor.config)
 
     # sinks
 
@@ -209,19 +214,15 @@ class Daemon:
         sink.scope.cancel()
         self.sinks.remove(sink)
 
-    async def list_devices(self) -> dict[str, object]:
-        """Ask every helper for its devices; those of running sources are marked ``in_use``."""
-        assert self.nursery is not None
-        listing = await list_devices(self.launcher, self.supervisor.config.helpers, self.nursery)
-        answer = listing.as_dict()
-        running = {
-            source.spec.definition.partition(":")[0]: source.name
-            for source in self.supervisor.sources
-            if source.life.state is State.RUNNING
-        }
-        for device in answer["devices"]:  # type: ignore[attr-defined]
-            device["in_use"] = running.get(device["interface"])
-        return answer
+    async def list_devices(self, max_age_s: float | None = None) -> dict[str, object]:
+        """The devices of all helpers; those of running sources are marked ``in_use``."""
+        running = {}
+        for source in self.supervisor.sources:
+            if source.life.state is State.RUNNING:
+                running[source.opened.capture_interface] = source.name
+                running[source.spec.definition.partition(":")[0]] = source.name
+        running.pop("", None)
+        return await self.inventory.devices(running, max_age_s)
 
     async def probe(self, definition: str) -> dict[str, object]:
         """Ask who recognises a definition."""
@@ -288,6 +289,7 @@ async def run(
             early.listening = True
             async with trio.open_nursery() as outer, _control(daemon):
                 daemon.open_sinks(outer)
+                await outer.start(daemon.inventory.run)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(supervisor.run)
                     if view is not None:

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,13 +20,14 @@ from helperd.wire.definition import SourceDefinition
 from helperd.wire.messages import Interface, ListReport, ListRequest, ProbeReport, ProbeRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from helperd.config.specs import HelperSpec
     from helperd.launcher import Launcher
 
 GONE_S: Final = 0.5
 """Seconds that an answer waits for the processes that gave it to be gone."""
+_NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +38,34 @@ class Device:
     type: str
     interface: Interface
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain data for the control socket and ``--json``."""
+    @property
+    def definition(self) -> str:
+        """What to write to open it; empty when its name, or a flag, cannot stand in a definition."""
         kind = f"type={self.type}" if self.type else ""
         options = ",".join(part for part in (kind, self.interface.flags) if part)
+        text = f"{self.interface.name}:{options}" if options else self.interface.name
+        try:
+            parsed = SourceDefinition.parse(text)
+        except UsageError:
+            return ""
+        same = parsed.interface == self.interface.name and parsed.get("type") == self.type
+        return text if same else ""
+
+    def as_dict(self, in_use: Mapping[str, str] = _NOBODY) -> dict[str, object]:
+        """Plain data for the control socket and ``--json``.
+
+        Args:
+            in_use: interface to the name of the source that has it.
+        """
+        found = self.interface
         return {
             "helper": self.helper,
             "type": self.type,
-            "interface": self.interface.name,
-            "definition": f"{self.interface.name}:{options}" if options else self.interface.name,
-            "hardware": self.interface.hardware,
-            "flags": self.interface.flags,
+            "interface": found.name,
+            "definition": self.definition,
+            "hardware": found.hardware,
+            "flags": found.flags,
+            "in_use": in_use.get(found.name) or in_use.get(found.capture_interface),
         }
 
 
@@ -57,10 +76,10 @@ class Listing:
     devices: list[Device] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain data for the control socket and ``--json``."""
+    def as_dict(self, in_use: Mapping[str, str] = _NOBODY) -> dict[str, object]:
+        """Plain data for the control socket and ``--json``; ``in_use`` as in ``Device``."""
         return {
-            "devices": [device.as_dict() for device in self.devices],
+            "devices": [device.as_dict(in_use) for device in self.devices],
             "failed": [failure.as_dict() for failure in self.failed],
         }
 

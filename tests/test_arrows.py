@@ -16,7 +16,7 @@ PACKAGE = ROOT / "helperd"
 LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later line
     ("cli",),
     ("daemon",),
-    ("status", "control", "view", "notify"),
+    ("status", "control", "view", "notify", "inventory"),
     ("supervisor",),
     ("source",),
     ("watch",),
@@ -51,7 +51,18 @@ SAME: dict[str, set[str]] = {  # neighbours that may see each other, in this dir
 }
 
 FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
-    "trio": {"cli", "daemon", "control", "view", "supervisor", "source", "drivers", "asking", "incarnation"}
+    "trio": {
+        "cli",
+        "daemon",
+        "control",
+        "view",
+        "supervisor",
+        "source",
+        "drivers",
+        "inventory",
+        "asking",
+        "incarnation",
+    }
     | {"channel", "sinks", "launcher", "bus", "gate", "bell", "logs", "notify", "status", "vitals", "client"},
     "tomli": {"config"},
     "prctl": {"privsep", "sandbox"},

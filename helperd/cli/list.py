@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from helperd.cli import ask
 from helperd.errors import Code
@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from helperd.config.specs import Config
     from helperd.launcher import Launcher
 
-add_arguments = ask.add_arguments
+_OLD_S: Final = 3.0
+"""Seconds from which on an answer's age is told: a new one takes up to two by itself."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    ask.add_arguments(parser)
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="ask every helper now (default: an answer of the last minute will do)",
+    )
 
 
 async def _question(launcher: Launcher, settings: Config, tail: Nursery) -> dict[str, Any]:
@@ -33,19 +44,27 @@ def main(args: argparse.Namespace) -> int:
     Returns:
         0, or 1 when nothing can be listed.
     """
-    answer = ask.answer_of(args, "io.helperd.ListDevices", {}, _question)
+    fresh = {"max_age_s": 0} if args.fresh else {}
+    answer = ask.answer_of(args, "io.helperd.ListDevices", fresh, _question)
     devices = answer["devices"]
     if args.json:
         print(json.dumps(answer, indent=2))
-    else:
-        wide = max([len(device["definition"]) for device in devices] + [10])
-        for device in devices:
-            words = f"{clean(device['definition']):<{wide}}  {clean(device['helper']):<16}  {clean(device['hardware'])}"
-            print(words.rstrip())
-        if not devices:
-            print("no devices found", file=sys.stderr)
-        for failure in answer["failed"]:
-            print(
-                f"{clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}", file=sys.stderr
-            )
+        return Code.DONE if devices else Code.NO
+    names = [device["definition"] or device["interface"] for device in devices]
+    wide = max([len(clean(name)) for name in names] + [10])
+    for name, device in zip(names, devices, strict=True):
+        words = [device["hardware"]]
+        if not device["definition"]:
+            words.append("(its name cannot be written in a definition)")
+        if device["in_use"]:
+            words.append(f"(in use by {device['in_use']})")
+        text = clean(" ".join(filter(None, words)))
+        print(f"{clean(name):<{wide}}  {clean(device['helper']):<16}  {text}".rstrip())
+    if not devices:
+        print("no devices found", file=sys.stderr)
+    for failure in answer["failed"]:
+        print(f"{clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}", file=sys.stderr)
+    age = answer.get("age_s") or 0.0
+    if age >= _OLD_S:
+        print(f"helperd: this was so {age:.0f} s ago; ask again with --fresh", file=sys.stderr)
     return Code.DONE if devices else Code.NO

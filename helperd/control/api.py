@@ -34,7 +34,7 @@ class ControlApi(Protocol):
             HelperdError: "unknown-source", or what the source ended with instead.
         """
 
-    async def list_devices(self) -> Plain:
+    async def list_devices(self, max_age_s: float | None) -> Plain:
         """The outputs of ``ListDevices``."""
 
     async def probe(self, definition: str) -> Plain:

@@ -192,9 +192,17 @@ async def reload(room: Room, _call: Call) -> bytes:
         room.changes.beat()
 
 
-async def list_devices(room: Room, _call: Call) -> bytes:
-    """Ask every helper for its devices."""
-    return encode_reply(await room.ask(("list",), room.daemon.list_devices))
+async def list_devices(room: Room, call: Call) -> bytes:
+    """The devices of all helpers, as old as the caller allows."""
+    max_age_s = call.parameters.get("max_age_s")
+    if max_age_s is not None and not 0 <= max_age_s <= LONGEST_S:
+        text = f"max_age_s lies between 0 and {LONGEST_S:.0f} seconds"
+        raise service_error("InvalidParameter", {"parameter": "max_age_s"}, "bad-value", text)
+
+    async def question() -> Plain:
+        return await room.daemon.list_devices(max_age_s)
+
+    return encode_reply(await room.ask(("list", str(max_age_s)), question))
 
 
 async def probe(room: Room, call: Call) -> bytes:

@@ -134,7 +134,7 @@ class FakeDaemon:
     async def reload(self) -> dict[str, Any]:
         return {"stop": [], "start": [], "replace": ["radio0"], "adjust": [], "keep": ["beacons"]}
 
-    async def list_devices(self) -> dict[str, Any]:
+    async def list_devices(self, max_age_s: float | None = None) -> dict[str, Any]:
         self.questions += 1
         if self.release is not None:
             await self.release.wait()
@@ -148,7 +148,7 @@ class FakeDaemon:
             "in_use": "radio0",
         }
         broken = {"helper": "broken", "problem": "exited", "text": "ended without an answer"}
-        return {"devices": [device], "failed": [broken]}
+        return {"devices": [device], "failed": [broken], "age_s": 0.0 if max_age_s == 0 else 12.5}
 
     async def probe(self, definition: str) -> dict[str, Any]:
         self.questions += 1

@@ -1,0 +1,133 @@
+"""Which devices there are, remembered: the answer of ``list`` while nothing is known to have changed.
+
+Rules:
+  1. An answer is shown again for ``FRESH_S`` seconds at most, and not after the kernel has told of a device that came
+     or went, nor after another configuration; how old it is stands beside it.
+  2. Who asks while the helpers are being asked gets the same answer.
+  3. Which device is in use is never remembered.
+
+Source of facts: netlink(7), NETLINK_KOBJECT_UEVENT; kismet-protocol.md, section 4.1.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from helperd.drivers import Listing, list_devices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from helperd.config.specs import Config
+    from helperd.launcher import Launcher
+
+FRESH_S: Final = 60.0
+"""Seconds for which an answer is shown again, unless the one who asks wants another limit."""
+_KERNEL_EVENTS: Final = 15  # NETLINK_KOBJECT_UEVENT; not in the socket module
+_FROM_KERNEL: Final = 1  # multicast group
+_MOVES: Final = (b"add@", b"remove@")
+
+
+class _Look:
+    """One round of questions."""
+
+    def __init__(self, config: Config, began: float) -> None:
+        self.config = config
+        self.began = began
+        self.done = trio.Event()
+        self.listing = Listing()
+        self.error: Exception | None = None
+
+
+class Inventory:
+    """The devices of all helpers.
+
+    Args:
+        launcher: starts the helpers.
+        config: gives the present configuration.
+
+    Attributes:
+        moves: devices that came or went, as the kernel told.
+        looks: rounds of questions.
+    """
+
+    def __init__(self, launcher: Launcher, config: Callable[[], Config]) -> None:
+        self.moves = 0
+        self.looks = 0
+        self._launcher = launcher
+        self._config = config
+        self._last: _Look | None = None
+        self._moved_at = float("-inf")
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after the questions, and listen to the kernel, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await self._listen()
+            await trio.sleep_forever()
+
+    async def devices(self, in_use: Mapping[str, str], max_age_s: float | None = None) -> dict[str, object]:
+        """All devices, who could not say, and how old that is.
+
+        Args:
+            in_use: interface to the name of the running source that has it.
+            max_age_s: how old it may be, in seconds; 0: ask now; None: ``FRESH_S``.
+
+        Returns:
+            The outputs of ``ListDevices``.
+        """
+        look = self._last
+        if look is None or not self._holds(look, FRESH_S if max_age_s is None else max_age_s):
+            assert self._nursery is not None
+            look = self._last = _Look(self._config(), trio.current_time())
+            self._nursery.start_soon(self._ask, look)
+        await look.done.wait()
+        if look.error is not None:
+            raise look.error
+        answer = look.listing.as_dict(in_use)
+        return {**answer, "age_s": trio.current_time() - look.began}
+
+    def _holds(self, look: _Look, max_age_s: float) -> bool:
+        """Whether a round answers a question of now; one that is under way always does."""
+        if look.config is not self._config():
+            return False
+        if not look.done.is_set():
+            return True
+        old = trio.current_time() - look.began > max_age_s
+        return look.error is None and not old and self._moved_at < look.began
+
+    async def _ask(self, look: _Look) -> None:
+        assert self._nursery is not None
+        self.looks += 1
+        try:
+            look.listing = await list_devices(self._launcher, look.config.helpers, self._nursery)
+        except Exception as error:  # noqa: BLE001 - handed to those who asked
+            look.error = error
+        finally:
+            look.done.set()
+
+    async def _listen(self) -> None:
+        """Notice devices that come and go; where the kernel does not tell, age alone decides."""
+        try:
+            events = trio.socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _KERNEL_EVENTS)
+        except OSError:
+            return
+        with closing(events):
+            try:
+                await events.bind((0, _FROM_KERNEL))
+            except OSError:
+                return
+            while True:
+                try:
+                    event = await events.recv(8192)
+                except OSError:  # more than the socket holds: something was among it
+                    event = _MOVES[0]
+                if event.startswith(_MOVES):
+                    self.moves += 1
+                    self._moved_at = trio.current_time()
