@@ -15,19 +15,21 @@ More modes
   twice         sends its open report twice
   hang-up       ends when it is told to tune
   no-tune       refuses to tune
+  eat           takes memory without end, once the file `go=` exists
 """
 
 import fcntl
 import os
 import signal
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "peers"))
 
 import bad_helper
 from bad_helper import CONFIGURE, CONFIGURE_REPORT, OPEN_REPORT, PING, PONG, frame, pack
 
-bad_helper.MODES |= dict.fromkeys(("close-out", "close-in"), "stream")
+bad_helper.MODES |= dict.fromkeys(("close-out", "close-in", "eat"), "stream")
 bad_helper.MODES |= dict.fromkeys(
     ("stderr-flood", "wrong-pong", "pong-flood", "wrap", "early", "twice", "hang-up", "no-tune"), ""
 )
@@ -90,6 +92,12 @@ class Peer(bad_helper.BadHelper):
             os.close(self.out_fd)
             while True:
                 signal.pause()
+        elif self.mode == "eat":
+            while not os.path.exists(self.options["go"]):
+                time.sleep(0.01)
+            eaten = []
+            while True:
+                eaten.append(b"x" * (1 << 20))
         elif self.mode == "close-in":
             self.bad = True
             os.close(self.in_fd)

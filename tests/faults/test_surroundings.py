@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import signal
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from helperd import vitals
 from helperd.control.client import ControlError
 from tests.faults.stage import BUILTIN, HEAD, gone, helper, stage
 from tests.faults.witness import Reader, below, fds, state_of
@@ -102,30 +102,6 @@ def test_29_a_log_that_nobody_reads_costs_log_lines_only(rundir):
                 pass
         except BlockingIOError:
             os.close(held)
-
-
-def test_32_no_room_asks_what_time_it_is_to_decide_anything(root):
-    """A step of the wall clock can change nothing that nobody reads: where it is read, the line says for what."""
-    wall = re.compile(
-        r"\btime\.(time|time_ns|localtime|gmtime|ctime|strftime)\(|datetime\.(now|today|utcnow)\("
-    )
-    for_people = {
-        "bus.py": "messages are shown with their time",
-        "view.py": "log lines on a terminal",
-        "logs.py": "log lines",
-        "source.py": "packets without a time of their own get the time of their arrival",
-        "sinks": "statistics blocks carry a time",
-        "client": "a program of its own",
-        "helpers": "helpers stamp their packets",
-        "cli": "a program of its own",
-    }
-    found = {}
-    for path in sorted((root / "helperd").rglob("*.py")):
-        room = path.relative_to(root / "helperd").parts[0]
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            if wall.search(line) and room not in for_people:
-                found[f"{path.name}:{number}"] = line.strip()
-    assert not found, f"wall-clock time outside the rooms that only show it: {found}"
 
 
 @pytest.mark.parametrize(
@@ -326,17 +302,11 @@ def test_the_service_manager_is_told_of_progress(rundir, monkeypatch):
     os.unlink(path)
 
 
-def test_a_helper_starved_of_its_cgroup_is_not_judged(rundir):
-    """34: frozen and thawed. Needs a cgroup v2 subtree that we may make groups in."""
-    root = Path("/sys/fs/cgroup")
-    group = root / f"helperd-test-{os.getpid()}"
+def test_34_a_helper_whose_cgroup_is_frozen_is_not_judged(rundir, need):
+    need("cgroup2")
+    group = Path(vitals.cgroup(os.getpid()) or vitals.cgroup_root()) / f"helperd-test-{os.getpid()}"
+    group.mkdir()
     try:
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"no cgroup can be made here: {error}")
-    try:
-        if not (group / "cgroup.freeze").exists():
-            pytest.skip("no cgroup v2 with cgroup.freeze here")
         with daemon(rundir, HEAD + BUILTIN + synthetic("ours", "rate=10")) as rig:
             pid = rig.wait_running()["sources"][0]["pid"]
             (group / "cgroup.procs").write_text(str(pid))
@@ -346,5 +316,42 @@ def test_a_helper_starved_of_its_cgroup_is_not_judged(rundir):
             (group / "cgroup.freeze").write_text("0")
             row = rig.wait(lambda status: status["sources"][0]["verdict"] == "ok")["sources"][0]
             assert (row["pid"], row["incarnation"]) == (pid, 1)
+    finally:
+        group.rmdir()
+
+
+def memory_group(name: str, limit: int) -> Path:
+    """A cgroup with a limit on memory, of whatever version."""
+    old = Path("/sys/fs/cgroup/memory")
+    group = (old if old.is_dir() else Path(vitals.cgroup_root())) / name
+    group.mkdir()
+    for file in ("memory.limit_in_bytes", "memory.max"):
+        if (group / file).exists():
+            (group / file).write_text(str(limit))
+            return group
+    group.rmdir()
+    raise LookupError("no controller for memory in this cgroup")
+
+
+def test_5b_a_helper_that_the_kernel_ends_for_lack_of_memory_is_told_as_such(rundir):
+    try:
+        group = memory_group(f"helperd-test-{os.getpid()}", 40 << 20)
+    except (OSError, LookupError) as error:
+        pytest.skip(f"no limit on memory can be set here: {error}")
+    try:
+        with stage(rundir) as scene:
+            go = rundir / "go"
+            victim = scene.victim("eat", after=20, go=go)
+            (group / "cgroup.procs").write_text(str(victim.running()["pid"]))
+            go.touch()
+            row = victim.until(lambda row: row["exit"])
+            go.unlink()
+            assert (row["exit"]["kind"], row["exit"]["problem"]) == ("accident", "out-of-memory"), row["exit"]
+            time.sleep(1)  # longer than the memory of that
+            os.kill(victim.running(2)["pid"], signal.SIGKILL)  # by somebody: that is told apart
+            row = victim.until(lambda row: row["exit"]["problem"] != "out-of-memory")
+            assert row["exit"]["problem"] == "killed"
+            victim.leave()
+            scene.settled()
     finally:
         group.rmdir()
