@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ hypothesis.settings.load_profile(os.environ.get("HELPERD_HYPOTHESIS", "fast"))
 
 def pytest_configure(config: pytest.Config) -> None:
     prctl.set_child_subreaper(1)  # orphans come back to us
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     if data := os.environ.pop("HELPERD_COVER", None):
         cover.install(data)
     config.addinivalue_line(

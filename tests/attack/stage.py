@@ -177,17 +177,21 @@ class Stage:
                     process.wait()
                     raise AssertionError("the launcher did not end with its client") from None
 
+    def answered(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until the launcher takes connections: its socket has a name before it listens."""
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(OSError), connect(SOCKET):
+                return
+            assert process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.01)
+
     @contextlib.contextmanager
     def listening(self, text: str, *args: str) -> Iterator[subprocess.Popen[bytes]]:
         """A launcher at SOCKET."""
         process = self.start(self.config(text), f"--listen={SOCKET}", *args)
-        deadline = time.monotonic() + 10
-        while True:
-            with contextlib.suppress(OSError), connect(SOCKET):
-                break
-            assert process.poll() is None, self.said()
-            assert time.monotonic() < deadline, self.said()
-            time.sleep(0.01)
+        self.answered(process)
         try:
             yield process
         finally:

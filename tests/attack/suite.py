@@ -54,8 +54,7 @@ class Scene:
         self.programs()
         self.config = stage.config(CONFIG)
         self.launcher = stage.start(self.config, f"--listen={SOCKET}")
-        while not os.path.exists(SOCKET):
-            assert self.launcher.poll() is None, stage.said()
+        stage.answered(self.launcher)
         self.victims = self.connect()
         self.victim = Running(self.victims, 2)
         self.victim.run("result = 1")
