@@ -32,6 +32,8 @@ Form = Literal["pcapng", "frames"]
 
 OUTBOX_LIMIT = 4 << 20
 """Default bound of an outbox, in bytes."""
+PART_COST = 200
+"""Bytes that a queued part costs besides its content: objects, and its share of the batch's (measured)."""
 
 
 class Interface(NamedTuple):
@@ -111,7 +113,7 @@ class Batch(NamedTuple):
         parts: buffers to send, in order.
         nbytes: their sum.
         packets: packets in them.
-        pinned: bytes of memory that the parts keep alive.
+        pinned: bytes of memory that the batch keeps alive.
         counts: packets by interface number; by source number in the frames format.
         about: the source's SOURCE record, in the frames format.
     """
@@ -128,9 +130,8 @@ def batch_of(segments: Sequence[Segment], read: int) -> Batch:
     """Join the segments of one read; ``read`` is the read's size in bytes, what the slices keep alive."""
     if len(segments) == 1:
         one = segments[0]
-        return Batch(
-            one.parts, one.nbytes, one.packets, max(read, one.nbytes), ((one.interface, one.packets),)
-        )
+        pinned = max(read, one.nbytes) + PART_COST * len(one.parts)
+        return Batch(one.parts, one.nbytes, one.packets, pinned, ((one.interface, one.packets),))
     counts: Counter[int] = Counter()
     parts: list[Part] = []
     nbytes = 0
@@ -138,7 +139,8 @@ def batch_of(segments: Sequence[Segment], read: int) -> Batch:
         counts[segment.interface] += segment.packets
         parts += segment.parts
         nbytes += segment.nbytes
-    return Batch(tuple(parts), nbytes, counts.total(), max(read, nbytes), tuple(counts.items()))
+    pinned = max(read, nbytes) + PART_COST * len(parts)
+    return Batch(tuple(parts), nbytes, counts.total(), pinned, tuple(counts.items()))
 
 
 class Outbox:
@@ -149,12 +151,17 @@ class Outbox:
         overflow: what happens when a batch does not fit.
         hold: seconds that ``wait`` may hold a source.
         on_ready: called when something can be taken.
-        on_room: called when a full ``wait`` outbox has room again.
+        on_room: called when a ``wait`` outbox does not hold its sources any more.
+        on_disconnect: called once, when a ``disconnect`` outbox has missed something; the consumer is to go.
+
+    Attributes:
+        carried: the interface that a consumer of one link type gets: the first it was offered; None before.
     """
 
     __slots__ = (
         "_batches",
         "_limit",
+        "carried",
         "delivered",
         "delivered_bytes",
         "disconnected",
@@ -164,6 +171,7 @@ class Outbox:
         "lost",
         "lost_by",
         "offered",
+        "on_disconnect",
         "on_ready",
         "on_room",
         "overflow",
@@ -180,6 +188,7 @@ class Outbox:
         hold: float = 10.0,
         on_ready: Callable[[], None] = lambda: None,
         on_room: Callable[[], None] = lambda: None,
+        on_disconnect: Callable[[], None] = lambda: None,
     ) -> None:
         self._batches: deque[Batch] = deque()
         self._limit = limit
@@ -187,6 +196,8 @@ class Outbox:
         self.hold = hold
         self.on_ready = on_ready
         self.on_room = on_room
+        self.on_disconnect = on_disconnect
+        self.carried: int | None = None
         self.pinned = 0
         self.queued = 0
         self.inflight = 0
@@ -227,7 +238,8 @@ class Outbox:
             return
         if self.overflow == "disconnect":
             self.disconnected = True
-            self.clear("disconnected")
+            self._drop_queue("disconnected")
+            self.on_disconnect()
             return
         while self.pinned > self._limit and len(self._batches) > 1:
             oldest = self._batches.popleft()
@@ -242,18 +254,20 @@ class Outbox:
         for interface, packets in batch.counts:
             self.unreported[interface] += packets
 
-    def count_refused(self, interface: int, packets: int, reason: str) -> None:
-        """Count packets that this consumer's stream cannot carry (a second link type)."""
+    def count_refused(self, packets: int) -> None:
+        """Count packets of a link type that this consumer's stream does not carry; it is told under the one it does."""
         self.offered += packets
         self.lost += packets
-        self.lost_by[reason] += packets
-        self.unreported[interface] += packets
+        self.lost_by["link-type"] += packets
+        assert self.carried is not None
+        self.unreported[self.carried] += packets
 
     def give_up(self) -> None:
         """End the waiting: drop oldest, counted, until the queue was empty once."""
         self.given_up = True
         if self.pinned > self._limit:
             self._overflow()
+        self.on_room()
 
     def take(self, nbytes: int) -> list[Batch]:
         """Take whole batches for sending, about ``nbytes`` of them and at least one if there is any."""
@@ -281,13 +295,16 @@ class Outbox:
         if was_full and self.pinned <= self._limit:
             self.on_room()
 
-    def clear(self, reason: str) -> None:
-        """Count everything that is queued or in flight as lost."""
+    def _drop_queue(self, reason: str) -> None:
         for batch in self._batches:
             self.count_lost(batch, reason)
             self.pinned -= batch.pinned
         self._batches.clear()
         self.queued = 0
+
+    def clear(self, reason: str) -> None:
+        """Count everything that is queued or in flight as lost: the end of the consumer."""
+        self._drop_queue(reason)
         if self.inflight:
             self.lost += self.inflight
             self.lost_by[reason] += self.inflight
@@ -346,7 +363,6 @@ class Route:
     Attributes:
         number: the source's number in the frames format, given once.
         paused: packets are counted under ``paused`` and not passed on.
-        carried: the interface that single-link-type consumers of this source get: its first.
         about: the SOURCE record of the current incarnation.
     """
 
@@ -356,7 +372,6 @@ class Route:
         self.ledger = Ledger()
         self.taps: list[Tap] = []
         self.paused = False
-        self.carried: int | None = None
         self.incarnation = 0
         self.about = b""
         self._interfaces = interfaces
@@ -425,7 +440,8 @@ class Route:
             parts.append(memoryview(data)[start:stop] if size < len(data) else data)
             nbytes += size + relay.HEADER.size
             first += held
-        batch = Batch(tuple(parts), nbytes, packets, max(read, nbytes), ((self.number, packets),), self.about)
+        pinned = max(read, nbytes) + PART_COST * len(parts)
+        batch = Batch(tuple(parts), nbytes, packets, pinned, ((self.number, packets),), self.about)
         self.ledger.routed += packets
         for tap in self._frames:
             tap.outbox.put(batch)
@@ -447,37 +463,30 @@ class Route:
         """Hand one read's packets to every outbox that wants them as pcapng."""
         if not segments:
             return
-        if self.carried is None:
-            self.carried = segments[0].interface
         batch = batch_of(segments, read)
         if not self._frames:
             self.ledger.routed += batch.packets
-        alone = len(batch.counts) == 1 and batch.counts[0][0] == self.carried
-        for outbox, single, _, linktypes in self._blocks:
-            if (not single or alone) and not linktypes:
-                outbox.put(batch)
+        for tap in self._blocks:
+            if tap.single or tap.linktypes:
+                self._dispatch_some(segments, read, tap, batch)
             else:
-                self._dispatch_some(segments, read, outbox, linktypes, self.carried if single else None)
+                tap.outbox.put(batch)
 
-    def _dispatch_some(
-        self,
-        segments: Sequence[Segment],
-        read: int,
-        outbox: Outbox,
-        linktypes: frozenset[int],
-        only: int | None,
-    ) -> None:
-        """For an outbox that gets some of the link types."""
+    def _dispatch_some(self, segments: Sequence[Segment], read: int, tap: Tap, whole: Batch) -> None:
+        """For an outbox that gets some of the link types; ``whole`` is the batch of all segments."""
+        outbox, single, _, linktypes = tap
         mine = []
         for segment in segments:
             if linktypes and self._interfaces[segment.interface].linktype not in linktypes:
                 continue
-            if only is not None and segment.interface != only:
-                outbox.count_refused(segment.interface, segment.packets, "link-type")
+            if outbox.carried is None:
+                outbox.carried = segment.interface
+            if single and segment.interface != outbox.carried:
+                outbox.count_refused(segment.packets)
             else:
                 mine.append(segment)
         if mine:
-            outbox.put(batch_of(mine, read))
+            outbox.put(whole if len(mine) == len(segments) else batch_of(mine, read))
 
     def holding(self) -> list[Outbox]:
         """The outboxes that ask this source to wait."""

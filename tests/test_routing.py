@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helperd import relay
 from helperd.errors import RemoteProtocolError
-from helperd.routing import Batch, Outbox, RouteTable, Segment, batch_of
+from helperd.routing import PART_COST, Batch, Outbox, RouteTable, Segment, batch_of
 from helperd.wire.frames import Kind, Run
+from tests.sinks.kit import Feeder
 
 
 def batch(packets: int = 1, nbytes: int = 100, interface: int = 0, pinned: int | None = None) -> Batch:
@@ -97,6 +100,31 @@ class TestOutbox:
         assert outbox.lost == 3
         assert balanced(outbox)
 
+    def test_disconnect_leaves_what_is_being_sent_to_its_sender(self):
+        told = []
+        outbox = Outbox(limit=250, overflow="disconnect", on_disconnect=lambda: told.append(1))
+        outbox.put(batch(packets=2))
+        taken = outbox.take(1)
+        for _ in range(4):
+            outbox.put(batch(packets=5))
+        assert told == [1]
+        assert (outbox.inflight, outbox.queued, outbox.lost) == (2, 0, 20)
+        assert outbox.unreported == {0: 20}
+        assert balanced(outbox)
+        outbox.sent(taken)
+        assert (outbox.delivered, outbox.pinned) == (2, 0)
+        outbox.clear("consumer-left")
+        assert outbox.lost_by == {"disconnected": 20}
+        assert outbox.offered == outbox.delivered + outbox.lost
+
+    def test_giving_up_tells_all_the_sources_that_wait(self):
+        rung = []
+        outbox = Outbox(limit=150, overflow="wait", on_room=lambda: rung.append(1))
+        outbox.put(batch())
+        outbox.put(batch())
+        outbox.give_up()
+        assert rung == [1]
+
     def test_clear_counts_what_is_queued_and_what_is_in_flight(self):
         outbox = Outbox()
         outbox.put(batch(packets=2))
@@ -131,13 +159,14 @@ class TestOutbox:
                 taken = []
             elif step == "give_up":
                 outbox.give_up()
-            if outbox.disconnected:
-                break
             assert balanced(outbox)
+            assert min(outbox.inflight, outbox.queued, *outbox.lost_by.values(), 0) == 0
             held = outbox.pinned - sum(one.pinned for one in taken)
             assert overflow == "wait" or held <= 1000 or len(outbox._batches) == 1
-        outbox.sent(taken) if not outbox.disconnected else None
+        outbox.sent(taken)
+        assert outbox.pinned == sum(one.pinned for one in outbox._batches)
         outbox.clear("end")
+        assert outbox.pinned == 0
         assert outbox.offered == outbox.delivered + outbox.lost
 
 
@@ -216,10 +245,22 @@ class TestRoute:
         assert mixed.offered == 8
         assert single.queued == 3
         assert single.lost_by == {"link-type": 5}
+        assert single.unreported == {0: 5}, "told under the interface that the stream has"
         assert balanced(single)
         route.dispatch([segment(1, 4)], 100)
         assert single.queued == 3
         assert single.lost == 9
+
+    def test_a_single_stream_carries_the_link_type_that_it_meets_first(self):
+        table = RouteTable()
+        route = table.route("a")
+        early, late = Outbox(), Outbox()
+        table.connect(early, frozenset({"a"}), single=True)
+        route.dispatch([segment(0, 2)], 300)
+        table.connect(late, frozenset({"a"}), single=True)  # the source has become another since
+        route.dispatch([segment(1, 3), segment(0, 1)], 300)
+        assert (early.carried, early.queued, early.lost_by) == (0, 3, {"link-type": 3})
+        assert (late.carried, late.queued, late.lost_by) == (1, 3, {"link-type": 1})
 
     def test_link_types_that_a_sink_does_not_want_are_not_offered_to_it(self):
         table = RouteTable()
@@ -248,7 +289,7 @@ class TestRoute:
         [one, two] = first.take(1000)
         assert one.parts[1].obj is data
         assert one.parts == second.take(1)[0].parts
-        assert one.pinned == max(10, one.nbytes)
+        assert one.pinned == max(10, one.nbytes) + 4 * PART_COST
         reader = relay.RecordReader()
         records = reader.feed(relay.preface() + one.about + b"".join(one.parts) + b"".join(two.parts))
         assert [record.kind for record in records] == [1, 2, 3, 2, 3]
@@ -291,11 +332,31 @@ class TestRoute:
         assert route.holding() == [slow]
 
 
+@pytest.mark.parametrize("form", ["pcapng", "frames"])
+@pytest.mark.parametrize("packets", [1, 10])
+def test_an_outbox_of_small_reads_costs_no_more_than_it_says(form, packets):
+    table = RouteTable()
+    outbox = Outbox(limit=1 << 19)
+    table.connect(outbox, frozenset(), single=False, form=form)
+    feeder = Feeder(table, size=64)
+    feeder.feed(packets)
+    feeder.feed(packets)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0] - outbox.pinned
+    try:
+        while outbox.lost < 2000:
+            feeder.feed(packets)
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert used < 1.2 * (1 << 19), used
+
+
 def test_a_read_with_two_interfaces_is_one_batch():
     joined = batch_of([segment(0, 2, 10), segment(1, 3, 20)], 25)
     assert joined.packets == 5
     assert joined.nbytes == 30
-    assert joined.pinned == 30
+    assert joined.pinned == 30 + 2 * PART_COST
     assert dict(joined.counts) == {0: 2, 1: 3}
 
 

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import struct
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 SEND_BYTES: Final = 256 << 10
 """Bytes taken from the outbox for one send."""
+FAREWELL_S: Final = 5.0
+"""Seconds that a consumer has for what is being sent and its totals, once it has missed something it must not."""
+_LACKING: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
+_LACKING_S: Final = 0.02
 
 _IOV_MAX: Final = 1024
 _numbers = count(1)
@@ -83,6 +88,7 @@ class Consumer:
     bell: Bell = field(default_factory=Bell)
     outbox: Outbox = field(init=False)
     _form: Frames | Pcapng = field(init=False)
+    _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def __post_init__(self) -> None:
         self.peer = peer_of(self.sock)
@@ -92,13 +98,19 @@ class Consumer:
             hold=self.hold,
             on_ready=self.bell.ring,
             on_room=self.on_room.ring,
+            on_disconnect=self._give_notice,
         )
-        self._form = Frames() if self.form == "frames" else Pcapng(self.header, self.table, self.single)
+        single = None if self.single is None else self.outbox
+        self._form = Frames() if self.form == "frames" else Pcapng(self.header, self.table, single)
 
     def finish(self) -> None:
         """Send what is queued, tell the totals, end the stream."""
         self.closing = True
         self.bell.ring()
+
+    def _give_notice(self) -> None:
+        """It has missed something and is to go; what is being sent has a while to arrive whole."""
+        self._scope.deadline = trio.current_time() + FAREWELL_S
 
     async def serve(self) -> None:
         """Send until the peer goes, the outbox is told to disconnect, or ``finish`` has sent all."""
@@ -110,11 +122,12 @@ class Consumer:
             linktypes=self.linktypes,
         )
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, nursery.cancel_scope)
-                await self._send_all(self._form.preface())
-                await self._pump()
-                nursery.cancel_scope.cancel()
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch)
+                    await self._send_all(self._form.preface())
+                    await self._pump()
+                    nursery.cancel_scope.cancel()
         except* OSError:  # however its connection ends, it ends nobody else
             pass
         finally:
@@ -147,24 +160,32 @@ class Consumer:
         return fresh
 
     async def _send_all(self, parts: Sequence[Part]) -> None:
-        sock = self.sock
         for first in range(0, len(parts), _IOV_MAX):
             some = list(parts[first : first + _IOV_MAX])
             left = sum(map(len, some))
             while left:
-                sent = await sock.sendmsg(some)
+                try:
+                    sent = await self.sock.sendmsg(some)
+                except OSError as error:
+                    if error.errno not in _LACKING:
+                        raise
+                    await trio.sleep(
+                        _LACKING_S
+                    )  # the machine lacks memory for the moment; the reader is still there
+                    continue
                 left -= sent
                 if left:
                     some = _rest(some, sent)
 
-    async def _watch(self, scope: trio.CancelScope) -> None:
+    async def _watch(self) -> None:
         """End the stream when the reader has gone; a reader that only closed its writing side has not."""
-        while await self.sock.recv(4096):
+        sock = self.sock
+        while await sock.recv(4096):
             pass  # consumers have nothing to say; what they write is ignored
-        poll = select.poll()
-        poll.register(self.sock.fileno(), 0)
-        if any(event & select.POLLHUP for _fd, event in poll.poll(0)):
-            scope.cancel()
+        with select.epoll() as gone:
+            gone.register(sock.fileno(), 0)  # EPOLLHUP and EPOLLERR come unasked: closed, or shut both ways
+            await trio.lowlevel.wait_readable(gone.fileno())
+        self._scope.cancel()
 
 
 def _rest(parts: list[Part], sent: int) -> list[Part]:

@@ -11,7 +11,7 @@ from helperd import pcapng, relay
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from helperd.routing import Batch, Part, RouteTable
+    from helperd.routing import Batch, Outbox, Part, RouteTable
 
 
 class Pcapng:
@@ -20,10 +20,10 @@ class Pcapng:
     Args:
         header: the section header block.
         table: knows the interfaces.
-        single: the source whose one link type the stream carries; None for a mixed one.
+        single: of a stream that carries one link type, its outbox, which knows the interface; None for a mixed one.
     """
 
-    def __init__(self, header: bytes, table: RouteTable, single: str | None) -> None:
+    def __init__(self, header: bytes, table: RouteTable, single: Outbox | None) -> None:
         self._header = header
         self._table = table
         self._single = single
@@ -64,7 +64,7 @@ class Pcapng:
             return blocks
         if self._announced:
             return []
-        carried = self._table.route(self._single).carried
+        carried = self._single.carried
         if carried is None:
             return []
         self._announced = carried + 1

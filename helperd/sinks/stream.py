@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from helperd.config.specs import SinkSpec
     from helperd.routing import Form
     from helperd.sinks.listen import TcpListener, UnixListener
+
+TCP_OPTIONS: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+"""For consumers on TCP, from tcp(7): little that is queued waits in the kernel, where nothing old can be dropped for
+something new; a reader that is gone without a word is noticed within 75 s."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,8 +96,8 @@ class StreamSink:
                 await trio.sleep(0.1)
             else:
                 if sock.family != socket.AF_UNIX:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    for level, option, value in TCP_OPTIONS:
+                        sock.setsockopt(level, option, value)
                 return sock
 
     async def _serve_one(self, sock: trio.socket.SocketType) -> None:
