@@ -53,7 +53,7 @@ class Channel:
         session: a fresh session in the supervisor's role.
         read_size: bytes asked for in one read.
         deliver: called with the packet runs of one read and its size; never waits.
-        on_message: called with every control message except PING, in order.
+        on_message: called with every control message except PING, in order, before the packets of the same read.
     """
 
     def __init__(
@@ -186,22 +186,24 @@ class Channel:
             raise
 
     def _hand_on(self, came: list[Message | Run], size: int) -> None:
+        """Messages first: no packet comes before the report that it depends on, and no answer waits for packets."""
         runs = [item for item in came if isinstance(item, Run)]
+        if len(runs) < len(came):
+            for item in came:
+                if not isinstance(item, Run):
+                    self._hear(item)
         if runs:
             self._deliver(runs, size)
-        if len(runs) == len(came):
+
+    def _hear(self, message: Message) -> None:
+        if isinstance(message, Ping):
+            self.send(Pong(message.seqno))
             return
-        for item in came:
-            if isinstance(item, Run):
-                continue
-            if isinstance(item, Ping):
-                self.send(Pong(item.seqno))
-            else:
-                if isinstance(item, ConfigureReport) and item.request in self._awaited:
-                    self._reports[item.request] = item
-                    self._awaited[item.request].set()
-                self._on_message(item)
-                self._inbox.append(item)
+        if isinstance(message, ConfigureReport) and message.request in self._awaited:
+            self._reports[message.request] = message
+            self._awaited[message.request].set()
+        self._on_message(message)
+        self._inbox.append(message)
 
     async def expect(self, kind: type[_M]) -> _M:
         """Read until a message of this kind comes; other messages go to ``on_message`` alone.

@@ -400,8 +400,6 @@ class Source:
         report = await channel.request(OpenRequest(self.spec.definition), OpenReport)
         if not report.success:
             raise OpenRefused("open-refused", report.message[:MAX_TEXT] or "the helper gave no reason")
-        self._take(report)
-        self._describe(number, report)
         if (
             self._offers_bulk and channel.session.phase is Phase.OPEN
         ):  # else it has said goodbye in the same read
@@ -490,6 +488,10 @@ class Source:
             self._hear("warning", message.warning)
         elif isinstance(message, ErrorReport):
             self._hear("error", message.message or "the helper reports an error without words")
+        elif isinstance(message, OpenReport):
+            if message.success:  # before the packets that came in the same read
+                self._take(message)
+                self._describe(self.life.incarnation, message)
         elif isinstance(message, Lost):
             self.route.ledger.upstream[message.reason] += message.packets
         elif isinstance(message, Register):
