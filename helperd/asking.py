@@ -98,7 +98,7 @@ class Asked:
         self._deadline = deadline
         self._limit = limit
         self._scope = trio.CancelScope()
-        self._end_text = ""
+        self._unheard: Failure | None = None
 
     def cancel(self) -> None:
         """The answer is not wanted any more; the process ends, ``gone`` tells when."""
@@ -137,18 +137,17 @@ class Asked:
             self.gone.set()
 
     async def _ask(self) -> None:
-        *first, last = (None,) if self.helper.builtin else attempts(self.helper.wire)
-        for generation in first:
+        for generation in (None,) if self.helper.builtin else attempts(self.helper.wire):
             if await self._ask_once(generation):
                 return
-        if not await self._ask_once(last):
-            self.failure = Failure(self.helper.name, "exited", f"ended without a byte{self._end_text}")
+        self.failure = self._unheard
 
     async def _ask_once(self, generation: Generation | None) -> bool:
         """Ask in one generation of the protocol.
 
         Returns:
-            False when it ended without a byte: perhaps it was greeted in the wrong one.
+            False when it ended without a byte: perhaps it was greeted in the wrong one. How it ended is kept, since a
+            helper that simply fails may well say nothing when it is greeted in another.
         """
         talk = _Talk()
         incarnation = await Incarnation.launch(
@@ -159,7 +158,7 @@ class Asked:
             on_message=talk.hear,
             generation=generation,
         )
-        ended = False
+        ended, text = False, ""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(incarnation.channel.keep_writing)
@@ -175,15 +174,18 @@ class Asked:
             ended = True
             with trio.move_on_after(LEAVE_S):
                 await incarnation.wait_ended()
-            self._end_text = _how(incarnation) + talk.words(incarnation)
+            text = f"{_how(incarnation)}{talk.words(incarnation)}"
         except* ProtocolError as group:
             self._fail(_first(group), talk.words(incarnation))
         finally:
             await self._end(incarnation)
-        if ended and incarnation.channel.session.received:
-            self.failure = Failure(self.helper.name, "exited", f"ended without an answer{self._end_text}")
+        if not ended:
             return True
-        return not ended
+        self._unheard = self._unheard or Failure(self.helper.name, "exited", f"ended without an answer{text}")
+        killed = incarnation.ended is not None and incarnation.ended.how == "signal"
+        if killed or incarnation.channel.session.received:
+            self.failure = self._unheard
+        return self.failure is not None
 
     async def _end(self, incarnation: Incarnation) -> None:
         """Let it go by itself for a moment if it has answered, then kill it."""
@@ -201,6 +203,8 @@ class Asked:
             return Failure(
                 self.helper.name, "timed-out", f"{text}: the launcher was not even done starting it"
             )
+        if self._unheard is not None:
+            return self._unheard
         if not incarnation.channel.session.received:
             text = f"not a byte came within {self._limit:g} s"
         return Failure(self.helper.name, "timed-out", text + talk.words(incarnation))

@@ -16,7 +16,7 @@ import trio
 
 from helperd.asking import ASK_S, Asked, Failure
 from helperd.errors import UsageError
-from helperd.wire.definition import SourceDefinition
+from helperd.wire.definition import SourceDefinition, check_options
 from helperd.wire.messages import Interface, ListReport, ListRequest, ProbeReport, ProbeRequest
 
 if TYPE_CHECKING:
@@ -113,8 +113,26 @@ def driver_for(helpers: Sequence[HelperSpec], definition: str, name: str | None)
     """The helper that a definition names by itself: by ``name``, else by ``type=``; None: it has to be probed for.
 
     Raises:
-        UsageError: "bad-definition"; "unknown-helper": the name or the type is served by no configured helper.
+        UsageError: "bad-definition", also for an option that this helper is said not to have; "unknown-helper": the
+        name or the type is served by no configured helper.
     """
+    helper = _named(helpers, definition, name)
+    if helper is not None:
+        check_definition(helper, definition)
+    return helper
+
+
+def check_definition(helper: HelperSpec, definition: str) -> None:
+    """Refuse a definition with an option that the helper is said not to have.
+
+    Raises:
+        UsageError: "bad-definition", with the nearest option.
+    """
+    if helper.options is not None:
+        check_options(SourceDefinition.parse(definition), helper.options, helper.name)
+
+
+def _named(helpers: Sequence[HelperSpec], definition: str, name: str | None) -> HelperSpec | None:
     if name is not None:
         found = next((helper for helper in helpers if helper.name == name), None)
         if found is None:

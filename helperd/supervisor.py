@@ -20,7 +20,7 @@ from helperd import vitals
 from helperd.bell import Bell
 from helperd.bus import MessageBus
 from helperd.config.keys import KEYS
-from helperd.drivers import driver_for, probe
+from helperd.drivers import check_definition, driver_for, probe
 from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate
 from helperd.lifecycle import Event, Plan, State, plan
@@ -137,6 +137,10 @@ class Supervisor:
                 )
                 raise LaunchFailed("probe-refused", f"no helper recognises {spec.definition!r} ({reasons})")
             helper = found.helper
+            try:
+                check_definition(helper, spec.definition)
+            except UsageError as error:
+                raise LaunchFailed(error.problem, error.text) from error
         return helper, self.config.profile(helper.name)
 
     # the nursery

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from helperd import config
 from helperd.cli.defaults import config_file
 from helperd.errors import Code, ConfigError, ConfigRefused, UsageError
-from helperd.wire.definition import SourceDefinition
+from helperd.wire.definition import SourceDefinition, check_options
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +37,10 @@ def checked(path: str) -> Config:
     mistakes = []
     for number, source in enumerate(settings.sources, 1):
         try:
-            SourceDefinition.parse(source.definition)
+            definition = SourceDefinition.parse(source.definition)
+            helper = settings.helper(source.helper) if source.helper else None
+            if helper is not None and helper.options is not None:
+                check_options(definition, helper.options, helper.name)
         except UsageError as error:
             key = f"source[{number}].definition"
             mistakes.append(ConfigError(error.problem, error.text, file=path, line=source.line, key=key))

@@ -301,6 +301,42 @@ KEYS: tuple[Key, ...] = (
         "restarted if it hangs. Kismet's own helpers need a PING within 15s.",
         otherwise="1s for builtin helpers; 5s for others, which are judged after 15s",
     ),
+    Key(
+        "helper",
+        "can_list",
+        v.BOOLEAN,
+        "Whether it is asked for its devices. false saves the start of a helper that has none to name.",
+        otherwise="it is asked, and what it says counts",
+    ),
+    Key(
+        "helper",
+        "can_probe",
+        v.BOOLEAN,
+        "Whether it is asked if a definition without type= is its own.",
+        otherwise="it is asked",
+    ),
+    Key(
+        "helper",
+        "can_tune",
+        v.BOOLEAN,
+        "Whether its channel can be set while it runs.",
+        otherwise="it can if it names channels when it opens",
+    ),
+    Key(
+        "helper",
+        "can_hop",
+        v.BOOLEAN,
+        "Whether it hops over a list of channels by itself.",
+        otherwise="it can if it names more than one channel when it opens",
+    ),
+    Key(
+        "helper",
+        "options",
+        v.OPTIONS,
+        "Options that its definitions may have, besides those of every source (type, name, uuid, channel, "
+        "channels, ...); any other is refused, with the nearest. Helpers written with helperd's SDK know their own.",
+        otherwise="not known here: the helper sees them all, and Kismet's say nothing about one they do not know",
+    ),
     # source
     Key(
         "source",

@@ -147,6 +147,16 @@ def types(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def options(value: object) -> tuple[str, ...]:
+    """Return names of a definition's options, lower-cased as servers do."""
+    found = [_line(item, "an array of option names").lower() for item in _texts(value, "option names")]
+    for item in found:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", item):
+            msg = f"has {item!r}, which is no name of an option (letters, digits, _ . -)"
+            raise ValueError(msg)
+    return tuple(dict.fromkeys(found))
+
+
 def account(value: object) -> str:
     """Return the name, or the number as a string, of a user or group."""
     text = _text(value, "a user or group name")
@@ -395,6 +405,7 @@ BOOLEAN = Kind("true or false", boolean)
 NAME_KIND = Kind("name", name)
 NAMES = Kind("array of names", names)
 TYPES = Kind("array of source types", types)
+OPTIONS = Kind("array of option names", options)
 ACCOUNT = Kind("user or group name", account)
 ACCOUNTS = Kind("array of group names", accounts)
 MODE = Kind("octal mode as a string", mode)

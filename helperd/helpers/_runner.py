@@ -29,7 +29,7 @@ from helperd.helpers import _writer
 from helperd.helpers._clock import monotonic
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
 from helperd.wire import bulk
-from helperd.wire.definition import SourceDefinition
+from helperd.wire.definition import SourceDefinition, check_options
 from helperd.wire.frames import MAX_FRAME, Run
 from helperd.wire.messages import (
     ConfigureReport,
@@ -345,10 +345,8 @@ class Runner:
 
     def _check_options(self, definition: SourceDefinition) -> None:
         """Refuse options nobody knows; a Kismet server may have made them up itself (section 5.2)."""
-        from helperd.helpers.sdk import check_options
-
         try:
-            check_options(self._helper, definition)
+            check_options(definition, self._helper.known_options(), self._helper.TYPE)
         except HelperdError as error:
             if self._helperd:
                 raise

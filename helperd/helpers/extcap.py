@@ -33,7 +33,6 @@ from helperd.helpers._program import Program, ask
 from helperd.helpers._template import Template
 from helperd.helpers.pipe import HEADER_S, READ, CaptureStream
 from helperd.helpers.sdk import (
-    COMMON_OPTIONS,
     Device,
     Helper,
     Interface,
@@ -42,6 +41,7 @@ from helperd.helpers.sdk import (
     SourceDefinition,
     Writer,
 )
+from helperd.wire.definition import COMMON_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

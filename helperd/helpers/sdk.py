@@ -57,34 +57,9 @@ __all__ = [
     "SourceDefinition",
     "Stopped",
     "Writer",
-    "check_options",
     "main",
     "run",
 ]
-
-COMMON_OPTIONS = frozenset(
-    {
-        "type",
-        "name",
-        "uuid",
-        "retry",
-        "timestamp",
-        "channel",
-        "channels",
-        "add_channels",
-        "block_channels",
-        "channel_hop",
-        "channel_hoprate",
-        "metagps",
-        "info_antenna_type",
-        "info_antenna_gain",
-        "info_antenna_orientation",
-        "info_antenna_beamwidth",
-        "info_amp_type",
-        "info_amp_gain",
-    }
-)
-"""Options that belong to the server, whatever the helper (kismet-protocol.md, 5.3)."""
 
 
 class Refused(OpenRefused):
@@ -189,23 +164,6 @@ class Helper:
 
     def stop(self) -> None:
         """Make a blocking ``capture`` end: called in the main thread, at most once, when the helper shall end."""
-
-
-def check_options(helper: Helper, definition: SourceDefinition) -> None:
-    """Refuse a definition with an option that neither the server nor this helper knows.
-
-    Raises:
-        UsageError: "bad-definition", with the nearest option.
-    """
-    own = helper.known_options()
-    for key in definition.options:
-        if key not in COMMON_OPTIONS and key not in own:
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, [*own, *COMMON_OPTIONS], 1)
-            known = ", ".join(sorted(own)) or "none of its own"
-            fix = f"did you mean {near[0]}?" if near else f"it knows {known}"
-            raise UsageError("bad-definition", f"{helper.TYPE} has no option {key!r}; {fix}")
 
 
 def run(helper_class: type[Helper], argv: list[str] | None = None) -> int:

@@ -27,6 +27,29 @@ from helperd.wire.record import record, replace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+COMMON_OPTIONS = frozenset(
+    {
+        "type",
+        "name",
+        "uuid",
+        "retry",
+        "timestamp",
+        "channel",
+        "channels",
+        "add_channels",
+        "block_channels",
+        "channel_hop",
+        "channel_hoprate",
+        "metagps",
+        "info_antenna_type",
+        "info_antenna_gain",
+        "info_antenna_orientation",
+        "info_antenna_beamwidth",
+        "info_amp_type",
+        "info_amp_gain",
+    }
+)
+"""Options that belong to the server, whatever the helper (kismet-protocol.md, 5.3)."""
 _RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*/\s*(sec|min|dwell)\s*", re.ASCII)
 
 
@@ -144,6 +167,27 @@ class SourceDefinition:
     def without(self, *keys: str) -> SourceDefinition:
         """A copy without some options."""
         return replace(self, options={key: value for key, value in self.options.items() if key not in keys})
+
+
+def check_options(definition: SourceDefinition, own: Iterable[str], who: str) -> None:
+    """Refuse an option that neither the server nor a helper knows.
+
+    Args:
+        definition: what is to be opened.
+        own: the options that the helper knows.
+        who: what the helper is called.
+
+    Raises:
+        UsageError: "bad-definition", with the nearest option.
+    """
+    known = sorted(own)
+    for key in definition.options:
+        if key not in COMMON_OPTIONS and key not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, [*known, *sorted(COMMON_OPTIONS)], 1)
+            fix = f"did you mean {near[0]}?" if near else f"it knows {', '.join(known) or 'none of its own'}"
+            raise UsageError("bad-definition", f"{who} has no option {key!r}; {fix}")
 
 
 def parse_flag(value: str, *, default: bool) -> bool:
