@@ -46,6 +46,8 @@ class Channel:
         refused: its bytes were refused; it is not listened to any more.
         cut: its output ended inside a frame.
         pings_stuck: PINGs in a row that could not leave because the helper does not read.
+        round_trip: seconds from the last PING that was answered to its answer, read; None before the first.
+        round_trip_max: the longest of them.
 
     Args:
         to_helper: writable fd (the helper's ``--in-fd``); owned from now on, made non-blocking.
@@ -82,6 +84,8 @@ class Channel:
         self.life_at = trio.current_time()
         self.ping_sent_at: float | None = None
         self.pings_stuck = 0
+        self.round_trip: float | None = None
+        self.round_trip_max = 0.0
         self.eof = False
         self.refused = False
         self.cut = False
@@ -199,6 +203,10 @@ class Channel:
         if isinstance(message, Ping):
             self.send(Pong(message.seqno))
             return
+        if isinstance(message, Pong) and self.ping_sent_at is not None:
+            self.round_trip = trio.current_time() - self.ping_sent_at
+            self.round_trip_max = max(self.round_trip, self.round_trip_max)
+            self.ping_sent_at = None
         if isinstance(message, ConfigureReport) and message.request in self._awaited:
             self._reports[message.request] = message
             self._awaited[message.request].set()
