@@ -1,0 +1,124 @@
+"""How a connection ends, and how it does not: half-closed readers, lack of memory, a source that becomes another."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+import pytest
+import trio
+
+from helperd.routing import Segment
+from helperd.sinks import consumer as consumers
+from tests.sinks.kit import Feeder, bench
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_a_reader_that_closed_its_writing_side_reads_on_until_it_goes(tmp_path, kind):
+    async with bench(tmp_path, kind, "pcapng") as one:
+        feeder = Feeder(one.table)
+        sock = await one.connect()
+        sock.shutdown(socket.SHUT_WR)
+        await trio.testing.wait_all_tasks_blocked()
+        feeder.feed(50)
+        reading = await one.read(sock, until=49)
+        assert reading.numbers == list(range(50))
+        if kind == "tcp":  # an ordinary close says nothing new to us; a reset does
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        await one.consumers(0)  # without a packet that finds nobody
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+async def test_what_a_consumer_writes_is_ignored(tmp_path, kind):
+    async with bench(tmp_path, kind, "frames") as one:
+        feeder = Feeder(one.table)
+        sock = await one.connect()
+        await sock.send(b"GET / HTTP/1.1\r\n" * 1000)
+        feeder.feed(10)
+        assert (await one.read(sock, until=9)).numbers == list(range(10))
+        sock.close()
+        await one.left(feeder)
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
+async def test_a_machine_short_of_memory_delays_and_loses_nothing(tmp_path, monkeypatch, number):
+    async with bench(tmp_path, "unix", "pcapng") as one:
+        feeder = Feeder(one.table)
+        sock = await one.connect()
+        [consumer] = one.sink.consumers
+        real = consumer.sock
+        failures = [OSError(number, "no memory")] * 3
+
+        class Short:
+            def __getattr__(self, name):
+                return getattr(real, name)
+
+            async def sendmsg(self, parts):
+                if failures:
+                    raise failures.pop()
+                return await real.sendmsg(parts)
+
+        consumer.sock = Short()
+        feeder.feed(30)
+        assert (await one.read(sock, until=29)).numbers == list(range(30))
+        assert not failures
+        assert consumer.outbox.lost == 0
+        sock.close()
+        await one.consumers(0)
+
+
+async def test_a_reader_that_is_to_go_and_does_not_read_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(consumers, "FAREWELL_S", 0.05)
+    async with bench(tmp_path, "unix", "pcapng", limit=64 << 10, overflow="disconnect") as one:
+        feeder = Feeder(one.table)
+        sock = await one.connect(room=4096)
+        [consumer] = one.sink.consumers
+        await one.stuck(feeder, consumer)
+        await one.consumers(0)
+        outbox = consumer.outbox
+        assert outbox.disconnected
+        assert set(outbox.lost_by) == {"disconnected", "consumer-left"}
+        assert min(outbox.lost_by.values()) > 0
+        assert outbox.offered == outbox.delivered + outbox.lost == feeder.sent
+        sock.close()
+
+
+async def test_a_sources_own_socket_tells_refused_packets_under_the_interface_it_has(tmp_path):
+    async with bench(tmp_path, "unix", "pcapng", sources=frozenset({"a"}), single="a") as one:
+        one.table.interfaces.number("other", 105)
+        feeder = Feeder(one.table)
+        sock = await one.connect()
+        feeder.feed(10)
+        strange = one.table.interfaces.number("a", 127)
+        feeder.route.dispatch([Segment(strange, (b"",), 0, 7)], 0)
+        feeder.feed(10)
+        one.sink.finish()
+        reading = await one.read(sock)
+        assert reading.numbers == list(range(20))
+        assert reading.lost == 7
+        sock.close()
+
+
+async def test_a_reader_that_comes_in_mid_run_gets_whole_blocks_and_is_told_of_no_loss(tmp_path):
+    async with bench(tmp_path, "unix", "pcapng") as one, bench_frames(tmp_path / "f") as two:
+        for each in (one, two):
+            feeder = Feeder(each.table)
+            early = await each.connect()
+            for _ in range(20):
+                feeder.feed(7)
+                await trio.lowlevel.checkpoint()
+            late = await each.connect()
+            feeder.feed(7)
+            reading = await each.read(late, until=146)
+            assert reading.numbers == list(range(140, 147))
+            assert reading.lost == 0
+            assert (await each.read(early, until=146)).numbers == list(range(147))
+            early.close()
+            late.close()
+
+
+def bench_frames(folder):
+    folder.mkdir()
+    return bench(folder, "unix", "frames")
