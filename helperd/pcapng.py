@@ -83,6 +83,17 @@ def _text(code: int, value: str) -> bytes:
     return _option(code, raw)
 
 
+def _comments(text: str) -> bytes:
+    """A packet's comment, whole: in as many options as it takes."""
+    raw = text.encode("utf-8", "replace")
+    options = b""
+    while len(raw) > MAX_OPTION:
+        part = raw[:MAX_OPTION].decode("utf-8", "ignore").encode()
+        options += _option(OPT_COMMENT, part)
+        raw = raw[len(part) :]
+    return options + (_option(OPT_COMMENT, raw) if raw else b"")
+
+
 def _counter(code: int, value: int | None) -> bytes:
     """One 64-bit counter option, or nothing."""
     return b"" if value is None else _option(code, value.to_bytes(8, "little"))
@@ -142,12 +153,12 @@ def packet_block(
         timestamp_ns: nanoseconds since 1970, 0 to 2**64 - 1.
         data: the captured bytes.
         original: length on the wire or in the air, in bytes.
-        comment: text that Wireshark shows with the packet.
+        comment: text that Wireshark shows with the packet; a long one goes into several options.
         flags: the 32-bit flags word (direction, reception, ...), or None.
     """
     options = b""
     if comment or flags is not None:
-        options = _text(OPT_COMMENT, comment)
+        options = _comments(comment)
         if flags is not None:
             options += _option(EPB_FLAGS, flags.to_bytes(4, "little"))
         options = _closed(options)

@@ -22,13 +22,14 @@ from helperd.wire.frames import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from helperd.reports import Report
     from helperd.wire.frames import Run
 
     Translate = Callable[[Sequence[Run], list["Segment"]], None]
 
 Overflow = Literal["drop-oldest", "wait", "disconnect"]
 Part = bytes | memoryview
-Form = Literal["pcapng", "frames"]
+Form = Literal["pcapng", "frames", "jsonl"]
 
 OUTBOX_LIMIT = 4 << 20
 """Default bound of an outbox, in bytes."""
@@ -98,12 +99,13 @@ class Interfaces:
 
 
 class Segment(NamedTuple):
-    """Neighbouring packets of one interface, as pcapng blocks."""
+    """Neighbouring packets of one interface, as pcapng blocks; and the JSON reports among them."""
 
     interface: int
     parts: tuple[Part, ...]
     nbytes: int
     packets: int
+    reports: tuple[Report, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -114,7 +116,7 @@ class Batch(NamedTuple):
         nbytes: their sum.
         packets: packets in them.
         pinned: bytes of memory that the batch keeps alive.
-        counts: packets by interface number; by source number in the frames format.
+        counts: packets by interface number; by source number in the frames format; reports, in the form of lines.
         about: the source's SOURCE record, in the frames format.
     """
 
@@ -321,7 +323,7 @@ class Ledger:
 
     ``received`` packets were scanned; each was routed (to the consumers there were) or counted under ``lost`` with a
     reason. Losses in front of us (died with the helper, dropped by the kernel) are in ``upstream``, and then
-    ``produced`` is more than ``received``. ``empty`` data reports of those received held no packet: a position, JSON.
+    ``produced`` is more than ``received``. ``empty`` data reports of those received held no packet: a position.
     """
 
     received: int = 0
@@ -377,16 +379,21 @@ class Route:
         self._interfaces = interfaces
         self._blocks: list[Tap] = []
         self._frames: list[Tap] = []
+        self._lines: list[Tap] = []
+        self._first = 0
         self.describe(0, {})
 
     def add(self, tap: Tap) -> None:
         """Let an outbox have this source's packets."""
         self.taps.append(tap)
-        (self._frames if tap.form == "frames" else self._blocks).append(tap)
+        self._of(tap.form).append(tap)
+
+    def _of(self, form: Form) -> list[Tap]:
+        return {"pcapng": self._blocks, "frames": self._frames, "jsonl": self._lines}[form]
 
     def remove(self, outbox: Outbox) -> None:
         """Let an outbox have no more."""
-        for taps in (self.taps, self._blocks, self._frames):
+        for taps in (self.taps, self._blocks, self._frames, self._lines):
             taps[:] = [tap for tap in taps if tap.outbox is not outbox]
 
     def describe(self, incarnation: int, fields: Mapping[str, str]) -> None:
@@ -417,7 +424,7 @@ class Route:
             if run.data is not data:
                 data = run.data
                 read += len(data)
-        first = self.ledger.received
+        first = self._first = self.ledger.received
         self.ledger.received += packets
         if self.paused:
             self.ledger.lost["paused"] += packets
@@ -426,7 +433,7 @@ class Route:
         else:
             if self._frames:
                 self._forward(runs, first, packets, read)
-            if self._blocks:
+            if self._blocks or self._lines:
                 self._translate(runs, packets, read, translate)
 
     def _forward(self, runs: Sequence[Run], first: int, packets: int, read: int) -> None:
@@ -463,6 +470,8 @@ class Route:
         """Hand one read's packets to every outbox that wants them as pcapng."""
         if not segments:
             return
+        if self._lines:
+            self._dispatch_lines(segments)
         batch = batch_of(segments, read)
         if not self._frames:
             self.ledger.routed += batch.packets
@@ -487,6 +496,18 @@ class Route:
                 mine.append(segment)
         if mine:
             outbox.put(whole if len(mine) == len(segments) else batch_of(mine, read))
+
+    def _dispatch_lines(self, segments: Sequence[Segment]) -> None:
+        """The JSON reports, as lines; packets are nothing that readers of lines want."""
+        for segment in segments:
+            if not segment.reports:
+                continue
+            lines = tuple(report.line(self.source, self._first) for report in segment.reports)
+            nbytes = sum(map(len, lines))
+            counts = ((segment.interface, len(lines)),)
+            batch = Batch(lines, nbytes, len(lines), nbytes + PART_COST * len(lines), counts)
+            for tap in self._lines:
+                tap.outbox.put(batch)
 
     def holding(self) -> list[Outbox]:
         """The outboxes that ask this source to wait."""

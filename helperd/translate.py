@@ -4,7 +4,9 @@ Rules:
   1. Single-packet frames are rewritten as Enhanced Packet Blocks, one ``join`` per run of neighbours: those of a
      usual layout by their mould, all others by the generation's decoder.
   2. Bulk frames hold such blocks already; their slices pass untouched.
-  3. A data report without a packet (only a signal, a position or JSON) makes no block and is told apart in the count.
+  3. A JSON report becomes a packet of a link type of its own, and goes along as it is for readers of lines. One that
+     comes with a packet stands in the packet's comment: one frame, one packet.
+  4. A data report with neither (only a signal or a position) makes no block and is told apart in the count.
 """
 
 from __future__ import annotations
@@ -15,15 +17,16 @@ from typing import TYPE_CHECKING, Final
 from helperd import pcapng
 from helperd.errors import RemoteProtocolError
 from helperd.layout import LAYOUTS, MAX_CONTENT, MAX_MOULDS, mould
+from helperd.reports import LINKTYPE_JSON, Report, describe
 from helperd.routing import Interfaces, Segment
-from helperd.wire.frames import Kind, Run
+from helperd.wire.frames import Kind, Run, packet_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from helperd.layout import Layout, Mould
-    from helperd.wire.frames import Generation
-    from helperd.wire.messages import Signal
+    from helperd.wire.frames import Generation, Packet
+    from helperd.wire.messages import DataReport
 
 LINKTYPES: Final = {11: 100, 12: 101, 14: 101, 15: 102, 16: 103}
 """Link types whose number in memory (DLT_) differs from the one in files (LINKTYPE_), from libpcap's documentation."""
@@ -41,12 +44,17 @@ _MISFITS: Final = 16
 _LENGTH: Final = struct.Struct(">I").unpack_from
 
 
-def _close(segments: list[Segment], interface: int, blocks: list[bytes]) -> None:
+def _close(
+    segments: list[Segment], interface: int, blocks: list[bytes], reports: list[Report] | None = None
+) -> None:
     """Make what has been gathered a segment, if it is anything."""
     if blocks:
         joined = b"".join(blocks)
-        segments.append(Segment(interface, (joined,), len(joined), len(blocks)))
+        told = tuple(reports) if reports else ()
+        segments.append(Segment(interface, (joined,), len(joined), len(blocks), told))
         blocks.clear()
+        if reports:
+            reports.clear()
 
 
 class Translator:
@@ -79,8 +87,9 @@ class Translator:
                     "bad-payload",
                     f"link type {dlt}: a source may have {MAX_LINKTYPES} of them, numbers up to {MAX_LINKTYPE}",
                 )
+            definition = f"JSON reports of {self.definition}" if dlt == LINKTYPE_JSON else self.definition
             known = self._numbers[dlt] = self._interfaces.number(
-                self._source, LINKTYPES.get(dlt, dlt), hardware=self.hardware, definition=self.definition
+                self._source, LINKTYPES.get(dlt, dlt), hardware=self.hardware, definition=definition
             )
         return known
 
@@ -98,24 +107,28 @@ class Translator:
             RemoteProtocolError: "bad-payload", "bad-bulk": a frame does not hold what its header claims.
         """
         segments = [] if segments is None else segments
+        index = 0
         for run in runs:
             if run.kind is Kind.PACKETS:
-                self._rewrite(run, arrived_ns, segments)
+                self._rewrite(run, arrived_ns, segments, index)
             else:
                 self._pass(run, segments)
+            index += run.packets
         return segments
 
-    def _rewrite(self, run: Run, arrived_ns: int, segments: list[Segment]) -> None:
+    def _rewrite(self, run: Run, arrived_ns: int, segments: list[Segment], index: int) -> None:
         """Frames of a usual layout go the short way, in stretches; what it does not take goes the general way."""
         layout = self._layout if run.frames >= _WORTH_A_MOULD else None
         before = sum(segment.packets for segment in segments)
         if layout is None:
-            self._rewrite_any(run, arrived_ns, segments)
+            self._rewrite_any(run, arrived_ns, segments, index)
         else:
-            self._rewrite_usual(run, layout, arrived_ns, segments)
+            self._rewrite_usual(run, layout, arrived_ns, segments, index)
         self.empty += run.packets + before - sum(segment.packets for segment in segments)
 
-    def _rewrite_usual(self, run: Run, layout: Layout, arrived_ns: int, segments: list[Segment]) -> None:
+    def _rewrite_usual(
+        self, run: Run, layout: Layout, arrived_ns: int, segments: list[Segment], index: int
+    ) -> None:
         data, position, end = run.data, run.start, run.stop
         header, shape, fill = layout
         blocks: list[bytes] = []
@@ -133,17 +146,20 @@ class Translator:
                 if found is not None:
                     number = self.number(found.dlt)
                     if number != interface:
+                        index += len(blocks)
                         _close(segments, interface, blocks)
                         interface = number
                         moulds = self._moulds_of(number)
                     moulds[length] = mould(data, position, found, header, number)
                     position = fill(data, position, stop, moulds, blocks.append)
                 if position != stop:
+                    index += len(blocks)
                     _close(segments, interface, blocks)
                     misfits -= 1
                     stop = stop if misfits else end
-                    self._rewrite_any(Run(run.kind, data, position, stop, 1, 1), arrived_ns, segments)
+                    self._rewrite_any(Run(run.kind, data, position, stop, 1, 1), arrived_ns, segments, index)
                     position = stop
+                    index += 1
         finally:
             _close(segments, interface, blocks)
 
@@ -153,28 +169,44 @@ class Translator:
             self._moulds.clear()
         return self._moulds.setdefault(interface, {})
 
-    def _rewrite_any(self, run: Run, arrived_ns: int, segments: list[Segment]) -> None:
+    def _rewrite_any(self, run: Run, arrived_ns: int, segments: list[Segment], index: int) -> None:
         blocks: list[bytes] = []
+        reports: list[Report] = []
         current_dlt: int | None = -1
         interface = -1
         try:
-            for dlt, sec, usec, original, content, signal in self._generation.packets(run):
+            for at, record in enumerate(self._generation.records(run), index):
+                report = None
+                comment = ""
+                packet = record if isinstance(record, tuple) else None
+                if packet is None:
+                    assert not isinstance(record, tuple)
+                    report = _report_of(record, at, arrived_ns)
+                    packet = packet_of(record) or _packet_of(report)
+                    if packet is None:
+                        continue
+                    comment = _comment_of(record)
+                dlt, sec, usec, original, content, signal = packet
                 if dlt != current_dlt:
-                    _close(segments, interface, blocks)
+                    _close(segments, interface, blocks, reports)
                     current_dlt = dlt
                     interface = self.number_of(self.dlt) if dlt is None else self.number(dlt)
+                if signal is not None and not comment:
+                    comment = describe(signal)
                 stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
                 if stamp >> 64 or original >> 32:
                     raise RemoteProtocolError(
                         "bad-payload",
                         f"a packet of {original} bytes at {sec} s and {usec} us: no capture can say that",
                     )
-                comment = "" if signal is None else describe(signal)
-                blocks.append(
-                    pcapng.packet_block(interface, stamp, content[:MAX_CONTENT], original, comment=comment)
+                block = pcapng.packet_block(
+                    interface, stamp, content[:MAX_CONTENT], original, comment=comment
                 )
+                blocks.append(block)
+                if report is not None:
+                    reports.append(report)
         finally:
-            _close(segments, interface, blocks)
+            _close(segments, interface, blocks, reports)
 
     def number_of(self, dlt: int | None) -> int:
         """The interface number of the link type in an open report, which may be absent or nonsense."""
@@ -185,17 +217,27 @@ class Translator:
             segments.append(Segment(interface, slices, nbytes, packets))
 
 
-def describe(signal: Signal) -> str:
-    """A packet comment that keeps a signal block for readers: ``signal=-60dBm channel=6 freq=2437000kHz``."""
-    fields = (
-        ("signal", signal.dbm, "dBm"),
-        ("noise", signal.noise_dbm, "dBm"),
-        ("rssi", signal.rssi, ""),
-        ("noise_rssi", signal.noise_rssi, ""),
-        ("freq", signal.khz, "kHz"),
-        ("rate", signal.rate, ""),
-    )
-    words = [f"{name}={value:.15g}{unit}" for name, value, unit in fields if value is not None]
-    if signal.channel:
-        words.append(f"channel={signal.channel}")
-    return " ".join(words)
+def _report_of(record: DataReport, index: int, arrived_ns: int) -> Report | None:
+    """The JSON of a data report, ready for lines."""
+    json = record.json
+    if json is None:
+        return None
+    stamp = arrived_ns if json.sec is None else json.sec * 1_000_000_000 + json.usec * 1000
+    return Report(index, stamp, json, record.signal, record.gps)
+
+
+def _packet_of(report: Report | None) -> Packet | None:
+    """A JSON report as a packet."""
+    if report is None:
+        return None
+    text = report.json.text.encode("utf-8", "replace")
+    return LINKTYPE_JSON, report.json.sec, report.json.usec, len(text), text, report.signal
+
+
+def _comment_of(record: DataReport) -> str:
+    """What a data report says besides its packet: the type of its JSON, or all of it beside a packet, signal, place."""
+    json = record.json
+    words = ["" if json is None else f"json={json.type}", describe(record.signal, record.gps)]
+    if json is not None and record.packet is not None:
+        words.append(json.text)
+    return " ".join(filter(None, words))

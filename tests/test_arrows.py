@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "helperd"
 
 LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later line
-    ("cli",),
+    ("cli", "extcap"),
     ("daemon",),
     ("status", "control", "view", "notify", "inventory"),
     ("supervisor",),
@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("channel", "sinks", "launcher", "vitals", "logs", "bus", "gate", "page"),
     ("translate", "lifecycle"),
     ("routing",),
-    ("pcapng", "layout", "relay"),
+    ("pcapng", "layout", "relay", "reports"),
     ("wire",),
     ("config", "sandbox", "runtime", "table", "bell"),
     ("errors",),
@@ -38,6 +38,7 @@ ONLY: dict[str, set[str]] = {  # rooms that are held to less than their layer wo
     "config": {"errors"},
     "sandbox": {"errors"},
     "control": {"errors", "runtime"},
+    "extcap": {"control", "runtime", "wire", "helpers", "errors"},
     "lifecycle": {"errors"},
     "pcapng": {"errors"},
     "wire": {"errors"},

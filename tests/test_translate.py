@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from helperd import layout, pcapng
 from helperd.errors import RemoteProtocolError
+from helperd.reports import LINKTYPE_JSON, describe
 from helperd.routing import Interfaces
-from helperd.translate import LINKTYPES, Translator, describe
+from helperd.translate import LINKTYPES, Translator
 from helperd.wire import v0, v2, v3
 from helperd.wire.frames import FrameScanner, Kind, Run
 from helperd.wire.messages import DataReport, Gps, Json, Packet, Signal
@@ -49,15 +50,27 @@ def runs_of(data: bytes, generation) -> list[Run]:
 
 
 def expected(runs: list[Run], generation, arrived_ns: int) -> list[tuple[int, bytes]]:
-    """Interface number and block of each packet, by the general decoder and ``pcapng.packet_block``."""
+    """Interface number and block of each packet or JSON, by the general decoder and ``pcapng.packet_block``."""
     numbers: dict[int, int] = {}
     blocks = []
-    for run in runs:
-        for dlt, sec, usec, original, content, signal in generation.packets_general(run):
-            number = numbers.setdefault(147 if dlt is None else LINKTYPES.get(dlt, dlt), len(numbers))
-            stamp = arrived_ns if sec is None else sec * 10**9 + usec * 1000
-            comment = "" if signal is None else describe(signal)
-            blocks.append((number, pcapng.packet_block(number, stamp, content, original, comment=comment)))
+    for report in (report for run in runs for report in generation.reports(run)):
+        packet, json = report.packet, report.json
+        words = [] if json is None else [f"json={json.type}"]
+        words += [describe(report.signal, report.gps)] if report.signal or report.gps else []
+        if packet is not None and json is not None:
+            words.append(json.text)
+        if packet is None and json is None:
+            continue
+        if packet is None:
+            text = json.text.encode()
+            packet = Packet(text, LINKTYPE_JSON, json.sec, json.usec, len(text))
+        number = numbers.setdefault(
+            147 if packet.dlt is None else LINKTYPES.get(packet.dlt, packet.dlt), len(numbers)
+        )
+        stamp = arrived_ns if packet.sec is None else packet.sec * 10**9 + packet.usec * 1000
+        original = len(packet.content) if packet.original is None else packet.original
+        comment = " ".join(filter(None, words))
+        blocks.append((number, pcapng.packet_block(number, stamp, packet.content, original, comment=comment)))
     return blocks
 
 
@@ -78,6 +91,9 @@ def check(data: bytes, generation, rounds: int = 2) -> int:
             kinds = list(pcapng.split(b"".join(one.parts)))
             assert len(kinds) == one.packets
             assert sum(map(len, one.parts)) == one.nbytes
+        told = [(one.nth, one.json) for segment in segments for one in segment.reports]
+        held = enumerate(report.json for run in runs for report in generation.reports(run))
+        assert told == [(nth, json) for nth, json in held if json is not None]
     assert translator.empty == rounds * (sum(run.frames for run in runs) - len(right))
     return len(right)
 
@@ -89,6 +105,8 @@ micros = st.one_of(
 dlts = st.sampled_from([1, 1, 1, 105, 127, 128, 192, 256, 272])
 originals = st.one_of(st.none(), st.integers(1, 70_000))
 
+
+json_reports = st.builds(Json, st.text(max_size=8), st.text(max_size=40), ours.u32, st.integers(0, 999_999))
 
 few_types = st.builds(
     DataReport,
@@ -103,7 +121,7 @@ few_types = st.builds(
     ),
     st.none() | ours.signals,
     st.none() | ours.positions,
-    st.none() | ours.jsons,
+    st.none() | json_reports,
 )
 
 
@@ -206,7 +224,7 @@ def test_usual_frames_really_go_the_short_way(generation, monkeypatch):
     usual = layout.LAYOUTS[generation.name]
     counting = usual._replace(shape=lambda *where: looked.append(1) or usual.shape(*where))
     monkeypatch.setitem(layout.LAYOUTS, generation.name, counting)
-    monkeypatch.setattr(generation, "packets", lambda run: pytest.fail("the decoder was asked"))
+    monkeypatch.setattr(generation, "records", lambda run: pytest.fail("the decoder was asked"))
     [one] = Translator("a", Interfaces(), generation).translate(runs, 0)
     assert one.packets == 100
     assert len(looked) == 6
@@ -239,22 +257,56 @@ def test_a_packet_longer_than_readers_take_is_cut_and_keeps_its_length(count):
     assert sum(one.packets for one in segments) == count
 
 
-def test_a_report_without_a_packet_is_counted_apart():
-    json = DataReport(json=Json("x", "{}", SECOND, 1))
+def test_a_report_without_a_packet_or_json_is_counted_apart():
     gps = DataReport(gps=Gps(1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 3, SECOND, 0, "t", "n"))
-    reports = [json, gps, DataReport(Packet(b"abc", 1, SECOND, 5, 3))] * 10
+    reports = [gps, DataReport(Packet(b"abc", 1, SECOND, 5, 3))] * 10
     data = b"".join(v3.encode(report, number) for number, report in enumerate(reports))
     translator = Translator("a", Interfaces(), v3)
     segments = translator.translate(runs_of(data, v3), 0)
     assert sum(one.packets for one in segments) == 10
-    assert translator.empty == 20
+    assert translator.empty == 10
 
 
-def test_a_signal_becomes_a_comment():
+@pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
+@pytest.mark.parametrize("packets", [0, 1, 40])
+def test_json_is_a_packet_of_its_own_link_type_and_knows_its_place(generation, packets):
+    packet = DataReport(Packet(b"abc" * 30, 1, SECOND, 500_000, 90))
+    json = DataReport(json=Json("RTL433", '{"a":1}', SECOND, 7), signal=Signal(dbm=-60))
+    reports = [packet] * packets + [json] + [packet] * packets + [json]
+    data = b"".join(generation.encode(report, number) for number, report in enumerate(reports))
+    interfaces = Interfaces()
+    segments = Translator("a", interfaces, generation).translate(runs_of(data, generation), 0)
+    told = [one for segment in segments for one in segment.reports]
+    assert [one.nth for one in told] == [packets, 2 * packets + 1]
+    assert {interfaces[one.interface].linktype for one in segments if one.reports} == {LINKTYPE_JSON}
+    block = b"".join(map(bytes, next(one for one in segments if one.reports).parts))
+    assert b'{"a":1}' in block
+    assert b"json=RTL433 signal=-60dBm" in block
+
+
+def test_json_beside_a_packet_stands_in_its_comment_however_long():
+    text = '{"a":"' + "\u00e4" * 60_000 + '"}'
+    report = DataReport(Packet(b"abc", 1, SECOND, 5, 3), json=Json("x", text, SECOND, 5))
+    [one] = Translator("a", Interfaces(), v3).translate(runs_of(v3.encode(report, 1), v3), 0)
+    assert (one.packets, [told.json.text for told in one.reports]) == (1, [text])
+    block = bytes(one.parts[0])
+    assert list(pcapng.split(block)) == [(6, 0, len(block))]
+    comments, at = [], 28 + 4
+    while (code := int.from_bytes(block[at : at + 2], "little")) != 0:
+        size = int.from_bytes(block[at + 2 : at + 4], "little")
+        assert code == 1
+        comments.append(block[at + 4 : at + 4 + size].decode())
+        at += 4 + size + (-size & 3)
+    assert len(comments) == 2
+    assert "".join(comments) == f"json=x {text}"
+
+
+def test_signal_and_place_become_a_comment():
     signal = Signal(dbm=-60, channel="6", khz=2_437_000)
-    data = v3.encode(DataReport(Packet(b"abc", 127, SECOND, 5, 3), signal=signal), 1)
+    gps = Gps(latitude=52.5, longitude=13.25, altitude=34.0)
+    data = v3.encode(DataReport(Packet(b"abc", 127, SECOND, 5, 3), signal=signal, gps=gps), 1)
     [one] = Translator("a", Interfaces(), v3).translate(runs_of(data, v3), 0)
-    assert b"signal=-60dBm freq=2437000kHz channel=6" in one.parts[0]
+    assert b"signal=-60dBm freq=2437000kHz channel=6 lat=52.5 lon=13.25 alt=34m" in one.parts[0]
 
 
 def test_more_link_types_than_a_source_may_have_are_refused():

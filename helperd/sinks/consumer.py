@@ -21,7 +21,7 @@ import trio
 
 from helperd.bell import Bell
 from helperd.routing import Outbox, Overflow, Part, RouteTable
-from helperd.sinks.forms import Frames, Pcapng
+from helperd.sinks.forms import StreamForm, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Consumer:
         sink: name of the sink it connected to.
         header: the head of a pcapng stream.
         single: the source whose one link type it gets; None for a mixed stream.
-        form: "pcapng" or "frames".
+        form: "pcapng", "frames" or "jsonl".
         linktypes: link types it gets (LINKTYPE_ values); none: all.
         closing: what is queued is still sent, then the stream ends.
     """
@@ -87,7 +87,7 @@ class Consumer:
     closing: bool = False
     bell: Bell = field(default_factory=Bell)
     outbox: Outbox = field(init=False)
-    _form: Frames | Pcapng = field(init=False)
+    _form: StreamForm = field(init=False)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class Consumer:
             on_disconnect=self._give_notice,
         )
         single = None if self.single is None else self.outbox
-        self._form = Frames() if self.form == "frames" else Pcapng(self.header, self.table, single)
+        self._form = form_of(self.form, self.header, self.table, single)
 
     def finish(self) -> None:
         """Send what is queued, tell the totals, end the stream."""

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from helperd import pcapng, relay
+from helperd import pcapng, relay, reports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from helperd.routing import Batch, Outbox, Part, RouteTable
+    from helperd.routing import Batch, Form, Outbox, Part, RouteTable
+
+
+class StreamForm(Protocol):
+    """What a consumer sends, in the order of time."""
+
+    def preface(self) -> list[Part]:
+        """What leaves as soon as somebody connects."""
+
+    def parts(self, taken: Sequence[Batch], lost: Counter[int]) -> list[Part]:
+        """What to send for these batches, what is in ``lost`` having been lost before them."""
+
+    def ending(self, lost: Counter[int]) -> list[Part]:
+        """What is said last."""
+
+
+def form_of(form: Form, header: bytes, table: RouteTable, single: Outbox | None) -> StreamForm:
+    """The form of a new stream; the arguments are those of ``Pcapng``."""
+    if form == "frames":
+        return Frames()
+    return Lines(table) if form == "jsonl" else Pcapng(header, table, single)
 
 
 class Pcapng:
@@ -115,3 +135,29 @@ class Frames:
     def ending(self, lost: Counter[int]) -> list[Part]:
         """Losses that no run followed."""
         return [relay.loss_record(source, packets) for source, packets in sorted(lost.items())]
+
+
+class Lines:
+    """JSON reports, one per line; losses as lines of their own, before the reports that follow them."""
+
+    def __init__(self, table: RouteTable) -> None:
+        self._interfaces = table.interfaces
+
+    def preface(self) -> list[Part]:
+        """Nothing: the first report is the first line."""
+        return []
+
+    def parts(self, taken: Sequence[Batch], lost: Counter[int]) -> list[Part]:
+        """What to send for these batches, ``lost`` reports by interface having been lost before them."""
+        parts = self.ending(lost)
+        for batch in taken:
+            parts += batch.parts
+        return parts
+
+    def ending(self, lost: Counter[int]) -> list[Part]:
+        """Losses that no report followed."""
+        missed: Counter[str] = Counter()
+        for interface, number in lost.items():
+            missed[self._interfaces[interface].source] += number
+        now = time.time_ns()
+        return [reports.loss_line(source, number, now) for source, number in sorted(missed.items())]

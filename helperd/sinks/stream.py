@@ -43,7 +43,7 @@ class StreamSink:
         on_connect: called when a consumer has connected, for sources that start with their first consumer.
         on_change: called when a consumer has come or gone.
         spec: the configuration's entry, None for an implicit socket.
-        form: "pcapng" or "frames".
+        form: "pcapng", "frames" or "jsonl".
         linktypes: link types its consumers get; none: all.
         scope: cancelling it closes the sink.
         refused: connections that could not be accepted for lack of file descriptors.
@@ -75,7 +75,7 @@ class StreamSink:
                 async with trio.open_nursery() as nursery:
                     while True:
                         sock = await self._accept()
-                        nursery.start_soon(self._serve_one, sock)
+                        nursery.start_soon(self.serve_one, sock)
         finally:
             self.listener.close()
 
@@ -100,7 +100,8 @@ class StreamSink:
                         sock.setsockopt(level, option, value)
                 return sock
 
-    async def _serve_one(self, sock: trio.socket.SocketType) -> None:
+    async def serve_one(self, sock: trio.socket.SocketType) -> None:
+        """Serve one consumer, however it came, until its stream ends; its socket is closed then."""
         consumer = Consumer(
             sink=self.name,
             sock=sock,
