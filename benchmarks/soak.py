@@ -31,7 +31,7 @@ from tests.faults.witness import Account, Reader, Witness, balance
 from tests.rig import Rig, daemon
 
 GROWTH_MB = 2.0
-WARM_S = 20.0
+WARM_S = 60.0
 
 
 class Trouble:
@@ -128,10 +128,13 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], l
         witness.start()
         warm, began = min(WARM_S, seconds / 3), time.monotonic()
         before: tuple[Account, float] | None = None
+        memory: list[float] = []  # one a minute
         while (now := time.monotonic() - began) < seconds:
             if before is None and now > warm:
                 trouble.end()
                 before = steady(rig, supervisor)
+            if now >= 60 * len(memory):
+                memory.append(round(memory_mb(supervisor), 2))
             trouble.happen()
             time.sleep(max(0.0, 1 / options.faults - (time.monotonic() - began - now)))
         trouble.end()
@@ -176,6 +179,7 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], l
             "incarnations": sum(row["incarnation"] for row in status["sources"]),
             "bugs": status["bugs"],
             "rss_mb": [round(before[1], 2), round(after[1], 2)],
+            "rss_mb_by_minute": memory,
             "fds": [before[0].supervisor_fds, after[0].supervisor_fds],
             "cpu_s": round(cpu_s(supervisor) + cpu_s(rig.process.pid), 1),
         }

@@ -28,6 +28,16 @@ def test_a_minute_of_trouble_loses_no_packet_and_leaves_nothing(root, tmp_path):
     assert found["consumer_got"] > 0
 
 
+def test_nobody_who_is_well_is_judged(root, tmp_path):
+    """The calm of ten minutes, in a third of one; the whole: `python -m benchmarks.verdicts`."""
+    file = tmp_path / "verdicts.json"
+    words = ["--times=0", "--minutes=0.3", "--helpers=12", "--hogs=8", f"--json={file}"]
+    print(run(root, "benchmarks.verdicts", *words, timeout=100))
+    found = json.loads(file.read_text())
+    assert found["judged"] == 0
+    assert found["late_beats"] >= 1, "the supervisor was stopped, and has not noticed"
+
+
 def test_killed_helpers_come_back(root, tmp_path):
     file = tmp_path / "restart.json"
     words = ["--kills=3", "--helpers=10", "--loops=5", "--loop-seconds=2", f"--json={file}"]
