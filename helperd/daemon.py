@@ -14,6 +14,7 @@ import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
@@ -40,6 +41,8 @@ from helperd.runtime import (
     default_runtime_dir,
 )
 from helperd.sinks.listen import TcpListener, UnixListener, listen_tcp, listen_unix
+from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
+from helperd.sinks.file import FileSink
 from helperd.sinks.stream import StreamSink
 from helperd.status import log_status, snapshot
 from helperd.supervisor import Supervisor
@@ -64,11 +67,12 @@ class Daemon:
     spec: DaemonSpec
     log: Log
     started_at: float
-    sinks: list[StreamSink] = field(default_factory=list)
+    sinks: list[StreamSink | FileSink] = field(default_factory=list)
     header: bytes = b""
-    configured: dict[str, StreamSink] = field(default_factory=dict)
+    configured: dict[str, StreamSink | FileSink] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
     inventory: Inventory = field(init=False)
+    control: UnixListener | None = None
 
     def __post_init__(self) -> None:
         self.inventory = Inventory(self.launcher, lambda: self.supervisor.config)
@@ -107,14 +111,23 @@ class Daemon:
         for spec, single in self._own_sockets(name):
             self._open(spec, single)
 
-    def _open(self, spec: SinkSpec, single: str | None) -> StreamSink:
-        listener: UnixListener | TcpListener
-        if spec.listen is not None:
-            listener = listen_tcp(*spec.listen)
+    def _open(self, spec: SinkSpec, single: str | None) -> StreamSink | FileSink:
+        sink: StreamSink | FileSink
+        if spec.type == "file":
+            sink = self._files(spec)
+        elif spec.listen is not None:
+            sink = self._sink(spec, single, listen_tcp(*spec.listen))
         else:
             path = os.path.join(self.runtime_dir, spec.path)
-            listener = listen_unix(path, mode=self.spec.socket_mode, group=self.spec.socket_group)
-        sink = StreamSink(
+            mode, group = self.spec.socket_mode, self.spec.socket_group
+            sink = self._sink(spec, single, listen_unix(path, mode=mode, group=group))
+        self.sinks.append(sink)
+        assert self.nursery is not None
+        self.nursery.start_soon(sink.serve)
+        return sink
+
+    def _sink(self, spec: SinkSpec, single: str | None, listener: UnixListener | TcpListener) -> StreamSink:
+        return StreamSink(
             name=spec.name,
             listener=listener,
             table=self.supervisor.table,
@@ -131,10 +144,24 @@ class Daemon:
             form=cast("Form", spec.format),
             linktypes=frozenset(spec.dlts),
         )
-        self.sinks.append(sink)
-        assert self.nursery is not None
-        self.nursery.start_soon(sink.serve)
-        return sink
+
+    def _files(self, spec: SinkSpec) -> FileSink:
+        supervisor = self.supervisor
+
+        def say(severity: str, text: str) -> None:
+            supervisor.bus.post(severity, "helperd", text)
+            supervisor.log(severity, "helperd", text)
+
+        return FileSink(
+            spec,
+            supervisor.table,
+            self.header,
+            on_room=supervisor.room,
+            on_connect=supervisor.on_consumer,
+            on_change=supervisor.changed,
+            on_bug=partial(supervisor.bug, "helperd"),
+            say=say,
+        )
 
     # ControlApi
 
@@ -174,6 +201,31 @@ class Daemon:
     async def remove_source(self, name: str) -> None:
         """Stop a source and forget it; its own socket goes with it."""
         await self.supervisor.remove(name)
+    def free_name(self, definition: str) -> str:
+        """The name that a definition gives by itself, with a number behind it where it is taken."""
+        taken = {source.name for source in self.supervisor.sources}
+        base = name = source_name(definition)
+        for number in count(2):
+            if name not in taken:
+                break
+            tail = f"-{number}"
+            name = base[: 32 - len(tail)] + tail
+        return name
+
+    async def serve_stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> None:
+        """Make a control connection a consumer's; with one source, of that source's one link type."""
+        assert self.control is not None
+        spec = SinkSpec(path=CONTROL_SOCKET, sources=tuple(sorted(sources)), format=form)
+        single = next(iter(sources)) if len(sources) == 1 else None
+        sink = self._sink(spec, single, self.control)
+        self.sinks.append(sink)
+        try:
+            with sink.scope:
+                await sink.serve_one(sock)
+        finally:
+            if sink in self.sinks:  # its source has not been removed
+                self.sinks.remove(sink)
+
         self._close_own_socket(name)
 
     async def reload(self) -> dict[str, object]:
@@ -199,7 +251,7 @@ class Daemon:
     def _reload_sinks(self, new: Config) -> None:
         wanted = {spec.name: spec for spec in new.sinks}
         for name, sink in list(self.configured.items()):
-            if wanted.get(name) != sink.spec:
+            if wanted.get(name) != sink.spec or sink.over:
                 self._close(sink)
                 del self.configured[name]
         for name, spec in wanted.items():
@@ -210,8 +262,8 @@ class Daemon:
         for sink in [sink for sink in self.sinks if sink.single == name]:
             self._close(sink)
 
-    def _close(self, sink: StreamSink) -> None:
-        sink.scope.cancel()
+    def _close(self, sink: StreamSink | FileSink) -> None:
+        sink.close()
         self.sinks.remove(sink)
 
     async def list_devices(self, max_age_s: float | None = None) -> dict[str, object]:
@@ -227,6 +279,20 @@ class Daemon:
     async def probe(self, definition: str) -> dict[str, object]:
         """Ask who recognises a definition."""
         assert self.nursery is not None
+    def helpers(self) -> list[dict[str, object]]:
+        """The configured helpers."""
+        return [
+            {
+                "name": helper.name,
+                "types": list(helper.types),
+                "builtin": helper.builtin,
+                "capabilities": list(helper.capabilities),
+                "tunes": helper.can_tune,
+                "options": None if helper.options is None else list(helper.options),
+            }
+            for helper in self.supervisor.config.helpers
+        ]
+
         helpers = self.supervisor.config.helpers
         return (await probe(self.launcher, helpers, self.nursery, definition)).as_dict()
 
@@ -252,6 +318,7 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve, trio.SocketListener(listener.socket), daemon)
+    daemon.control = listener
             yield
             nursery.cancel_scope.cancel()
     finally:
@@ -367,9 +434,11 @@ async def _flush(daemon: Daemon) -> None:
     """Let consumers read what is queued; those that do not read lose it, counted."""
     for sink in daemon.sinks:
         sink.finish()
-    with trio.move_on_after(FLUSH_S):
-        while any(sink.consumers for sink in daemon.sinks):  # noqa: ASYNC110 - for a second at most
-            await trio.sleep(0.01)
+    sockets = [sink for sink in daemon.sinks if isinstance(sink, StreamSink)]
+    for sinks, limit in ((sockets, FLUSH_S), (daemon.sinks, FILE_FLUSH_S)):
+        with trio.move_on_after(limit):
+            while any(sink.consumers for sink in sinks if sink not in sockets or sinks is sockets):  # noqa: ASYNC110
+                await trio.sleep(0.01)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

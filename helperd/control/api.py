@@ -96,6 +96,13 @@ class StreamApi(Protocol):
         """
 
 
+class HelpersApi(Protocol):
+    """A daemon that tells which helpers it has."""
+
+    def helpers(self) -> Sequence[Plain]:
+        """The configured helpers, in their order, each a ``Helper``."""
+
+
 class AddApi(Protocol):
     """A daemon that opens definitions which are not in its configuration."""
 
@@ -105,6 +112,9 @@ class AddApi(Protocol):
         Raises:
             HelperdError: "bad-definition", "unknown-helper", "duplicate-name", or why it did not open.
         """
+
+    def free_name(self, definition: str) -> str:
+        """The name that a definition gives by itself, with a number behind it where it is taken."""
 
     async def remove_source(self, source: str) -> None:
         """Stop an added source and forget it.

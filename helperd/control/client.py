@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from helperd.errors import Code, HelperdError, UnavailableError
 
@@ -38,6 +38,20 @@ class ControlError(HelperdError):
         self.exit_code = code
         self.error = error
         self.parameters = parameters
+
+
+class Upgraded(NamedTuple):
+    """A connection that carries something else now.
+
+    Attributes:
+        socket: the caller's from now on.
+        head: what was received behind the reply.
+        reply: the reply's parameters.
+    """
+
+    socket: socket.socket
+    head: bytes
+    reply: dict[str, Any]
 
 
 class Client:
@@ -102,21 +116,18 @@ class Client:
             reply, continues = self._receive(method, self.silence_s)
             yield reply
 
-    def upgrade(self, method: str, /, **parameters: Any) -> tuple[socket.socket, bytes]:
+    def upgrade(self, method: str, /, **parameters: Any) -> Upgraded:
         """Ask, and then use the connection for something else.
-
-        Returns:
-            The socket, which is the caller's from now on, and what was received behind the reply.
 
         Raises:
             ControlError: the daemon's answer is an error; the connection can be used further.
             UnavailableError: "no-daemon", "timed-out".
         """
         self._send(method, parameters, upgrade=True)
-        self._receive(method, self._timeout_s)
+        reply, _continues = self._receive(method, self._timeout_s)
         taken = socket.socket(fileno=self._socket.detach())
         taken.settimeout(None)
-        return taken, bytes(self._received)
+        return Upgraded(taken, bytes(self._received), reply)
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait for."""

@@ -20,7 +20,7 @@ from helperd.control.call import OWN, SERVICE, Call, encode_reply, service_error
 from helperd.errors import HelperdError
 
 if TYPE_CHECKING:
-    from helperd.control.api import AddApi, Plain, ReloadApi, StreamApi, TuneApi
+    from helperd.control.api import AddApi, HelpersApi, Plain, ReloadApi, StreamApi, TuneApi
     from helperd.control.room import Room
 
 GAP_S: Final = 0.1
@@ -33,6 +33,18 @@ Send = Callable[[bytes], Awaitable[None]]
 
 
 class Entry(NamedTuple):
+class Loan(NamedTuple):
+    """A source that exists for the length of a connection.
+
+    Attributes:
+        open: adds and starts it; returns its name. Cancelled when the client goes away meanwhile: leaves nothing then.
+        close: stops it and forgets it.
+    """
+
+    open: Callable[[Room, Call], Awaitable[str]]
+    close: Callable[[Room, str], Awaitable[None]]
+
+
     """A method.
 
     Attributes:
@@ -43,6 +55,7 @@ class Entry(NamedTuple):
         takes_over: for ``upgrade``: what has the connection after the reply; a method with it needs ``upgrade``.
         attended: given up when the client goes away. What changes something is carried out to its end.
     """
+        loan: for ``upgrade``: what is opened before the reply, whose source the answer is about, and closed at the end.
 
     answer: Callable[[Room, Call], Awaitable[bytes]]
     stream: Callable[[Room, Call, Send], Awaitable[None]] | None = None
@@ -51,6 +64,7 @@ class Entry(NamedTuple):
     attended: bool = False
     takes_over: Callable[[Room, Call, trio.socket.SocketType], Awaitable[None]] | None = None
 
+    loan: Loan | None = None
 
 async def get_status(room: Room, call: Call) -> bytes:
     """Everything, or everything about one source."""
@@ -84,8 +98,8 @@ async def stream(room: Room, call: Call) -> bytes:
     for name in call.parameters.get("sources") or []:
         room.source(name)
     form = call.parameters.get("format")
-    if form not in {None, "pcapng"}:
-        text = f"format is pcapng, not {form[:40]!r}"
+    if form is not None and form not in FORMATS:
+        text = f"format is one of {', '.join(FORMATS)}, not {form[:40]!r}"
         raise service_error("InvalidParameter", {"parameter": "format"}, "bad-value", text)
     return encode_reply({})
 
@@ -93,7 +107,47 @@ async def stream(room: Room, call: Call) -> bytes:
 async def carry_stream(room: Room, call: Call, sock: trio.socket.SocketType) -> None:
     """Be a consumer socket until either side ends."""
     sources = frozenset(call.parameters.get("sources") or [])
-    await cast("StreamApi", room.daemon).serve_stream(sock, sources, "pcapng")
+    form = call.parameters.get("format") or FORMATS[0]
+    await cast("StreamApi", room.daemon).serve_stream(sock, sources, form)
+
+
+async def lend(room: Room, call: Call) -> str:
+    """Open a definition under a name that is free."""
+    daemon = cast("AddApi", room.daemon)
+    wished = call.parameters.get("name")
+    if wished is not None:
+        _check_name(wished)
+    definition = call.parameters["definition"]
+    name = await daemon.add_source(definition, wished or daemon.free_name(definition))
+    try:
+        await room.daemon.order(name, "start")
+    except BaseException:  # also when the client has gone
+        with trio.CancelScope(shield=True):
+            await take_back(room, name)
+        raise
+    room.changes.beat()
+    return name
+
+
+async def take_back(room: Room, name: str) -> None:
+    """Close a lent source; somebody may have removed it meanwhile."""
+    try:
+        await cast("AddApi", room.daemon).remove_source(name)
+    except HelperdError as error:
+        if error.problem != "unknown-source":
+            raise
+    finally:
+        room.changes.beat()
+
+
+async def lent(room: Room, call: Call) -> bytes:
+    """The source that was opened."""
+    return _source(room, call.parameters["source"])
+
+
+async def carry_lent(room: Room, call: Call, sock: trio.socket.SocketType) -> None:
+    """Be a consumer of the opened source."""
+    await cast("StreamApi", room.daemon).serve_stream(sock, frozenset({call.parameters["source"]}), "pcapng")
 
 
 async def list_sources(room: Room, _call: Call) -> bytes:
@@ -129,9 +183,8 @@ async def add_source(room: Room, call: Call) -> bytes:
     """Open a definition, and forget it if it cannot be opened."""
     daemon = cast("AddApi", room.daemon)
     name = call.parameters.get("name")
-    if name is not None and not _NAME.fullmatch(name):
-        text = "a source's name has 1 to 32 of a-z, 0-9, - and _, and begins with a letter or digit"
-        raise service_error("InvalidParameter", {"parameter": "name"}, "bad-value", text)
+    if name is not None:
+        _check_name(name)
     try:
         name = await daemon.add_source(call.parameters["definition"], name)
         try:
@@ -145,6 +198,12 @@ async def add_source(room: Room, call: Call) -> bytes:
 
 
 async def remove_source(room: Room, call: Call) -> bytes:
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        text = "a source's name has 1 to 32 of a-z, 0-9, - and _, and begins with a letter or digit"
+        raise service_error("InvalidParameter", {"parameter": "name"}, "bad-value", text)
+
+
     """Forget an added source."""
     name = call.parameters["source"]
     room.source(name)
@@ -193,6 +252,11 @@ async def reload(room: Room, _call: Call) -> bytes:
 
 
 async def list_devices(room: Room, call: Call) -> bytes:
+async def list_helpers(room: Room, _call: Call) -> bytes:
+    """The configured helpers."""
+    return encode_reply({"helpers": cast("HelpersApi", room.daemon).helpers()})
+
+
     """The devices of all helpers, as old as the caller allows."""
     max_age_s = call.parameters.get("max_age_s")
     if max_age_s is not None and not 0 <= max_age_s <= LONGEST_S:
@@ -324,6 +388,9 @@ async def get_info(_room: Room, _call: Call) -> bytes:
 METHODS: Final[Mapping[str, Entry]] = {
     "Stream": Entry(stream, needs="serve_stream", takes_over=carry_stream),
     "GetStatus": Entry(get_status, stream=watch_status),
+    "Capture": Entry(
+        lent, changes=True, needs="serve_stream", takes_over=carry_lent, loan=Loan(lend, take_back)
+    ),
     "ListSources": Entry(list_sources),
     "GetSource": Entry(get_source),
     "Start": Entry(_order("start"), changes=True),
@@ -337,6 +404,7 @@ METHODS: Final[Mapping[str, Entry]] = {
     "Hop": Entry(hop, changes=True, needs="hop"),
     "Reload": Entry(reload, changes=True, needs="reload"),
     "ListDevices": Entry(list_devices, attended=True),
+    "ListHelpers": Entry(list_helpers, needs="helpers"),
     "Probe": Entry(probe, attended=True),
     "GetMessages": Entry(get_messages, stream=watch_messages),
     "GetLedger": Entry(get_ledger),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import select
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from helperd.control.api import ControlApi
+    from helperd.control.methods import Loan
 
 _LOG: Final = logging.getLogger("helperd.control")
 _READ: Final = 16 << 10
@@ -251,13 +252,38 @@ class Connection:
             raise bad_request(f'{call.method} cannot be called with "upgrade"')
         if not call.upgrade:
             raise bad_request(f'{call.method} must be called with "upgrade": its answer is a stream of bytes')
+        if entry.loan is None:
+            await self._hand_over(entry, call)
+        else:
+            await self._lend(entry.loan, entry, call)
+        raise _Gone
+
+    async def _hand_over(self, entry: Entry, call: Call) -> None:
+        assert entry.takes_over is not None
         await self._send(await entry.answer(self.service.room, call))
         try:
             await entry.takes_over(self.service.room, call, self.stream.socket)
         except Exception:  # noqa: BLE001 - the reader gets no more than the end of its stream
             self.service.bugs += 1
             _LOG.exception("control: %s", call.method)
-        raise _Gone
+
+    async def _lend(self, loan: Loan, entry: Entry, call: Call) -> None:
+        """Hand over what is open for as long as the connection lasts."""
+        names: list[str] = []
+
+        async def open_it(_entry: Entry, asked: Call) -> None:
+            names.append(await loan.open(self.service.room, asked))
+
+        try:
+            await self._attend(open_it, entry, call)
+            if names:
+                await self._hand_over(
+                    entry, replace(call, parameters={**call.parameters, "source": names[0]})
+                )
+        finally:
+            with trio.CancelScope(shield=True):
+                for name in names:
+                    await loan.close(self.service.room, name)
 
     async def _stream(self, entry: Entry, call: Call) -> None:
         assert entry.stream is not None

@@ -201,6 +201,14 @@ class TunableDaemon(FakeDaemon):
         self.sources[added] = source(added, definition=definition)
         return added
 
+    def free_name(self, definition: str) -> str:
+        base = definition.partition(":")[0]
+        return f"{base}-2" if base in self.sources else base
+
+    def helpers(self) -> list[dict[str, Any]]:
+        shape = {"types": ["synthetic"], "builtin": "synthetic", "capabilities": []}
+        return [{"name": "synthetic", "tunes": True, "options": None, **shape}]
+
     async def remove_source(self, name: str) -> None:
         del self.sources[name]
 

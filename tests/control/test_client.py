@@ -74,7 +74,7 @@ def test_a_connection_becomes_a_stream(rundir: Path) -> None:
     with served_in_thread(rundir, TunableDaemon()), Client(str(rundir / "control.sock")) as client:
         with pytest.raises(ControlError, match="nobody"):
             client.upgrade("Stream", sources=["nobody"])
-        stream, data = client.upgrade("Stream", sources=["radio0"])
+        stream, data, _reply = client.upgrade("Stream", sources=["radio0"])
         with stream:
             while len(data) < 14:
                 data += stream.recv(100)

@@ -1,0 +1,7 @@
+"""``python -m helperd.extcap``: what Wireshark starts as ``helperd-extcap``."""
+
+import sys
+
+from helperd.extcap.shim import main
+
+sys.exit(main(sys.argv[1:]))

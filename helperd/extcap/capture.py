@@ -1,0 +1,148 @@
+"""A capture for Wireshark: packets from the daemon into its FIFO.
+
+Rules:
+  1. The connection is the capture: a device that was opened for it is closed by the daemon when the connection ends,
+     however this process ends.
+  2. SIGTERM and SIGINT end it wherever it stands; so does a reader that closes the FIFO.
+  3. Nothing is kept here but one read: who reads slowly loses packets in the daemon, where they are counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from helperd.control.client import Client
+from helperd.errors import Code, HelperdError, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from helperd.control.client import Upgraded
+    from helperd.extcap.words import Place
+
+OPEN_S: Final = 60.0
+"""Seconds that a device may take to open."""
+_READ: Final = 1 << 20
+
+
+class Wanted(NamedTuple):
+    """What Wireshark asked for; ``control_in`` and ``control_out`` are empty without a toolbar."""
+
+    control: str
+    place: Place
+    options: Mapping[str, str]
+    filter: str
+    fifo: str
+    control_in: str
+    control_out: str
+
+
+class _Stop(BaseException):
+    """A signal said to end."""
+
+
+def capture(wanted: Wanted) -> int:
+    """Capture until a signal, the reader's or the daemon's end.
+
+    Raises:
+        HelperdError: why not, or why no longer.
+        OSError: the FIFO cannot be opened.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        _capture(wanted)
+    except _Stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return Code.DONE
+
+
+def _stop(_number: int, _frame: object) -> None:
+    raise _Stop
+
+
+def _capture(wanted: Wanted) -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            fifo = os.open(wanted.fifo, os.O_WRONLY)
+        except OSError as error:
+            raise HelperdError("sink-failed", f"{wanted.fifo}: {error.strerror}") from None
+        stack.callback(os.close, fifo)
+        client = stack.enter_context(Client(wanted.control, OPEN_S))
+        name = _source(client, wanted)
+        if name:
+            stream = client.upgrade("Stream", sources=[name])
+        elif wanted.place.helper:
+            stream = _open(client, wanted)
+            name = stream.reply["source"]["name"]
+        else:
+            stream = client.upgrade("Stream")
+        stack.enter_context(stream.socket)
+        if wanted.control_in and wanted.control_out and name:
+            from helperd.extcap.toolbar import Toolbar
+
+            Toolbar(wanted.control, name, wanted.control_in, wanted.control_out).start()
+        if not _pump(stream.socket, stream.head, fifo):
+            raise UnavailableError("no-daemon", "the daemon has ended the stream")
+
+
+def _source(client: Client, wanted: Wanted) -> str:
+    """The running source that has what is wanted; empty: a device is to be opened, or all sources are wanted."""
+    place = wanted.place
+    if place.helper:
+        return ""
+    if wanted.filter:
+        raise UsageError(
+            "not-supported",
+            "a source is shared with its other readers and cannot have a capture filter; use a display filter",
+        )
+    if place.source and "channel" in wanted.options:
+        client.call("SetChannel", source=place.source, channel=wanted.options["channel"])
+    return place.source
+
+
+def _open(client: Client, wanted: Wanted) -> Upgraded:
+    """Open a device for as long as the connection lasts."""
+    from helperd.extcap.options import definition_of
+
+    definition = definition_of(client, wanted.place, wanted.options, wanted.filter)
+    return client.upgrade("Capture", definition=definition)
+
+
+def _pump(sock: socket.socket, head: bytes, fifo: int) -> bool:
+    """Copy; True when the reader has gone, False when the daemon has."""
+    os.set_blocking(fifo, False)
+    with contextlib.suppress(OSError):  # no FIFO, or above the user's limit
+        fcntl.fcntl(fifo, fcntl.F_SETPIPE_SZ, _READ)
+    poll = select.poll()
+    poll.register(fifo, 0)
+    poll.register(sock, select.POLLIN)
+    held = memoryview(head)
+    reading = True
+    while True:
+        if held:
+            try:
+                held = held[os.write(fifo, held) :]
+            except BlockingIOError:
+                pass
+            except BrokenPipeError:
+                return True
+        if bool(held) == reading:  # one of them at a time: what is read leaves before more is read
+            reading = not held
+            poll.modify(sock, select.POLLIN if reading else 0)
+            poll.modify(fifo, 0 if reading else select.POLLOUT)
+        for fd, event in poll.poll():
+            if fd == fifo and event & (select.POLLERR | select.POLLHUP):
+                return True
+            if fd != fifo and reading:
+                data = sock.recv(_READ)
+                if not data:
+                    return False
+                held = memoryview(data)
