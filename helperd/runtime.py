@@ -17,6 +17,7 @@ SYSTEM_DIR = "/run/helperd"
 CONTROL_SOCKET = "control.sock"
 ALL_SOCKET = "all.sock"
 ALL_FRAMES_SOCKET = "all.frames.sock"
+ALL_JSONL_SOCKET = "all.jsonl.sock"
 SOURCES_DIR = "sources"
 
 

@@ -11,10 +11,11 @@ Names, units and rotation are dumpcap's: ``out.pcapng`` becomes ``out_00001_2026
 from __future__ import annotations
 
 import os
+import re
 import struct
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from helperd import pcapng
 from helperd.errors import Code, HelperdError, RemoteProtocolError
@@ -80,6 +81,7 @@ class Ring:
         done: a stop limit was reached; what still comes is not written.
     """
 
+    unit: ClassVar[str] = "Packets"
     path: str
     limits: Limits
     started_at: float
@@ -278,6 +280,39 @@ class Ring:
             os.ftruncate(file.fd, file.nbytes)
         except OSError:
             return
+
+
+_LOSS: Final = re.compile(rb'\{"source":"(?:[^"\\]|\\.)*","time":[0-9.]+,"lost":([0-9]+)\}\s*')
+
+
+class LineRing(Ring):
+    """Takes a stream of JSON reports, one per line; the counts and limits of packets are those of reports."""
+
+    __slots__ = ()
+    unit: ClassVar[str] = "Reports"
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Write the whole lines of what came; keep the beginning of the next one.
+
+        Raises:
+            HelperdError, BrokenPipeError: as ``Ring.feed``.
+        """
+        self.tick(now)
+        buffer = self._rest
+        buffer += data
+        start = at = 0
+        while not self.done and (stop := buffer.find(b"\n", at) + 1):
+            loss = _LOSS.fullmatch(buffer, at, stop)
+            at = stop
+            if loss is not None:
+                self._dropped[0] = self._dropped.get(0, 0) + int(loss[1])
+            elif self._count_packet(at - start):
+                self._write(buffer[start:at])
+                start = at
+                self._turn()
+        if not self.done:
+            self._write(buffer[start:at])
+            self._rest = buffer[at:]
 
 
 def _reached(count: int, limit: int | None) -> bool:

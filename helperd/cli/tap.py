@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from helperd.cli import running
-from helperd.cli.ring import STDOUT, Limits, Ring
+from helperd.cli.ring import STDOUT, Limits, LineRing, Ring
 from helperd.errors import Code, HelperdError, UnavailableError, UsageError
-from helperd.runtime import ALL_SOCKET, SOURCES_DIR, find_runtime_dir
+from helperd.runtime import ALL_JSONL_SOCKET, ALL_SOCKET, SOURCES_DIR, find_runtime_dir
 from helperd.table import clean
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin the next file after duration:N, filesize:N or packets:N; keep files:N of them",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument(
+        "--jsonl",
+        action="store_true",
+        help="JSON reports, one per line, instead of packets; N counts reports",
+    )
     running.add_arguments(parser, printing=False)
 
 
@@ -132,19 +137,21 @@ def main(args: argparse.Namespace) -> int:
     """
     limits = limits_of(args)
     file = args.file or STDOUT
-    if file == STDOUT and sys.stdout.isatty():
+    if file == STDOUT and sys.stdout.isatty() and not args.jsonl:
         raise UsageError(
             "usage", "packets do not go to a terminal; write a file with -w FILE, or pipe to tshark -r -"
         )
     say = (lambda _line: None) if args.quiet else _say
     with _stopping() as stopped, _connect(args) as stream:
-        ring = Ring(file, limits, _now(), on_file=lambda name: say(f"File: {name}"))
+        ring = (LineRing if args.jsonl else Ring)(
+            file, limits, _now(), on_file=lambda name: say(f"File: {name}")
+        )
         try:
             ended = _copy(stream, ring, stopped)
         finally:
             ring.close()
     lost = f"; {ring.dropped:,} were lost because this reader was slow" if ring.dropped else ""
-    say(f"Packets captured: {ring.packets:,}{lost}")
+    say(f"{ring.unit} captured: {ring.packets:,}{lost}")
     if ended and ring.cut:
         raise UnavailableError("no-daemon", "the daemon went away inside a packet; what was written is whole")
     if ended:
@@ -195,7 +202,10 @@ def _stopping() -> Iterator[socket.socket]:
 
 def _connect(args: argparse.Namespace) -> socket.socket:
     """Connect to a consumer socket; when that fails, let the control socket say why."""
-    name = ALL_SOCKET if args.all else os.path.join(SOURCES_DIR, f"{args.name}.sock")
+    if args.all:
+        name = ALL_JSONL_SOCKET if args.jsonl else ALL_SOCKET
+    else:
+        name = os.path.join(SOURCES_DIR, f"{args.name}.jsonl.sock" if args.jsonl else f"{args.name}.sock")
     path = os.path.join(find_runtime_dir(args.runtime_dir), name)
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -92,7 +92,7 @@ class StreamApi(Protocol):
         Args:
             sock: the reader's; the caller closes it afterwards.
             sources: all exist; empty means all.
-            form: ``pcapng``.
+            form: ``pcapng``, ``jsonl`` or ``frames``.
         """
 
 

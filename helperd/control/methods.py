@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from helperd.control.api import AddApi, HelpersApi, Plain, ReloadApi, StreamApi, TuneApi
     from helperd.control.room import Room
 
+FORMATS: Final = ("pcapng", "jsonl", "frames")
 GAP_S: Final = 0.1
 """Seconds between two states of one stream at least."""
 LONGEST_S: Final = 86400.0
@@ -32,7 +33,6 @@ _NAME: Final = re.compile("[a-z0-9][a-z0-9_-]{0,31}")
 Send = Callable[[bytes], Awaitable[None]]
 
 
-class Entry(NamedTuple):
 class Loan(NamedTuple):
     """A source that exists for the length of a connection.
 
@@ -45,6 +45,7 @@ class Loan(NamedTuple):
     close: Callable[[Room, str], Awaitable[None]]
 
 
+class Entry(NamedTuple):
     """A method.
 
     Attributes:
@@ -54,8 +55,8 @@ class Loan(NamedTuple):
         needs: name of the daemon's function without which it is not implemented; empty: always there.
         takes_over: for ``upgrade``: what has the connection after the reply; a method with it needs ``upgrade``.
         attended: given up when the client goes away. What changes something is carried out to its end.
-    """
         loan: for ``upgrade``: what is opened before the reply, whose source the answer is about, and closed at the end.
+    """
 
     answer: Callable[[Room, Call], Awaitable[bytes]]
     stream: Callable[[Room, Call, Send], Awaitable[None]] | None = None
@@ -63,8 +64,8 @@ class Loan(NamedTuple):
     needs: str = ""
     attended: bool = False
     takes_over: Callable[[Room, Call, trio.socket.SocketType], Awaitable[None]] | None = None
-
     loan: Loan | None = None
+
 
 async def get_status(room: Room, call: Call) -> bytes:
     """Everything, or everything about one source."""
@@ -197,13 +198,13 @@ async def add_source(room: Room, call: Call) -> bytes:
     return _source(room, name)
 
 
-async def remove_source(room: Room, call: Call) -> bytes:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         text = "a source's name has 1 to 32 of a-z, 0-9, - and _, and begins with a letter or digit"
         raise service_error("InvalidParameter", {"parameter": "name"}, "bad-value", text)
 
 
+async def remove_source(room: Room, call: Call) -> bytes:
     """Forget an added source."""
     name = call.parameters["source"]
     room.source(name)
@@ -251,12 +252,12 @@ async def reload(room: Room, _call: Call) -> bytes:
         room.changes.beat()
 
 
-async def list_devices(room: Room, call: Call) -> bytes:
 async def list_helpers(room: Room, _call: Call) -> bytes:
     """The configured helpers."""
     return encode_reply({"helpers": cast("HelpersApi", room.daemon).helpers()})
 
 
+async def list_devices(room: Room, call: Call) -> bytes:
     """The devices of all helpers, as old as the caller allows."""
     max_age_s = call.parameters.get("max_age_s")
     if max_age_s is not None and not 0 <= max_age_s <= LONGEST_S:
@@ -387,10 +388,10 @@ async def get_info(_room: Room, _call: Call) -> bytes:
 
 METHODS: Final[Mapping[str, Entry]] = {
     "Stream": Entry(stream, needs="serve_stream", takes_over=carry_stream),
-    "GetStatus": Entry(get_status, stream=watch_status),
     "Capture": Entry(
         lent, changes=True, needs="serve_stream", takes_over=carry_lent, loan=Loan(lend, take_back)
     ),
+    "GetStatus": Entry(get_status, stream=watch_status),
     "ListSources": Entry(list_sources),
     "GetSource": Entry(get_source),
     "Start": Entry(_order("start"), changes=True),
@@ -403,8 +404,8 @@ METHODS: Final[Mapping[str, Entry]] = {
     "SetChannel": Entry(set_channel, changes=True, needs="set_channel"),
     "Hop": Entry(hop, changes=True, needs="hop"),
     "Reload": Entry(reload, changes=True, needs="reload"),
-    "ListDevices": Entry(list_devices, attended=True),
     "ListHelpers": Entry(list_helpers, needs="helpers"),
+    "ListDevices": Entry(list_devices, attended=True),
     "Probe": Entry(probe, attended=True),
     "GetMessages": Entry(get_messages, stream=watch_messages),
     "GetLedger": Entry(get_ledger),
