@@ -85,7 +85,7 @@ class Channel:
         self.ping_sent_at: float | None = None
         self.pings_stuck = 0
         self.round_trip: float | None = None
-        self.round_trip_max = 0.0
+        self.round_trip_max: float | None = None
         self.eof = False
         self.refused = False
         self.cut = False
@@ -205,7 +205,7 @@ class Channel:
             return
         if isinstance(message, Pong) and self.ping_sent_at is not None:
             self.round_trip = trio.current_time() - self.ping_sent_at
-            self.round_trip_max = max(self.round_trip, self.round_trip_max)
+            self.round_trip_max = max(self.round_trip, self.round_trip_max or 0.0)
             self.ping_sent_at = None
         if isinstance(message, ConfigureReport) and message.request in self._awaited:
             self._reports[message.request] = message

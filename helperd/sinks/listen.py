@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -15,6 +16,8 @@ from helperd.errors import SinkError
 
 MAX_PATH = 107
 """Bytes in a unix socket path, from unix(7): 108 with the final zero."""
+BACKLOG: Final = 4096
+"""Consumers that may be waiting to be accepted; a unix socket refuses more at once (the kernel caps it: somaxconn)."""
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ class TcpListener:
         self.socket.close()
 
 
-def listen_tcp(host: str, port: int, *, backlog: int = 128) -> TcpListener:
+def listen_tcp(host: str, port: int, *, backlog: int = BACKLOG) -> TcpListener:
     """Bind and listen on a TCP address; port 0 takes a free one.
 
     Raises:
@@ -73,7 +76,7 @@ def listen_tcp(host: str, port: int, *, backlog: int = 128) -> TcpListener:
     return TcpListener(name, trio.socket.from_stdlib_socket(listener))
 
 
-def listen_unix(path: str, *, mode: int, group: str | None, backlog: int = 128) -> UnixListener:
+def listen_unix(path: str, *, mode: int, group: str | None, backlog: int = BACKLOG) -> UnixListener:
     """Bind and listen on a unix stream socket.
 
     A socket file that nobody listens at is left from a killed daemon and is replaced.
