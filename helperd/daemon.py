@@ -34,15 +34,16 @@ from helperd.notify import Notifier
 from helperd.routing import Form, Overflow, RouteTable
 from helperd.runtime import (
     ALL_FRAMES_SOCKET,
+    ALL_JSONL_SOCKET,
     ALL_SOCKET,
     CONTROL_SOCKET,
     SOURCES_DIR,
     claim_runtime_dir,
     default_runtime_dir,
 )
-from helperd.sinks.listen import TcpListener, UnixListener, listen_tcp, listen_unix
 from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
 from helperd.sinks.file import FileSink
+from helperd.sinks.listen import TcpListener, UnixListener, listen_tcp, listen_unix
 from helperd.sinks.stream import StreamSink
 from helperd.status import log_status, snapshot
 from helperd.supervisor import Supervisor
@@ -71,8 +72,8 @@ class Daemon:
     header: bytes = b""
     configured: dict[str, StreamSink | FileSink] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
-    inventory: Inventory = field(init=False)
     control: UnixListener | None = None
+    inventory: Inventory = field(init=False)
 
     def __post_init__(self) -> None:
         self.inventory = Inventory(self.launcher, lambda: self.supervisor.config)
@@ -95,6 +96,7 @@ class Daemon:
         every: list[tuple[SinkSpec, str | None]] = [
             (SinkSpec(path=ALL_SOCKET), None),
             (SinkSpec(path=ALL_FRAMES_SOCKET, format="frames"), None),
+            (SinkSpec(path=ALL_JSONL_SOCKET, format="jsonl"), None),
         ]
         for source in self.supervisor.config.sources:
             every += self._own_sockets(source.name)
@@ -105,6 +107,7 @@ class Daemon:
         return [
             (SinkSpec(path=f"{path}.sock", sources=(name,)), name),
             (SinkSpec(path=f"{path}.frames.sock", sources=(name,), format="frames"), name),
+            (SinkSpec(path=f"{path}.jsonl.sock", sources=(name,), format="jsonl"), name),
         ]
 
     def _open_own_sockets(self, name: str) -> None:
@@ -184,10 +187,15 @@ class Daemon:
         await self.supervisor.source(source).configure(ConfigureRequest(channel=channel))
 
     async def hop(self, source: str, channels: Sequence[str], rate: float | None) -> None:
-        """Let a source hop over channels; none named: over all it has."""
+        """Let a source hop over channels; none named: over its own, shared with the others of its type."""
         found = self.supervisor.source(source)
-        hopping = Hopping(channels=tuple(channels) or found.opened.channels, rate=rate)
+        hopping = Hopping(channels=tuple(channels) or found.own_channels(), rate=rate, offset=0)
         await found.configure(ConfigureRequest(hopping=hopping))
+        if not channels:
+            found.hop_rate = rate
+            if found.hops():
+                found.tuned = None
+                self.supervisor.changed()
 
     async def add_source(self, definition: str, name: str | None) -> str:
         """Open a definition until the daemon ends; returns the source's name."""
@@ -198,9 +206,6 @@ class Daemon:
             self._open_own_sockets(spec.name)
         return spec.name
 
-    async def remove_source(self, name: str) -> None:
-        """Stop a source and forget it; its own socket goes with it."""
-        await self.supervisor.remove(name)
     def free_name(self, definition: str) -> str:
         """The name that a definition gives by itself, with a number behind it where it is taken."""
         taken = {source.name for source in self.supervisor.sources}
@@ -226,6 +231,9 @@ class Daemon:
             if sink in self.sinks:  # its source has not been removed
                 self.sinks.remove(sink)
 
+    async def remove_source(self, name: str) -> None:
+        """Stop a source and forget it; its own socket goes with it."""
+        await self.supervisor.remove(name)
         self._close_own_socket(name)
 
     async def reload(self) -> dict[str, object]:
@@ -276,9 +284,6 @@ class Daemon:
         running.pop("", None)
         return await self.inventory.devices(running, max_age_s)
 
-    async def probe(self, definition: str) -> dict[str, object]:
-        """Ask who recognises a definition."""
-        assert self.nursery is not None
     def helpers(self) -> list[dict[str, object]]:
         """The configured helpers."""
         return [
@@ -293,6 +298,9 @@ class Daemon:
             for helper in self.supervisor.config.helpers
         ]
 
+    async def probe(self, definition: str) -> dict[str, object]:
+        """Ask who recognises a definition."""
+        assert self.nursery is not None
         helpers = self.supervisor.config.helpers
         return (await probe(self.launcher, helpers, self.nursery, definition)).as_dict()
 
@@ -315,10 +323,10 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
     admins = Admins.of(daemon.spec.admin_group)
     listener = listen_unix(path, mode=daemon.spec.socket_mode, group=daemon.spec.socket_group)
     serve = partial(serve_control, admin=admins)
+    daemon.control = listener
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve, trio.SocketListener(listener.socket), daemon)
-    daemon.control = listener
             yield
             nursery.cancel_scope.cancel()
     finally:
@@ -435,9 +443,10 @@ async def _flush(daemon: Daemon) -> None:
     for sink in daemon.sinks:
         sink.finish()
     sockets = [sink for sink in daemon.sinks if isinstance(sink, StreamSink)]
-    for sinks, limit in ((sockets, FLUSH_S), (daemon.sinks, FILE_FLUSH_S)):
+    files = [sink for sink in daemon.sinks if isinstance(sink, FileSink)]
+    for sinks, limit in ((sockets, FLUSH_S), (files, FILE_FLUSH_S)):
         with trio.move_on_after(limit):
-            while any(sink.consumers for sink in sinks if sink not in sockets or sinks is sockets):  # noqa: ASYNC110
+            while any(sink.consumers for sink in sinks):  # noqa: ASYNC110 - for so long at most
                 await trio.sleep(0.01)
 
 

@@ -33,6 +33,10 @@ Form = Literal["pcapng", "frames", "jsonl"]
 
 OUTBOX_LIMIT = 4 << 20
 """Default bound of an outbox, in bytes."""
+MAX_LINKTYPES = 16
+"""Link types that a source may bring, over all its incarnations; more would let one fill every reader's list."""
+SLOW = "consumer-slow"
+"""Why packets do not fit into an outbox, usually."""
 PART_COST = 200
 """Bytes that a queued part costs besides its content: objects, and its share of the batch's (measured)."""
 
@@ -67,6 +71,10 @@ class Interfaces:
 
     def __getitem__(self, number: int) -> Interface:
         return self._all[number]
+
+    def may_have(self, source: str, linktype: int) -> bool:
+        """Whether (source, link type) has a number or can get one."""
+        return (source, linktype) in self._numbers or len(self.of(source)) < MAX_LINKTYPES
 
     def number(self, source: str, linktype: int, *, hardware: str = "", definition: str = "") -> int:
         """Give the number of (source, link type); the first call for a pair makes it and its blocks."""
@@ -158,6 +166,7 @@ class Outbox:
 
     Attributes:
         carried: the interface that a consumer of one link type gets: the first it was offered; None before.
+        reason: why the oldest has to go when there is no room.
     """
 
     __slots__ = (
@@ -179,6 +188,7 @@ class Outbox:
         "overflow",
         "pinned",
         "queued",
+        "reason",
         "unreported",
     )
 
@@ -200,6 +210,7 @@ class Outbox:
         self.on_room = on_room
         self.on_disconnect = on_disconnect
         self.carried: int | None = None
+        self.reason = SLOW
         self.pinned = 0
         self.queued = 0
         self.inflight = 0
@@ -247,7 +258,7 @@ class Outbox:
             oldest = self._batches.popleft()
             self.queued -= oldest.packets
             self.pinned -= oldest.pinned
-            self.count_lost(oldest, "consumer-slow")
+            self.count_lost(oldest, self.reason)
 
     def count_lost(self, batch: Batch, reason: str) -> None:
         """Count a whole batch as lost, for the ledger and for the consumer's own statistics blocks."""
@@ -284,14 +295,22 @@ class Outbox:
             self.inflight += batch.packets
         return taken
 
-    def sent(self, taken: Iterable[Batch]) -> None:
-        """Count taken batches as delivered and free their memory."""
+    def sent(self, taken: Iterable[Batch], left: Sequence[Batch] = ()) -> None:
+        """Count taken batches as delivered and free their memory; what is ``left`` of them goes back into the queue."""
         was_full = self.pinned > self._limit
         for batch in taken:
             self.inflight -= batch.packets
             self.delivered += batch.packets
             self.delivered_bytes += batch.nbytes
             self.pinned -= batch.pinned
+        for batch in reversed(left):
+            self.delivered -= batch.packets
+            self.delivered_bytes -= batch.nbytes
+            self.queued += batch.packets
+            self.pinned += batch.pinned
+            self._batches.appendleft(batch)
+        if left and self.pinned > self._limit:
+            self._overflow()
         if not self._batches:
             self.given_up = False
         if was_full and self.pinned <= self._limit:
@@ -324,12 +343,15 @@ class Ledger:
     ``received`` packets were scanned; each was routed (to the consumers there were) or counted under ``lost`` with a
     reason. Losses in front of us (died with the helper, dropped by the kernel) are in ``upstream``, and then
     ``produced`` is more than ``received``. ``empty`` data reports of those received held no packet: a position.
+    Where somebody reads frames, they are routed as they are. ``cut`` packets were too long for pcapng readers and reached
+    them shortened.
     """
 
     received: int = 0
     received_bytes: int = 0
     routed: int = 0
     empty: int = 0
+    cut: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     upstream: Counter[str] = field(default_factory=Counter)
 
@@ -462,7 +484,8 @@ class Route:
                 self.ledger.lost["refused"] += packets - sum(segment.packets for segment in segments)
             raise
         else:
-            self.ledger.empty += packets - sum(segment.packets for segment in segments)
+            if not self._frames:
+                self.ledger.empty += packets - sum(segment.packets for segment in segments)
         finally:
             self.dispatch(segments, read)
 

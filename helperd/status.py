@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from helperd import __version__
+from helperd.sinks.file import FileSink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,12 +49,16 @@ def source_status(source: Source, now: float, linktypes: list[int]) -> dict[str,
         "channel": source.opened.channel,
         "channels": list(source.opened.channels),
         "hop_channels": list(source.opened.hop_channels),
+        "hop_rate": source.opened.hop_rate,
+        "hop_offset": source.opened.hop_offset,
         "linktypes": linktypes,
         "packets": ledger.received,
         "bytes": ledger.received_bytes,
         "rate": source.meter.rate(now, ledger.received),
         "produced": ledger.produced,
         "routed": ledger.routed,
+        "empty": ledger.empty,
+        "cut": ledger.cut,
         "lost": ledger.losses(),
         "restarts": life.history.tally.restarts,
         "age_s": None if source.last_packet_at is None else now - source.last_packet_at,
@@ -78,7 +83,26 @@ def _vitals(tree: Tree) -> dict[str, object]:
     }
 
 
-def consumer_status(consumer: Consumer, now: float) -> dict[str, object]:
+def sink_status(sink: StreamSink | FileSink) -> dict[str, object]:
+    """One sink."""
+    row: dict[str, object] = {
+        "name": sink.name,
+        "type": "unix" if sink.spec is None else sink.spec.type,
+        "path": sink.path,
+        "format": sink.form,
+    }
+    if isinstance(sink, FileSink):
+        error = sink.error
+        row |= {
+            "state": sink.state,
+            "files": sink.begun,
+            "problem": None if error is None else error.problem,
+            "text": None if error is None else error.text,
+        }
+    return row
+
+
+def consumer_status(consumer: Consumer | FileSink, now: float) -> dict[str, object]:
     """One consumer; ``offered`` = ``packets`` + ``lost`` + ``queued``, always."""
     outbox = consumer.outbox
     return {
@@ -104,7 +128,11 @@ def log_status(counts: LogCounts) -> dict[str, object]:
 
 
 def snapshot(
-    supervisor: Supervisor, sinks: Iterable[StreamSink], runtime_dir: str, started_at: float, now: float
+    supervisor: Supervisor,
+    sinks: Iterable[StreamSink | FileSink],
+    runtime_dir: str,
+    started_at: float,
+    now: float,
 ) -> dict[str, object]:
     """Everything at once, at one moment of the loop."""
     interfaces = supervisor.table.interfaces
@@ -116,6 +144,7 @@ def snapshot(
         row["name"] for row in sources if row["wanted"] == "up" and row["state"] not in {"running", "down"}
     ]
     sinks = list(sinks)
+    sick += [sink.name for sink in sinks if isinstance(sink, FileSink) and sink.error is not None]
     return {
         "pid": os.getpid(),
         "version": __version__,
@@ -126,15 +155,7 @@ def snapshot(
         "late_beats": supervisor.late_beats,
         "bugs": supervisor.bugs + sum(source.faults for source in supervisor.sources),
         "sources": sources,
-        "sinks": [
-            {
-                "name": sink.name,
-                "type": "unix" if sink.spec is None else sink.spec.type,
-                "path": sink.listener.path,
-                "format": sink.form,
-            }
-            for sink in sinks
-        ],
+        "sinks": [sink_status(sink) for sink in sinks],
         "consumers": [consumer_status(consumer, now) for sink in sinks for consumer in sink.consumers],
         "messages_dropped": supervisor.bus.dropped,
         "launcher": {

@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("daemon",),
     ("status", "control", "view", "notify", "inventory"),
     ("supervisor",),
+    ("tuning",),
     ("source",),
     ("watch",),
     ("drivers",),
@@ -58,6 +59,7 @@ FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
         "control",
         "view",
         "supervisor",
+        "tuning",
         "source",
         "drivers",
         "inventory",
@@ -70,6 +72,7 @@ FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
     "psutil": {"vitals"},
     "google": {"wire"},
     "msgpack": {"wire"},
+    "zstandard": {"sinks"},
 }
 
 PROCESSES = {

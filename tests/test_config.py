@@ -147,6 +147,18 @@ type = "tcp"
 listen = "tcp:[::]:7878"
 exposed = true
 dlts = [127, 1, 127]
+[[sink]]
+type = "file"
+path = "/caps/%Y.pcapng"
+rotate_size = "100MiB"
+rotate_every = "24h"
+rotate_packets = 1000
+keep = 7
+keep_free = "1GiB"
+disk_full = "stop"
+compress = "zstd"
+file_mode = "0600"
+file_group = "capture"
 [[allow]]
 uid = 1000
 helpers = ["h"]
@@ -197,6 +209,19 @@ helpers = ["h"]
         sinks=(
             specs.SinkSpec(path="x.sock", sources=("wifi",), overflow="wait", limit=64 << 10, hold=3600.0),
             specs.SinkSpec(type="tcp", listen=("::", 7878), exposed=True, dlts=(1, 127)),
+            specs.SinkSpec(
+                "/caps/%Y.pcapng",
+                "file",
+                rotate_size=100 << 20,
+                rotate_every=86400.0,
+                rotate_packets=1000,
+                keep=7,
+                keep_free=1 << 30,
+                disk_full="stop",
+                compress="zstd",
+                file_mode=0o600,
+                file_group="capture",
+            ),
         ),
         allow=(specs.AllowSpec(("h",), uid=1000, max_running=2), specs.AllowSpec(("h",), group="capture")),
     )

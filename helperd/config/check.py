@@ -12,13 +12,19 @@ from typing import Any
 
 import tomli
 
-from helperd.config import specs
+from helperd.config import filesink, specs
 from helperd.config.keys import KEYS, TABLES, Key, Table, keys_of
 from helperd.config.lines import Path, scan_lines
 from helperd.config.values import BUILTIN, hint, is_loopback, kind_of, nearest
 from helperd.errors import ConfigError, ConfigRefused
 
 HELPERS_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers")
+_IMPLICIT = ("", ".frames", ".jsonl")
+"""What stands before the ".sock" of the sockets that are made without any [[sink]]."""
+_NO_LINK_TYPES = {
+    "frames": "frames may hold several link types and are not taken apart; use format pcapng, or sources",
+    "jsonl": "JSON reports have no link type; use format pcapng, or sources",
+}
 _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -263,8 +269,8 @@ class _Check:
         names = [source["name"] for source in sources if "name" in source]
         taken = {"control.sock"}
         if not daemon or daemon[0].get("implicit_sinks", True):
-            taken |= {"all.sock", "all.frames.sock"}
-            taken |= {f"sources/{name}{end}.sock" for name in names for end in ("", ".frames")}
+            taken |= {f"all{end}.sock" for end in _IMPLICIT}
+            taken |= {f"sources/{name}{end}.sock" for name in names for end in _IMPLICIT}
         for number, entry in enumerate(entries):
             self._sink(number, entry)
             path = entry.get("path")
@@ -281,16 +287,22 @@ class _Check:
     def _sink(self, number: int, entry: dict[str, Any]) -> None:
         """Check what a sink's type asks for."""
         path = ("sink", number)
-        needed, odd = ("listen", "path") if entry.get("type") == "tcp" else ("path", "listen")
+        kind = entry.get("type", "unix")
+        needed, odd = ("listen", "path") if kind == "tcp" else ("path", "listen")
         written = self.document["sink"][number]
         if needed not in written:
-            self._refuse(
-                "missing-key", f'a sink of type "{entry.get("type", "unix")}" needs "{needed}"', path
-            )
+            self._refuse("missing-key", f'a sink of type "{kind}" needs "{needed}"', path)
+
+        def refuse(key: str, text: str) -> None:
+            self._refuse("bad-value", f"{key} {text}", (*path, key))
+
+        if needed == "path" and "path" in entry:
+            filesink.check_path(entry, refuse)
+        filesink.check(entry, written, refuse)
         if odd in written:
             self._refuse(
                 "bad-value",
-                f"belongs to the other type of sink; write type = "
+                f"belongs to another type of sink; write type = "
                 f'"{"tcp" if odd == "listen" else "unix"}" or leave it out',
                 (*path, odd),
             )
@@ -300,9 +312,8 @@ class _Check:
                 "write exposed = true if that is meant, or listen at 127.0.0.1"
             )
             self._refuse("bad-value", text, (*path, "listen"))
-        if entry.get("dlts") and entry.get("format") == "frames":
-            text = "frames may hold several link types and are not taken apart; use format pcapng, or sources"
-            self._refuse("bad-value", text, (*path, "dlts"))
+        if entry.get("dlts") and entry.get("format") in _NO_LINK_TYPES:
+            self._refuse("bad-value", _NO_LINK_TYPES[entry["format"]], (*path, "dlts"))
 
     def _allow(self, entries: list[dict[str, Any]], helpers: list[dict[str, Any]]) -> None:
         names = [helper["name"] for helper in helpers if "name" in helper]

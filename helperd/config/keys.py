@@ -66,8 +66,8 @@ TABLES: tuple[Table, ...] = (
     Table(
         "sink",
         many=True,
-        meaning="A socket for consumers besides the implicit ones (all.sock and sources/NAME.sock in the "
-        "runtime directory).",
+        meaning="Where packets leave: a socket for consumers besides the implicit ones (all.sock and "
+        "sources/NAME.sock in the runtime directory), or files.",
     ),
     Table(
         "allow",
@@ -126,7 +126,8 @@ KEYS: tuple[Key, ...] = (
         "helperd",
         "implicit_sinks",
         v.BOOLEAN,
-        "Make all.sock, one sources/NAME.sock per source, and a .frames.sock beside each, without any [[sink]].",
+        "Make all.sock and one sources/NAME.sock per source, with a .frames.sock and a .jsonl.sock beside each, "
+        "without any [[sink]].",
         default=True,
     ),
     Key(
@@ -413,20 +414,33 @@ KEYS: tuple[Key, ...] = (
         "What happens after silence: the helper is restarted, or only a message is published.",
         default="restart",
     ),
+    Key(
+        "source",
+        "hop",
+        v.BOOLEAN,
+        "Whether helperd lets it hop: over the channels of its definition, else all that its helper names, shared "
+        "with the other sources of its type. A definition with channel= alone, or channel_hop=false, does not hop "
+        "either.",
+        default=True,
+    ),
     # sink
     Key(
         "sink",
         "type",
-        v.choice("unix", "tcp"),
-        "unix: a stream socket in the file system, needs path; tcp: a TCP socket, needs listen.",
+        v.choice("unix", "tcp", "file"),
+        "unix: a stream socket in the file system, needs path; tcp: a TCP socket, needs listen; file: capture "
+        "files, needs path.",
         default="unix",
     ),
     Key(
         "sink",
         "path",
-        v.SOCKET_PATH,
-        "The unix socket's path; a relative one is inside the runtime directory. At most 107 bytes.",
-        otherwise="none; needed for unix",
+        v.SINK_PATH,
+        "The unix socket's path; a relative one is inside the runtime directory; at most 107 bytes. Of files, "
+        "always absolute: out.pcapng becomes out_00001_20261123233512.pcapng and so on; with %Y %m %d %H %M %S "
+        "%y %j or %s in its last part the name is the local time when the file was begun. A file that is not "
+        "finished has .part behind its name. A directory that does not exist is made.",
+        otherwise="none; needed for unix and file",
     ),
     Key(
         "sink",
@@ -447,9 +461,9 @@ KEYS: tuple[Key, ...] = (
     Key(
         "sink",
         "format",
-        v.choice("pcapng", "frames"),
-        "What consumers read. pcapng: what Wireshark and tcpdump read; frames: the helpers' own frames, "
-        "see docs/protocol.md.",
+        v.choice("pcapng", "frames", "jsonl"),
+        "What consumers read. pcapng: what Wireshark and tcpdump read; jsonl: the JSON reports alone, one per "
+        "line; frames: the helpers' own frames. Both in docs/protocol.md.",
         default="pcapng",
     ),
     Key(
@@ -491,6 +505,75 @@ KEYS: tuple[Key, ...] = (
         v.duration(0.0, 3600.0),
         'Longest time that overflow = "wait" holds a source.',
         default="10s",
+    ),
+    Key(
+        "sink",
+        "rotate_size",
+        v.size(4096, 1 << 40),
+        "A file that has reached this size is finished, and the next one begun. It may be passed by one packet; "
+        "compressed, by one frame of 256 KiB.",
+        otherwise="no limit",
+    ),
+    Key(
+        "sink",
+        "rotate_every",
+        v.duration(1.0),
+        "The next file begins when the local time passes a multiple of this: with 1h on the hour, with 24h at "
+        "midnight. A stretch without packets has no file.",
+        otherwise="no limit",
+    ),
+    Key(
+        "sink",
+        "rotate_packets",
+        v.integer(1, 1 << 40),
+        "Packets in one file.",
+        otherwise="no limit",
+    ),
+    Key(
+        "sink",
+        "keep",
+        v.integer(0, 1 << 20),
+        "Files kept, the one being written included: before one more, the oldest with a name of this series is "
+        "removed, whoever wrote it. 0: all.",
+        default=0,
+    ),
+    Key(
+        "sink",
+        "keep_free",
+        v.size(0, 1 << 50),
+        "With less than this left on the file system the disk counts as full.",
+        default="0B",
+    ),
+    Key(
+        "sink",
+        "disk_full",
+        v.choice("drop", "stop"),
+        "What happens when the disk is full or cannot be written. drop: packets that do not fit into limit are "
+        "dropped, counted under disk-full or sink-failed, and it is tried again every second; stop: the sink "
+        "ends, until the next reload.",
+        default="drop",
+    ),
+    Key(
+        "sink",
+        "compress",
+        v.choice("none", "zstd"),
+        "zstd: files are compressed as they are written, and .zst is added to their names; Wireshark reads "
+        "them. Needs Python's zstandard.",
+        default="none",
+    ),
+    Key(
+        "sink",
+        "file_mode",
+        v.MODE,
+        "Permissions of the files.",
+        default="0640",
+    ),
+    Key(
+        "sink",
+        "file_group",
+        v.ACCOUNT,
+        "Group of the files; the supervisor has to be in it.",
+        otherwise="the supervisor's own group",
     ),
     # allow
     Key(

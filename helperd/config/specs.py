@@ -93,21 +93,31 @@ class SourceSpec:
     period: float = 60.0
     silence: float | None = None
     on_silence: str = "restart"
+    hop: bool = True
     line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class SinkSpec:
-    """``[[sink]]``: ``path`` is set for type "unix", ``listen`` for "tcp".
+    """``[[sink]]``: ``path`` is set for types "unix" and "file", ``listen`` for "tcp".
 
     Attributes:
-        path: of the socket; relative: inside the runtime directory.
+        path: of the socket, relative: inside the runtime directory; or what the names of files are made of.
         listen: host and port of a TCP socket; port 0: any.
         exposed: other machines may connect.
         sources: names; empty: all.
         dlts: link types as in pcapng (LINKTYPE_); empty: all.
         limit: bytes that may wait for one consumer.
         hold: seconds that overflow "wait" may hold a source.
+        rotate_size: bytes of one file; None: no limit, as with the other two.
+        rotate_every: seconds of local time, whose multiples end files.
+        rotate_packets: packets of one file.
+        keep: files; 0: all.
+        keep_free: bytes that are to be left on the file system.
+        disk_full: "drop" or "stop".
+        compress: "none" or "zstd".
+        file_mode: permissions of files.
+        file_group: name or number; None: the supervisor's own.
     """
 
     path: str = ""
@@ -120,6 +130,15 @@ class SinkSpec:
     overflow: str = "drop-oldest"
     limit: int = 4 << 20
     hold: float = 10.0
+    rotate_size: int | None = None
+    rotate_every: float | None = None
+    rotate_packets: int | None = None
+    keep: int = 0
+    keep_free: int = 0
+    disk_full: str = "drop"
+    compress: str = "none"
+    file_mode: int = 0o640
+    file_group: str | None = None
     line: int = field(default=0, compare=False)
 
     @property

@@ -251,12 +251,18 @@ def paths(value: object) -> tuple[str, ...]:
     return tuple(path(item) for item in _texts(value, "absolute paths"))
 
 
-def socket_path(value: object) -> str:
-    """Return a socket's path: absolute, or relative to the runtime directory; at most 107 bytes."""
+def sink_path(value: object) -> str:
+    """Return a path: absolute, or relative to the runtime directory."""
     text = _line(value, "a path")
     if ".." in text.split("/") or text.endswith("/") or text.startswith("./"):
         msg = f'must be an absolute path, or one inside the runtime directory without "..", not {text!r}'
         raise ValueError(msg)
+    return text
+
+
+def socket_path(value: object) -> str:
+    """Return a socket's path: absolute, or relative to the runtime directory; at most 107 bytes."""
+    text = sink_path(value)
     length = len(text.encode("utf-8", "surrogateescape"))
     if length > 107:  # what sockaddr_un of Linux holds
         msg = f"is a socket path of {length} bytes; the kernel takes 107"
@@ -411,7 +417,7 @@ ACCOUNTS = Kind("array of group names", accounts)
 MODE = Kind("octal mode as a string", mode)
 PATH = Kind("absolute path", path)
 PATHS = Kind("array of absolute paths", paths)
-SOCKET_PATH = Kind("path", socket_path)
+SINK_PATH = Kind("path", sink_path)
 TCP_ADDRESS = Kind("TCP address", tcp_address)
 LINKTYPES = Kind("array of link types", linktypes)
 DEFINITION = Kind("definition", definition)

@@ -39,6 +39,11 @@ _IOV_MAX: Final = 1024
 _numbers = count(1)
 
 
+def next_number() -> int:
+    """The number of the next consumer, from 1."""
+    return next(_numbers)
+
+
 @dataclass(slots=True)
 class Peer:
     """Who is at the other end, as far as the kernel says: -1 where it does not."""
@@ -82,7 +87,7 @@ class Consumer:
     connected_at: float
     form: Form = "pcapng"
     linktypes: frozenset[int] = frozenset()
-    number: int = field(default_factory=lambda: next(_numbers))
+    number: int = field(default_factory=next_number)
     peer: Peer = field(default_factory=Peer)
     closing: bool = False
     bell: Bell = field(default_factory=Bell)

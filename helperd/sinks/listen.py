@@ -92,7 +92,7 @@ def listen_unix(path: str, *, mode: int, group: str | None, backlog: int = BACKL
             "directory with --runtime-dir",
         )
     _clear_stale(path)
-    gid = _gid_of(group, path)
+    gid = group_id(group, path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         umask = os.umask(0o177)
@@ -112,7 +112,12 @@ def listen_unix(path: str, *, mode: int, group: str | None, backlog: int = BACKL
     return UnixListener(path, trio.socket.from_stdlib_socket(listener), (found.st_dev, found.st_ino))
 
 
-def _gid_of(group: str | None, path: str) -> int:
+def group_id(group: str | None, path: str) -> int:
+    """The number of a group by name or number; -1 for None.
+
+    Raises:
+        SinkError: "sink-failed": there is no such group.
+    """
     if group is None:
         return -1
     if group.isdecimal():
@@ -121,7 +126,8 @@ def _gid_of(group: str | None, path: str) -> int:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         raise SinkError(
-            "sink-failed", f"{path}: no group {group!r} on this machine; change socket_group or add the group"
+            "sink-failed",
+            f"{path}: no group {group!r} on this machine; add it, or name another in the configuration",
         ) from None
 
 

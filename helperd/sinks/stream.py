@@ -128,6 +128,20 @@ class StreamSink:
             self.consumers.remove(consumer)
             self.on_change()
 
+    @property
+    def path(self) -> str:
+        """Where it listens."""
+        return self.listener.path
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended by itself: never."""
+        return False
+
+    def close(self) -> None:
+        """End it at once."""
+        self.scope.cancel()
+
     def finish(self) -> None:
         """Let every consumer have what is queued, then end its stream."""
         for consumer in self.consumers:
