@@ -37,11 +37,13 @@ from helperd.lifecycle import (
 from helperd.translate import Translator
 from helperd.watch import Watch
 from helperd.wire import bulk
+from helperd.wire.definition import SourceDefinition, channel_plan
 from helperd.wire.greeting import attempts
 from helperd.wire.messages import (
     ConfigureReport,
     ConfigureRequest,
     ErrorReport,
+    Hopping,
     Lost,
     Message,
     OpenReport,
@@ -111,6 +113,8 @@ class Opened:
     version: str = ""
     channels: tuple[str, ...] = ()
     hop_channels: tuple[str, ...] = ()
+    hop_rate: float | None = None
+    hop_offset: int | None = None
 
     @property
     def tunable(self) -> bool:
@@ -156,6 +160,8 @@ class Source:
         self.incarnation: Incarnation | None = None
         self.vitals: vitals.Tree | None = None
         self.tuned: ConfigureRequest | None = None
+        self.hop_rate: float | None = None
+        self.reported: tuple[str, ...] = ()
         self._translator: Translator | None = None
         self._scope: trio.CancelScope | None = None
         self._gone: Exit | None = None
@@ -437,7 +443,8 @@ class Source:
         opened.uuid = report.uuid[:MAX_TEXT]
         opened.capture_interface = report.capture_interface[:MAX_TEXT]
         opened.version = report.version[:MAX_TEXT]
-        opened.channels = report.channels
+        opened.channels = self.reported = report.channels
+        self._note_hopping(report.hopping)
         if self._translator is not None:
             self._translator.hardware = report.hardware
             self._translator.dlt = report.dlt
@@ -446,26 +453,63 @@ class Source:
         await incarnation.wait_ended()
         self.post(Event.ENDED, incarnation=number)
 
+    @property
+    def kind(self) -> str:
+        """Its source type: as its definition says, else the first that its helper serves."""
+        kind = SourceDefinition.parse(self.spec.definition).get("type").lower()
+        if kind and kind != "auto":
+            return kind
+        return "" if self.helper is None else next(iter(self.helper.types), self.helper.name)
+
+    def own_channels(self) -> tuple[str, ...]:
+        """What it hops over if nobody says otherwise: what its definition says of what its helper named."""
+        return channel_plan(SourceDefinition.parse(self.spec.definition), self.reported)[1]
+
+    def hops(self) -> bool:
+        """Whether it is to hop without being told to: it can, and neither its definition nor its block forbids it.
+
+        A definition with ``channel`` and neither ``channels`` nor ``channel_hop=true`` means that channel alone.
+        """
+        helper = self.helper
+        if helper is None or helper.can_tune is False or helper.can_hop is False or not self.spec.hop:
+            return False
+        definition = SourceDefinition.parse(self.spec.definition)
+        fixed = bool(definition.get("channel")) and not definition.get("channels")
+        can = bool(self.reported) and definition.flag("channel_hop", default=not fixed)
+        return can and len(self.own_channels()) > 1
+
     async def configure(self, request: ConfigureRequest) -> ConfigureReport:
         """Tune a running source; what it was tuned to is asked for again after a restart.
 
         Raises:
             HelperdError: "not-allowed-now" (it does not run), "not-supported", "timed-out", or what the helper said.
         """
-        incarnation = self.incarnation
-        if incarnation is None or self.life.state is not State.RUNNING:
+        report = await self._ask_to_tune(request)
+        self.tuned = request
+        self.shell.changed()
+        return report
+
+    async def hop(self, hopping: Hopping) -> ConfigureReport:
+        """Let a running source hop as the plan has it; not asked for again after a restart.
+
+        Raises:
+            HelperdError: as ``configure``.
+        """
+        return await self._ask_to_tune(ConfigureRequest(hopping=hopping))
+
+    async def _ask_to_tune(self, request: ConfigureRequest) -> ConfigureReport:
+        incarnation, helper = self.incarnation, self.helper
+        if incarnation is None or helper is None or self.life.state is not State.RUNNING:
             raise HelperdError("not-allowed-now", f"{self.name} does not run; start it first")
-        if not self.opened.tunable:
-            raise HelperdError(
-                "not-supported", f"{self.name}: its helper named no channels, so it cannot be tuned"
-            )
+        if not self.opened.tunable or helper.can_tune is False:
+            why = "said to have no channels" if self.opened.tunable else "named no channels"
+            raise HelperdError("not-supported", f"{self.name}: its helper {why}, so it cannot be tuned")
         with trio.move_on_after(CONFIGURE_S):
             report = await incarnation.channel.configure(request)
             if not report.success:
                 raise HelperdError(
                     "open-refused", f"{self.name}: {report.message or 'the helper gave no reason'}"
                 )
-            self.tuned = request
             return report
         raise PeerTimedOut(
             "timed-out", f"{self.name}: no answer to the configure request in {CONFIGURE_S:g} s"
@@ -478,8 +522,13 @@ class Source:
         self.route.deliver(runs, self._translate)
 
     def _translate(self, runs: Sequence[Run], segments: list[Segment]) -> None:
-        assert self._translator is not None
-        self._translator.translate(runs, time.time_ns(), segments)
+        translator = self._translator
+        assert translator is not None
+        before = translator.cut
+        try:
+            translator.translate(runs, time.time_ns(), segments)
+        finally:
+            self.route.ledger.cut += translator.cut - before
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):
@@ -505,17 +554,26 @@ class Source:
         """Show what the helper says it is tuned to, asked or not."""
         if report.channel:
             self.opened.channel = report.channel
-        elif report.hopping is not None and report.hopping.channels:
-            self.opened.channel = "hopping"
-            self.opened.hop_channels = report.hopping.channels
+            self.opened.hop_channels = ()
+            self.opened.hop_rate = self.opened.hop_offset = None
+        else:
+            self._note_hopping(report.hopping)
         self.shell.changed()
+
+    def _note_hopping(self, hopping: Hopping | None) -> None:
+        if hopping is not None and hopping.channels:
+            opened = self.opened
+            opened.channel = "hopping"
+            opened.hop_channels = hopping.channels
+            opened.hop_rate, opened.hop_offset = hopping.rate, hopping.offset
 
     def _hear(self, severity: str, text: str) -> None:
         """Pass on what the helper says: within its budget, equal ones as one."""
         if self.shell.bus.hear(severity, self.name, text) is not None:
             self.shell.log(severity, self.name, text)
 
-    def _say(self, severity: str, text: str) -> None:
+    def say(self, severity: str, text: str) -> None:
+        """Tell people, and the log, something about this source."""
         self.shell.bus.post(severity, self.name, text)
         self.shell.log(severity, self.name, text)
 
@@ -555,11 +613,12 @@ class Source:
             self._on_finding(found)
         elif life.history.n and watch.word == "ok" and moment.now >= (life.settles_at or math.inf):
             self.post(Event.SETTLED, incarnation=life.incarnation)
+            self.shell.changed()
 
     def _on_finding(self, found: Finding) -> None:
         number = self.life.incarnation
         if found.word in {"silent", "not-listening"}:
-            self._say("alert" if found.word == "silent" else "warning", f"{found.reason}: {found.text}")
+            self.say("alert" if found.word == "silent" else "warning", f"{found.reason}: {found.text}")
         elif found.word == "timed-out":
             self.post(Event.DUE, incarnation=number, reason=found.reason, text=found.text)
         else:

@@ -25,6 +25,7 @@ from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate
 from helperd.lifecycle import Event, Plan, State, plan
 from helperd.source import Source, policy_of
+from helperd.tuning import Tuning
 from helperd.watch import Moment
 from helperd.wire.greeting import GenerationCache
 
@@ -79,6 +80,7 @@ class Supervisor:
         self.bugs = 0
         self.on_beat: list[Callable[[float], None]] = []
         self.changes = 0
+        self.tuning = Tuning(lambda: self.sources)
         self._lot = trio.lowlevel.ParkingLot()
         self._running: dict[str, _Running] = {}
         self._nursery: trio.Nursery | None = None
@@ -105,6 +107,7 @@ class Supervisor:
     def changed(self) -> None:
         """Wake whoever follows the state."""
         self.changes += 1
+        self.tuning.changed.ring()
         self._lot.unpark_all()
 
     async def wait_change(self) -> None:
@@ -151,6 +154,7 @@ class Supervisor:
             self._nursery = nursery
             nursery.start_soon(self._heartbeat)
             nursery.start_soon(self._watch_vitals)
+            nursery.start_soon(self.tuning.run)
             for spec in self.config.sources:
                 self._add(spec)
 

@@ -59,6 +59,11 @@ class Hopper:
         """Seconds between two hops; infinite when the rate is 0."""
         return max(SHORTEST_S, 1 / self.rate) if self.rate else float("inf")
 
+    @property
+    def round_s(self) -> float:
+        """Seconds for a round."""
+        return self.interval * len(self._order)
+
     def next(self) -> str:
         """The channel to tune to now."""
         channel = self._order[self._place]

@@ -3,7 +3,9 @@
 Rules:
   1. One thread tunes, so that a slow radio delays neither PONG nor the capture.
   2. A report to a hop request is immediate, one to a fixed channel tells how tuning went.
-  3. A channel that cannot be tuned while hopping is removed at the end of the round and reported without
+  3. Hops are due at fixed times from the request on: who was held up catches up, so that radios which share a list
+     keep their distance.
+  4. A channel that cannot be tuned while hopping is removed at the end of the round and reported without
      being asked; when none is left the helper ends.
 """
 
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from helperd.errors import HelperdError
 from helperd.helpers._clock import monotonic
-from helperd.helpers._hop import Hopper
+from helperd.helpers._hop import SHORTEST_S, Hopper
 from helperd.wire.messages import ConfigureReport, ConfigureRequest
 
 if TYPE_CHECKING:
@@ -77,11 +79,11 @@ class Tuner:
             self._thread.start()
 
     def _run(self) -> None:
-        next_at = monotonic()
+        due = free_at = monotonic()
         while True:
             with self._change:
                 while not self._requests and not self._stopped:
-                    rest = next_at - monotonic() if self._hopper is not None else None
+                    rest = max(due, free_at) - monotonic() if self._hopper is not None else None
                     if rest is not None and rest <= 0:
                         break
                     self._change.wait(None if rest is None or rest == float("inf") else rest)
@@ -90,10 +92,14 @@ class Tuner:
                 request = self._requests.pop(0) if self._requests else None
             if request is not None:
                 self._answer(request)
-                next_at = monotonic()
-            elif self._hopper is not None:
-                next_at = max(next_at + self._hopper.interval, monotonic())
-                self._hop_once(self._hopper)
+                due = free_at = monotonic()
+            elif (hopper := self._hopper) is not None:
+                self._hop_once(hopper)
+                now = monotonic()
+                due += hopper.interval
+                if now - due > hopper.round_s:  # too late to catch up: be late by whole rounds
+                    due += (now - due) // hopper.round_s * hopper.round_s
+                free_at = now + SHORTEST_S
 
     def _answer(self, request: ConfigureRequest) -> None:
         """Do what was asked and report."""

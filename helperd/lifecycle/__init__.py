@@ -9,6 +9,7 @@ event means there.
     exit       Exit, classify(): how an incarnation ended
     policy     Policy, History, judge(): when to try again
     liveness   Evidence, verdict(): does the helper live
+    hopping    Splitter: who hops where
     stop       ladder(): the rungs of a stop
     reload     plan(): what a reload changes
 """
@@ -16,6 +17,7 @@ event means there.
 from __future__ import annotations
 
 from helperd.lifecycle.exit import Ending, Exit, Why, classify
+from helperd.lifecycle.hopping import Radio, Splitter, Walk
 from helperd.lifecycle.life import Life
 from helperd.lifecycle.liveness import ChildWatch, Evidence, Patience, Verdict, verdict
 from helperd.lifecycle.policy import GiveUp, History, Policy, Rest, Restart, Tally, backoff, judge
@@ -40,12 +42,15 @@ __all__ = [
     "Patience",
     "Plan",
     "Policy",
+    "Radio",
     "Rest",
     "Restart",
     "Rung",
+    "Splitter",
     "State",
     "Tally",
     "Verdict",
+    "Walk",
     "Why",
     "backoff",
     "classify",

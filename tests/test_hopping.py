@@ -1,0 +1,157 @@
+"""Radios that share one set of channels, under a real daemon: what each hears says where it was, and when."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+from tests.rig import Rig, Stream, daemon
+
+CHANNELS = tuple(range(1, 14))
+RATE = 10
+RADIO = """
+[[source]]
+definition = 'radio{n}:type=synthetic,channels="1,2,3,4,5,6,7,8,9,10,11,12,13",channel_hoprate={rate}/sec,rate=400'
+{more}
+"""
+HELPER = '[[helper]]\nname = "synthetic"\ncommand = ["builtin:synthetic"]\ntypes = ["synthetic"]\n'
+
+
+def radios(count: int = 4, **more: str) -> str:
+    blocks = [RADIO.format(n=n, rate=RATE, more=more.get(f"radio{n}", "")) for n in range(count)]
+    return HELPER + "".join(blocks)
+
+
+Visit = tuple[str, int, float]
+"""Who was on which channel from when on, in seconds since 1970."""
+
+
+def channel_of(content: bytes) -> int:
+    """From the radiotap header: flags, rate, then the frequency in MHz."""
+    return (struct.unpack_from("<H", content, 10)[0] - 2407) // 5
+
+
+def visits(rig: Rig, seconds: float) -> dict[str, list[Visit]]:
+    """Follow all radios for a while, from the packets alone."""
+    found: dict[str, list[Visit]] = {}
+    with rig.connect() as sock:
+        stream = Stream(sock)
+        end = time.time() + seconds
+        for packet in stream.packets():
+            name = stream.interfaces[packet.interface][1].split()[0]
+            channel, at = channel_of(packet.content), packet.stamp / 1e9
+            mine = found.setdefault(name, [])
+            if not mine or mine[-1][1] != channel:
+                mine.append((name, channel, at))
+            if at > end:
+                return found
+    raise AssertionError("the stream ended")
+
+
+def whole(mine: list[Visit]) -> list[int]:
+    """The channels of one radio in order, without the first and last visit, which are cut."""
+    return [channel for _, channel, _ in mine[1:-1]]
+
+
+def rounds(order: list[int]) -> Iterator[list[int]]:
+    for begin in range(len(order) - len(CHANNELS) + 1):
+        yield order[begin : begin + len(CHANNELS)]
+
+
+def until_split(rig: Rig, count: int, timeout: float = 10.0) -> float:
+    """Wait until so many radios share the channels; returns when that was."""
+
+    def split(status: dict) -> bool:
+        told = [
+            row for row in status["sources"] if row["state"] == "running" and row["hop_offset"] is not None
+        ]
+        want = {len(CHANNELS) * n // count for n in range(count)}
+        return len(told) == count and {row["hop_offset"] for row in told} == want
+
+    rig.wait(split, timeout)
+    return time.time()
+
+
+def longest_gap(found: dict[str, list[Visit]]) -> float:
+    """The longest time in which nobody came to some channel, in hops."""
+    every = sorted((visit for mine in found.values() for visit in mine[1:-1]), key=lambda visit: visit[2])
+    gaps = []
+    for channel in CHANNELS:
+        times = [at for _, where, at in every if where == channel]
+        assert times, f"nobody was on {channel}"
+        gaps += [(later - earlier) * RATE for earlier, later in pairwise(times)]
+    return max(gaps)
+
+
+def test_four_radios_cover_thirteen_channels_and_three_go_on_when_one_is_killed(rundir: Path) -> None:
+    with daemon(rundir, radios(radio2='restart = "temporary"')) as rig:
+        rig.wait_running()
+        until_split(rig, 4)
+        four = visits(rig, 3.2)
+        assert len(four) == 4
+        for mine in four.values():  # every radio visits every channel once a round
+            order = whole(mine)
+            assert len(order) > 2 * len(CHANNELS)
+            assert all(sorted(seen) == list(CHANNELS) for seen in rounds(order)), order
+        # a round is shared: somebody comes to every channel every 13/4 hops, so after 4 at the latest
+        assert longest_gap(four) < 4 + 2
+        killed = time.time()
+        os.kill(rig.source("radio2")["pid"], signal.SIGKILL)
+        assert until_split(rig, 3) - killed < 1.0 + 0.5  # the half second is this test's own way to see it
+        three = visits(rig, 2.4)
+        assert set(three) - {"radio2"} == {"radio0", "radio1", "radio3"}
+        three.pop("radio2", None)
+        for mine in three.values():
+            assert all(sorted(seen) == list(CHANNELS) for seen in rounds(whole(mine)))
+        assert longest_gap(three) < 5 + 2
+        rig.call("Start", source="radio2")  # back again: four share
+        until_split(rig, 4)
+
+
+def test_one_that_is_restarted_at_once_finds_its_place_and_disturbs_nobody(rundir: Path) -> None:
+    with daemon(rundir, radios()) as rig:
+        rig.wait_running()
+        until_split(rig, 4)
+        before = {row["name"]: row["hop_offset"] for row in rig.status()["sources"]}
+        os.kill(rig.source("radio3")["pid"], signal.SIGKILL)
+        rig.wait(
+            lambda status: any(
+                row["name"] == "radio3" and row["incarnation"] == 2 and row["hop_offset"] is not None
+                for row in status["sources"]
+            )
+        )
+        after = {row["name"]: row["hop_offset"] for row in rig.status()["sources"]}
+        assert [after[name] for name in ("radio0", "radio1", "radio2")] == [
+            before[name] for name in ("radio0", "radio1", "radio2")
+        ]
+        found = visits(rig, 1.6)
+        for mine in found.values():
+            assert all(sorted(seen) == list(CHANNELS) for seen in rounds(whole(mine)))
+
+
+def test_who_is_tuned_by_hand_or_told_not_to_hop_leaves_the_others_more(rundir: Path) -> None:
+    with daemon(rundir, radios(radio1="hop = false")) as rig:
+        rig.wait_running()
+        until_offsets(rig, {"radio0": 0, "radio2": 4, "radio3": 8})
+        rig.call("SetChannel", source="radio0", channel="6")
+        until_offsets(rig, {"radio2": 0, "radio3": 6})
+        row = rig.source("radio0")
+        assert (row["channel"], row["hop_channels"]) == ("6", [])
+        rig.call("Hop", source="radio0")
+        until_offsets(rig, {"radio0": 0, "radio2": 4, "radio3": 8})
+        rig.call("Hop", source="radio0", channels=["1", "6"])
+        until_offsets(rig, {"radio2": 0, "radio3": 6})
+        assert rig.source("radio0")["hop_channels"] == ["1", "6"]
+
+
+def until_offsets(rig: Rig, want: dict[str, int]) -> None:
+    rig.wait(
+        lambda status: all(
+            row["hop_offset"] == want[row["name"]] for row in status["sources"] if row["name"] in want
+        )
+    )
