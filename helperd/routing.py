@@ -37,8 +37,8 @@ MAX_LINKTYPES = 16
 """Link types that a source may bring, over all its incarnations; more would let one fill every reader's list."""
 SLOW = "consumer-slow"
 """Why packets do not fit into an outbox, usually."""
-PART_COST = 200
-"""Bytes that a queued part costs besides its content: objects, and its share of the batch's (measured)."""
+BATCH_COST, PART_COST = 120, 200
+"""Bytes that a queued batch and each of its parts cost besides their content (measured)."""
 
 
 class Interface(NamedTuple):
@@ -140,7 +140,7 @@ def batch_of(segments: Sequence[Segment], read: int) -> Batch:
     """Join the segments of one read; ``read`` is the read's size in bytes, what the slices keep alive."""
     if len(segments) == 1:
         one = segments[0]
-        pinned = max(read, one.nbytes) + PART_COST * len(one.parts)
+        pinned = max(read, one.nbytes) + BATCH_COST + PART_COST * len(one.parts)
         return Batch(one.parts, one.nbytes, one.packets, pinned, ((one.interface, one.packets),))
     counts: Counter[int] = Counter()
     parts: list[Part] = []
@@ -149,7 +149,7 @@ def batch_of(segments: Sequence[Segment], read: int) -> Batch:
         counts[segment.interface] += segment.packets
         parts += segment.parts
         nbytes += segment.nbytes
-    pinned = max(read, nbytes) + PART_COST * len(parts)
+    pinned = max(read, nbytes) + BATCH_COST + PART_COST * len(parts)
     return Batch(tuple(parts), nbytes, counts.total(), pinned, tuple(counts.items()))
 
 
@@ -343,8 +343,8 @@ class Ledger:
     ``received`` packets were scanned; each was routed (to the consumers there were) or counted under ``lost`` with a
     reason. Losses in front of us (died with the helper, dropped by the kernel) are in ``upstream``, and then
     ``produced`` is more than ``received``. ``empty`` data reports of those received held no packet: a position.
-    Where somebody reads frames, they are routed as they are. ``cut`` packets were too long for pcapng readers and reached
-    them shortened.
+    Where somebody reads frames, they are routed as they are. ``cut`` packets were too long for readers of pcapng and
+    reached them shortened.
     """
 
     received: int = 0
@@ -469,7 +469,7 @@ class Route:
             parts.append(memoryview(data)[start:stop] if size < len(data) else data)
             nbytes += size + relay.HEADER.size
             first += held
-        pinned = max(read, nbytes) + PART_COST * len(parts)
+        pinned = max(read, nbytes) + BATCH_COST + PART_COST * len(parts)
         batch = Batch(tuple(parts), nbytes, packets, pinned, ((self.number, packets),), self.about)
         self.ledger.routed += packets
         for tap in self._frames:
@@ -528,7 +528,7 @@ class Route:
             lines = tuple(report.line(self.source, self._first) for report in segment.reports)
             nbytes = sum(map(len, lines))
             counts = ((segment.interface, len(lines)),)
-            batch = Batch(lines, nbytes, len(lines), nbytes + PART_COST * len(lines), counts)
+            batch = Batch(lines, nbytes, len(lines), nbytes + BATCH_COST + PART_COST * len(lines), counts)
             for tap in self._lines:
                 tap.outbox.put(batch)
 

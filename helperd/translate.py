@@ -18,7 +18,7 @@ from helperd import pcapng
 from helperd.errors import RemoteProtocolError
 from helperd.layout import LAYOUTS, MAX_CONTENT, MAX_MOULDS, mould
 from helperd.reports import LINKTYPE_JSON, Report, describe
-from helperd.routing import Interfaces, Segment
+from helperd.routing import MAX_LINKTYPES, Interfaces, Segment
 from helperd.wire.frames import Kind, Run, packet_of
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ LINKTYPES: Final = {11: 100, 12: 101, 14: 101, 15: 102, 16: 103}
 """Link types whose number in memory (DLT_) differs from the one in files (LINKTYPE_), from libpcap's documentation."""
 
 MAX_LINKTYPE: Final = 0xFFFF
-MAX_LINKTYPES: Final = 16
-"""Link types that one incarnation may bring; more would let one helper fill every reader's list of interfaces."""
 UNKNOWN_LINKTYPE: Final = 147
 """DLT_USER0: for packets of a helper that never names a link type."""
 
@@ -64,6 +62,10 @@ class Translator:
         source: the source's name.
         interfaces: the daemon's interfaces; the first packet of a link type takes its number there.
         generation: what the helper speaks.
+
+    Attributes:
+        empty: data reports so far that held no packet.
+        cut: packets so far that were longer than readers take.
     """
 
     def __init__(self, source: str, interfaces: Interfaces, generation: Generation) -> None:
@@ -77,19 +79,21 @@ class Translator:
         self.hardware = ""
         self.definition = ""
         self.empty = 0
+        self.cut = 0
 
     def number(self, dlt: int) -> int:
         """The interface number of a libpcap link type (DLT_)."""
         known = self._numbers.get(dlt)
         if known is None:
-            if not 0 <= dlt <= MAX_LINKTYPE or len(self._numbers) >= MAX_LINKTYPES:
+            linktype = LINKTYPES.get(dlt, dlt)
+            if not 0 <= dlt <= MAX_LINKTYPE or not self._interfaces.may_have(self._source, linktype):
                 raise RemoteProtocolError(
                     "bad-payload",
                     f"link type {dlt}: a source may have {MAX_LINKTYPES} of them, numbers up to {MAX_LINKTYPE}",
                 )
             definition = f"JSON reports of {self.definition}" if dlt == LINKTYPE_JSON else self.definition
             known = self._numbers[dlt] = self._interfaces.number(
-                self._source, LINKTYPES.get(dlt, dlt), hardware=self.hardware, definition=definition
+                self._source, linktype, hardware=self.hardware, definition=definition
             )
         return known
 
@@ -199,9 +203,10 @@ class Translator:
                         "bad-payload",
                         f"a packet of {original} bytes at {sec} s and {usec} us: no capture can say that",
                     )
-                block = pcapng.packet_block(
-                    interface, stamp, content[:MAX_CONTENT], original, comment=comment
-                )
+                if len(content) > MAX_CONTENT:
+                    content = content[:MAX_CONTENT]
+                    self.cut += 1
+                block = pcapng.packet_block(interface, stamp, content, original, comment=comment)
                 blocks.append(block)
                 if report is not None:
                     reports.append(report)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from helperd import relay
 from helperd.errors import RemoteProtocolError
-from helperd.routing import PART_COST, Batch, Outbox, RouteTable, Segment, batch_of
+from helperd.routing import BATCH_COST, PART_COST, Batch, Outbox, RouteTable, Segment, batch_of
 from helperd.wire.frames import Kind, Run
 from tests.sinks.kit import Feeder
 
@@ -289,7 +289,7 @@ class TestRoute:
         [one, two] = first.take(1000)
         assert one.parts[1].obj is data
         assert one.parts == second.take(1)[0].parts
-        assert one.pinned == max(10, one.nbytes) + 4 * PART_COST
+        assert one.pinned == max(10, one.nbytes) + BATCH_COST + 4 * PART_COST
         reader = relay.RecordReader()
         records = reader.feed(relay.preface() + one.about + b"".join(one.parts) + b"".join(two.parts))
         assert [record.kind for record in records] == [1, 2, 3, 2, 3]
@@ -322,6 +322,9 @@ class TestRoute:
         table.connect(Outbox(), frozenset(), single=False)
         route.deliver([run(10, 100)], giving(segment(0, 7)))
         assert (route.ledger.routed, route.ledger.empty, route.ledger.losses()) == (7, 3, {})
+        table.connect(Outbox(), frozenset(), single=False, form="frames")  # a reader of frames gets them too
+        route.deliver([run(10, 100)], giving(segment(0, 7)))
+        assert (route.ledger.routed, route.ledger.empty, route.ledger.losses()) == (17, 3, {})
 
     def test_a_waiting_outbox_holds_its_sources(self):
         table = RouteTable()
@@ -356,7 +359,7 @@ def test_a_read_with_two_interfaces_is_one_batch():
     joined = batch_of([segment(0, 2, 10), segment(1, 3, 20)], 25)
     assert joined.packets == 5
     assert joined.nbytes == 30
-    assert joined.pinned == 30 + 2 * PART_COST
+    assert joined.pinned == 30 + BATCH_COST + 2 * PART_COST
     assert dict(joined.counts) == {0: 2, 1: 3}
 
 

@@ -252,7 +252,9 @@ def test_what_no_block_can_hold_is_refused(generation, wrong, count):
 @pytest.mark.parametrize("count", [1, 10])
 def test_a_packet_longer_than_readers_take_is_cut_and_keeps_its_length(count):
     data = v3.encode_packet(bytes(300_000), 1, SECOND, 500_000, 300_000, 1) * count
-    segments = Translator("a", Interfaces(), v3).translate(runs_of(data, v3), 0)
+    translator = Translator("a", Interfaces(), v3)
+    segments = translator.translate(runs_of(data, v3), 0)
+    assert translator.cut == count
     assert struct.unpack_from("<II", segments[0].parts[0], 20) == (262_144, 300_000)
     assert sum(one.packets for one in segments) == count
 
@@ -313,6 +315,17 @@ def test_more_link_types_than_a_source_may_have_are_refused():
     frames = [c_frame(b"abc", SECOND, 500_000, 3, dlt) for dlt in range(200, 220)]
     with pytest.raises(RemoteProtocolError):
         Translator("a", Interfaces(), v3).translate(runs_of(b"".join(frames), v3), 0)
+
+
+def test_link_types_are_few_over_all_incarnations_and_known_ones_stay():
+    interfaces = Interfaces()
+    first, second = Translator("a", interfaces, v3), Translator("a", interfaces, v3)
+    for dlt in range(200, 216):
+        first.number(dlt)
+    assert [second.number(dlt) for dlt in range(200, 216)] == list(range(16))
+    with pytest.raises(RemoteProtocolError):
+        second.number(216)
+    assert Translator("b", interfaces, v3).number(216) == 16
 
 
 def test_an_empty_run_is_nothing():

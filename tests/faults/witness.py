@@ -78,7 +78,7 @@ def balance(status: dict[str, Any]) -> list[str]:
                 f"{row['name']}: produced {row['produced']}, {row['packets']} came, lost {row['lost']}"
             )
         here = sum(row["lost"].values()) - sum(row["lost"].get(word, 0) for word in UPSTREAM)
-        if row["packets"] != row["routed"] + here:
+        if row["packets"] != row["routed"] + row["empty"] + here:
             wrong.append(f"{row['name']}: {row['packets']} came, {row['routed']} routed, lost {row['lost']}")
     return wrong + [
         f"consumer {row['id']}: {row}"

@@ -220,7 +220,7 @@ def test_frames_at_the_limit_pass_whole_and_cut_to_what_readers_take(rundir):
         blocks, frames = scene.collect("whole.sock"), scene.collect("whole.frames.sock")
         before = resident(scene.rig.status()["pid"])
         row = run(scene.rig)
-        assert (row["packets"], row["routed"], row["lost"]) == (40, 40, {})
+        assert (row["packets"], row["routed"], row["cut"], row["lost"]) == (40, 40, 40, {})
         grown = max(size for _, size in scene.asker.resident) - before
         print(f"grown by {grown >> 10} KiB")
         assert grown < 16 << 20, "two outboxes of 1 MiB and a few frames"
