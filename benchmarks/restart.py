@@ -192,7 +192,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, fl
     if program is None:
         print("no compiler: the C rows are left out", file=sys.stderr)
     for label, which, kind in (("c", program, "c"), ("python", None, "synthetic")):
-        if label == "c" and program is None:
+        if not options.kills or (label == "c" and program is None):
             continue
         place = folder / label
         place.mkdir()
