@@ -430,9 +430,9 @@ class Source:
                 "definition": self.spec.definition,
                 "generation": self.opened.generation,
                 "dlt": dlt,
-                "hardware": report.hardware,
-                "interface": report.capture_interface,
-                "uuid": report.uuid,
+                "hardware": self.opened.hardware,
+                "interface": self.opened.capture_interface,
+                "uuid": self.opened.uuid,
             },
         )
 
@@ -446,7 +446,7 @@ class Source:
         opened.channels = self.reported = report.channels
         self._note_hopping(report.hopping)
         if self._translator is not None:
-            self._translator.hardware = report.hardware
+            self._translator.hardware = opened.hardware
             self._translator.dlt = report.dlt
 
     async def _watch_end(self, incarnation: Incarnation, number: int) -> None:
