@@ -76,7 +76,7 @@ _helperd() {
         restart) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         channel) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         hop) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --rate --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
-        tap) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --all -w -c -a -b -q --quiet --runtime-dir" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
+        tap) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --all -w -c -a -b -g -q --quiet --jsonl --runtime-dir" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         messages) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -f --follow --since --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         wait) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --running --stopped --timeout --runtime-dir" -- "$cur"); fi ;;
         reload) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); fi ;;

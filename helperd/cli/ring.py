@@ -4,6 +4,7 @@ Rules:
   1. Only whole blocks are written; each file begins with the section header and every interface block so far.
   2. A file that is left is complete. A full disk leaves the last file whole up to its last block.
   3. Time is an argument. Limits are looked at after each packet: a file may pass its size by one packet.
+  4. With the end of a file the next one begins, so that each stretch of time has its own, be it empty.
 
 Names, units and rotation are dumpcap's: ``out.pcapng`` becomes ``out_00001_20261123233512.pcapng``, and so on.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from helperd import pcapng
 from helperd.errors import Code, HelperdError, RemoteProtocolError
+from helperd.sinks.naming import ring_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +41,7 @@ class Limits:
         stop_s: seconds since the start.
         stop_files: files begun.
         next_packets: of one file; so are ``next_bytes`` and ``next_s``.
+        next_multiple: seconds, at whose multiples since 1970 the next file begins.
         files: how many are kept, older ones are removed; 0: all.
     """
 
@@ -49,21 +52,23 @@ class Limits:
     next_packets: int | None = None
     next_bytes: int | None = None
     next_s: float | None = None
+    next_multiple: float | None = None
     files: int = 0
 
     @property
     def rotates(self) -> bool:
         """Whether there may be more than one file."""
-        return any(limit is not None for limit in (self.next_packets, self.next_bytes, self.next_s))
+        limits = (self.next_packets, self.next_bytes, self.next_s, self.next_multiple)
+        return any(limit is not None for limit in limits)
 
 
 @dataclass(slots=True)
 class _File:
-    """The file being written; ``nbytes`` of it are whole blocks."""
+    """The file being written; ``nbytes`` of it are whole blocks, and its time is over at ``due_at``."""
 
     name: str
     fd: int
-    began_at: float
+    due_at: float | None
     nbytes: int = 0
     packets: int = 0
 
@@ -77,6 +82,9 @@ class Ring:
         limits: see there.
         started_at: seconds, monotonic.
         on_file: called with each file's name when it is begun.
+        on_whole: called with each file's name when it is complete.
+        mode: of the files that are made.
+        clock: seconds since 1970.
         packets: written, in all files together.
         done: a stop limit was reached; what still comes is not written.
     """
@@ -86,6 +94,9 @@ class Ring:
     limits: Limits
     started_at: float
     on_file: Callable[[str], None] = lambda _name: None
+    on_whole: Callable[[str], None] = lambda _name: None
+    mode: int = 0o600
+    clock: Callable[[], float] = time.time  # noqa: TID251 - names and -b interval are the wall clock's
     packets: int = 0
     done: bool = False
     _file: _File | None = None
@@ -111,12 +122,12 @@ class Ring:
         times = []
         if self.limits.stop_s is not None:
             times.append(self.started_at + self.limits.stop_s)
-        if self.limits.next_s is not None and self._file is not None and self._file.packets:
-            times.append(self._file.began_at + self.limits.next_s)
+        if self._file is not None and self._file.due_at is not None:
+            times.append(self._file.due_at)
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Do what is due by time: end, or leave this file. A file without a packet is not left.
+        """Do what is due by time: end, or begin the next file.
 
         Raises:
             HelperdError: "sink-failed".
@@ -125,12 +136,7 @@ class Ring:
         limits, file = self.limits, self._file
         if limits.stop_s is not None and now - self.started_at >= limits.stop_s:
             self.close()
-        elif (
-            limits.next_s is not None
-            and file is not None
-            and file.packets
-            and now - file.began_at >= limits.next_s
-        ):
+        elif file is not None and file.due_at is not None and now >= file.due_at:
             self._turn()
 
     def feed(self, data: bytes, now: float) -> None:
@@ -212,22 +218,23 @@ class Ring:
             at += 4 + (size + 3 & ~3)
 
     def _turn(self) -> None:
-        """Leave this file; the next is begun by its first block."""
+        """Leave this file, and begin the next."""
         self._leave()
-        if self.limits.stop_files is not None and self._begun >= self.limits.stop_files:
-            self.done = True
+        self.done = self.done or _reached(self._begun, self.limits.stop_files)
+        if not self.done:
+            self._open()
 
     def _open(self) -> _File:
         self._begun += 1
         name = self._name()
         if name == STDOUT:
-            file = _File(name, os.dup(1), self._now)
+            file = _File(name, os.dup(1), None)
         else:
             try:
-                fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, self.mode)
             except OSError as error:
                 raise _failed(f"cannot write {name}: {error.strerror}") from error
-            file = _File(name, fd, self._now)
+            file = _File(name, fd, self._file_due())
             self._names.append(name)
             self.on_file(name)
             self._forget_oldest()
@@ -239,7 +246,16 @@ class Ring:
         if not self.limits.rotates:
             return self.path
         base, extension = os.path.splitext(self.path)
-        return f"{base}_{self._begun:05}_{time.strftime('%Y%m%d%H%M%S')}{extension}"
+        return ring_name(base, extension, self._begun, time.localtime(self.clock()))
+
+    def _file_due(self) -> float | None:
+        """When the time of a file that begins now is over."""
+        times = []
+        if self.limits.next_s is not None:
+            times.append(self._now + self.limits.next_s)
+        if self.limits.next_multiple is not None:
+            times.append(self._now + self.limits.next_multiple - self.clock() % self.limits.next_multiple)
+        return min(times, default=None)
 
     def _forget_oldest(self) -> None:
         """Keep as many files as were asked for; one that somebody else removed is gone already."""
@@ -253,8 +269,9 @@ class Ring:
 
     def _leave(self) -> None:
         if self._file is not None:
-            os.close(self._file.fd)
-            self._file = None
+            file, self._file = self._file, None
+            os.close(file.fd)
+            self.on_whole(file.name)
 
     def _write(self, blocks: bytearray) -> None:
         """Write whole blocks, or none of those that do not fit."""

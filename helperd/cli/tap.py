@@ -1,25 +1,23 @@
-"""``helperd tap NAME|--all``: write live packets to a file, a ring of files or a pipe, as dumpcap would."""
+"""``helperd tap NAME...|--all``: write live packets to a file, a ring of files or a pipe, as dumpcap would."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import select
 import signal
 import socket
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from helperd.cli import running
 from helperd.cli.ring import STDOUT, Limits, LineRing, Ring
 from helperd.errors import Code, HelperdError, UnavailableError, UsageError
-from helperd.runtime import ALL_JSONL_SOCKET, ALL_SOCKET, SOURCES_DIR, find_runtime_dir
-from helperd.table import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _READ: Final = 1 << 20
 _KILO: Final = 1000  # dumpcap's filesize counts in units of 1000 bytes
@@ -27,9 +25,10 @@ _KILO: Final = 1000  # dumpcap's filesize counts in units of 1000 bytes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; those that dumpcap has are named and counted as there."""
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("name", metavar="NAME", nargs="?", help="one source")
-    which.add_argument("--all", action="store_true", help="all sources, each an interface of its own")
+    parser.add_argument(
+        "names", metavar="NAME", nargs="*", help="the sources; of several, each is an interface of its own"
+    )
+    parser.add_argument("--all", action="store_true", help="all sources, those that come later included")
     parser.add_argument(
         "-w", dest="file", metavar="FILE", help="the file; - is standard output (default: a pipe)"
     )
@@ -47,10 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-b",
         dest="ring",
         metavar="LIMIT:N",
-        type=_limit("duration", "filesize", "packets", "files"),
+        type=_limit("duration", "interval", "filesize", "packets", "files", "printname"),
         action="append",
         default=[],
-        help="begin the next file after duration:N, filesize:N or packets:N; keep files:N of them",
+        help="begin the next file after duration:N seconds, filesize:N kB, packets:N, or when the clock passes a "
+        "multiple of interval:N seconds; keep files:N of them; printname:FILE gets their names (- is standard output)",
+    )
+    parser.add_argument(
+        "-g", dest="mode", action="store_const", const=0o640, default=0o600, help="let the group read"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument(
@@ -71,26 +74,30 @@ def _positive(text: str) -> int:
     return number
 
 
-def _limit(*words: str) -> type:
-    """The parser of ``word:number``; durations may be fractions."""
+def _limit(*words: str) -> Callable[[str], tuple[str, float | str]]:
+    """The parser of ``word:number``; seconds may be fractions."""
 
-    def parse(text: str) -> tuple[str, float]:
+    def parse(text: str) -> tuple[str, float | str]:
         word, colon, number = text.partition(":")
         if word not in words or not colon:
             raise argparse.ArgumentTypeError(
                 f"must be one of {', '.join(words)}, a colon and a number, not {text!r}"
             )
-        if word != "duration":
+        if word == "printname":
+            if not number:
+                raise argparse.ArgumentTypeError("printname needs the name of a file, or -")
+            return word, number
+        if word not in {"duration", "interval"}:
             return word, _positive(number)
         try:
-            duration = float(number)
+            seconds = float(number)
         except ValueError:
-            duration = 0.0
-        if not 0 < duration < float("inf"):
-            raise argparse.ArgumentTypeError(f"duration must be seconds above 0, not {number!r}")
-        return word, duration
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            raise argparse.ArgumentTypeError(f"{word} must be seconds above 0, not {number!r}")
+        return word, seconds
 
-    return parse  # type: ignore[return-value]  # argparse takes any callable
+    return parse
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
@@ -101,6 +108,8 @@ def limits_of(args: argparse.Namespace) -> Limits:
     """
     stop, ring = dict(args.stop), dict(args.ring)
     packets = [int(number) for number in (args.packets, stop.get("packets")) if number is not None]
+    if ring and "filesize" in stop:  # as in dumpcap: with several files it is the size of each
+        ring["filesize"] = min(stop.pop("filesize"), ring.get("filesize", float("inf")))
     limits = Limits(
         stop_packets=min(packets, default=None),
         stop_bytes=_whole(stop.get("filesize"), _KILO),
@@ -109,11 +118,13 @@ def limits_of(args: argparse.Namespace) -> Limits:
         next_packets=_whole(ring.get("packets")),
         next_bytes=_whole(ring.get("filesize"), _KILO),
         next_s=ring.get("duration"),
+        next_multiple=ring.get("interval"),
         files=int(ring.get("files", 0)),
     )
-    if (limits.files or limits.stop_files is not None) and not limits.rotates:
+    if (ring or limits.stop_files is not None) and not limits.rotates:
         raise UsageError(
-            "usage", "files:N needs a limit for each file: -b filesize:N, -b duration:N or -b packets:N"
+            "usage",
+            "several files need a limit for each: -b filesize:N, -b duration:N, -b interval:N or -b packets:N",
         )
     if limits.rotates and args.file in {None, STDOUT}:
         raise UsageError("usage", "-b needs the files' name: -w FILE")
@@ -135,18 +146,21 @@ def main(args: argparse.Namespace) -> int:
         UnavailableError: no daemon.
         HelperdError: no such source; the file cannot be written.
     """
+    if bool(args.names) == args.all:
+        raise UsageError("usage", "name the sources, or say --all; `helperd status` shows which there are")
     limits = limits_of(args)
     file = args.file or STDOUT
-    if file == STDOUT and sys.stdout.isatty() and not args.jsonl:
+    if file == STDOUT and sys.stdout.isatty():
         raise UsageError(
             "usage", "packets do not go to a terminal; write a file with -w FILE, or pipe to tshark -r -"
         )
     say = (lambda _line: None) if args.quiet else _say
-    with _stopping() as stopped, _connect(args) as stream:
+    with _stopping() as stopped, _names_to(args) as tell, _connect(args, say) as (stream, head):
         ring = (LineRing if args.jsonl else Ring)(
-            file, limits, _now(), on_file=lambda name: say(f"File: {name}")
+            file, limits, _now(), on_file=lambda name: say(f"File: {name}"), on_whole=tell, mode=args.mode
         )
         try:
+            ring.feed(head, _now())
             ended = _copy(stream, ring, stopped)
         finally:
             ring.close()
@@ -200,26 +214,46 @@ def _stopping() -> Iterator[socket.socket]:
         theirs.close()
 
 
-def _connect(args: argparse.Namespace) -> socket.socket:
-    """Connect to a consumer socket; when that fails, let the control socket say why."""
-    if args.all:
-        name = ALL_JSONL_SOCKET if args.jsonl else ALL_SOCKET
-    else:
-        name = os.path.join(SOURCES_DIR, f"{args.name}.jsonl.sock" if args.jsonl else f"{args.name}.sock")
-    path = os.path.join(find_runtime_dir(args.runtime_dir), name)
-    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+@contextlib.contextmanager
+def _names_to(args: argparse.Namespace) -> Iterator[Callable[[str], None]]:
+    """Who is told the name of each file that is complete.
+
+    Raises:
+        HelperdError: "sink-failed".
+    """
+    target = dict(args.ring).get("printname")
+    if target is None:
+        yield lambda _name: None
+        return
+    if target in {STDOUT, "stdout", "stderr"}:
+        yield partial(print, file=sys.stderr if target == "stderr" else sys.stdout, flush=True)
+        return
     try:
-        stream.connect(path)
+        with open(target, "w", encoding="utf-8", errors="surrogateescape") as out:
+            yield partial(print, file=out, flush=True)
     except OSError as error:
-        stream.close()
-        with running.connect(args) as client:
-            if not args.all:
-                client.call("GetSource", source=args.name)
-        why = clean(error.strerror or str(error))
-        raise HelperdError(
-            "sink-failed", f"{path}: {why}; see implicit_sinks and socket_mode in helpers.toml(5)"
-        ) from error
-    return stream
+        if error.filename != target:
+            raise
+        raise HelperdError("sink-failed", f"cannot write {target}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _connect(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[tuple[socket.socket, bytes]]:
+    """Turn a control connection into a stream; say which of its sources have no packets now.
+
+    Raises:
+        HelperdError: no daemon, no such source.
+    """
+    names = list(dict.fromkeys(args.names))
+    with running.connect(args) as client:
+        sources = client.call("GetStatus")["sources"]
+        form = "jsonl" if args.jsonl else None
+        stream, head, _reply = client.upgrade("Stream", sources=names or None, format=form)
+    with stream:
+        for source in sources:
+            if source["state"] != "running" and (args.all or source["name"] in names):
+                say(f"{running.said(source)}; its packets come when it runs")
+        yield stream, head
 
 
 def _now() -> float:

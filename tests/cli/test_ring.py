@@ -146,13 +146,30 @@ def test_time_is_an_argument(tmp_path: Path) -> None:
     it.tick(105.9)
     it.feed(packet(1), 105.9)
     it.tick(106.0)
-    assert it.due_at() == 112.0  # an empty file is not left
-    it.tick(111.5)
+    assert it.due_at() == 111.0
+    it.tick(111.5)  # as dumpcap does: each stretch of time has its file, be it empty
+    assert it.due_at() == 112.0
     it.feed(packet(2), 111.6)
     it.tick(112.0)
     assert it.done
     it.feed(packet(3), 112.0)
-    assert [numbers(file) for file in files(tmp_path)] == [[0, 1], [2]]
+    assert [numbers(file) for file in files(tmp_path)] == [[0, 1], [], [2]]
+
+
+def test_an_interval_ends_at_multiples_of_the_clock(tmp_path: Path) -> None:
+    clock = [1000.0]
+    told: list[str] = []
+    limits = Limits(next_multiple=60.0)
+    it = Ring(str(tmp_path / "out.pcapng"), limits, 5.0, on_whole=told.append, clock=lambda: clock[0])
+    it.feed(stream(1), 5.0)
+    assert it.due_at() == 25.0  # 1020 is the next multiple of 60
+    clock[0] = 1020.0
+    it.feed(packet(1), 25.0)
+    assert it.due_at() == 85.0
+    it.close()
+    assert [numbers(file) for file in files(tmp_path)] == [[0], [1]]
+    assert told == [str(path) for path in sorted(tmp_path.iterdir())]
+    assert sorted(tmp_path.iterdir())[1].name.startswith("out_00002_19700101")
 
 
 def test_losses_are_added_up_over_interfaces(tmp_path: Path) -> None:

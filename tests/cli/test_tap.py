@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import random
@@ -17,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from helperd import pcapng
-from tests.control.fake import served_in_thread
 from tests.rig import HELPERD, ROOT, Rig, daemon
 
 CONFIG = """
@@ -77,6 +77,43 @@ def test_it_stops_after_the_packets_asked_for(rig: Rig, tmp_path: Path) -> None:
     numbers = counters((tmp_path / "x.pcapng").read_bytes(), None)
     assert len(numbers) == 500
     assert gapless(numbers)
+
+
+def test_several_sources_are_interfaces_of_one_file(rig: Rig, tmp_path: Path) -> None:
+    file = tmp_path / "x.pcapng"
+    done = tap(rig, "radio1", "radio0", "radio1", "-w", str(file), "-c", "500", "-g")
+    assert (done.returncode, done.stderr) == (0, f"File: {file}\nPackets captured: 500\n")
+    assert file.stat().st_mode & 0o777 == 0o640
+    counted = [counters(file.read_bytes(), number) for number in (0, 1)]
+    assert sum(map(len, counted)) == 500
+    assert all(numbers and gapless(numbers) for numbers in counted)
+
+
+def test_names_of_complete_files_are_told(rig: Rig, tmp_path: Path) -> None:
+    told = tmp_path / "names"
+    limits = ("-b", "filesize:20", "-a", "files:3", "-b", f"printname:{told}")
+    done = tap(rig, "--all", "-w", str(tmp_path / "x.pcapng"), *limits)
+    assert done.returncode == 0
+    files = sorted(str(path) for path in tmp_path.iterdir() if path != told)
+    assert told.read_text().splitlines() == files
+    assert len(files) == 3
+
+
+def test_a_size_to_stop_at_is_that_of_each_file_of_a_ring(rig: Rig, tmp_path: Path) -> None:
+    limits = ("-a", "filesize:20", "-b", "files:2", "-a", "files:4")
+    done = tap(rig, "--all", "-w", str(tmp_path / "x.pcapng"), *limits, "-q")
+    assert done.returncode == 0
+    names = [path.name[:8] for path in sorted(tmp_path.iterdir())]
+    assert names == ["x_00003_", "x_00004_"]
+    assert all(20_000 <= path.stat().st_size < 21_000 for path in tmp_path.iterdir())
+
+
+def test_a_source_without_packets_is_named(rig: Rig, tmp_path: Path) -> None:
+    rig.call("Stop", source="radio1")
+    done = tap(rig, "--all", "-w", str(tmp_path / "x.pcapng"), "-c", "10")
+    assert done.returncode == 0
+    assert done.stderr.startswith("radio1: down")
+    assert "its packets come when it runs" in done.stderr
 
 
 def test_a_ring_of_files_has_every_packet_once(rig: Rig, tmp_path: Path) -> None:
@@ -177,12 +214,17 @@ def test_a_reader_that_leaves_ends_it_quietly(rig: Rig) -> None:
     [
         (("--all", "-c", "0"), "above 0"),
         (("--all", "-c", "many"), "above 0"),
-        (("--all", "-b", "size:3"), "duration, filesize, packets, files"),
-        (("--all", "-b", "filesize"), "duration, filesize, packets, files"),
+        ((), "name the sources, or say --all"),
+        (("radio0", "--all"), "name the sources, or say --all"),
+        (("--all", "-b", "size:3"), "duration, interval, filesize, packets, files, printname"),
+        (("--all", "-b", "filesize"), "duration, interval, filesize, packets, files, printname"),
+        (("--all", "-b", "interval:0"), "seconds above 0"),
+        (("--all", "-b", "printname:"), "name of a file"),
         (("--all", "-a", "duration:-1"), "seconds above 0"),
         (("--all", "-a", "duration:inf"), "seconds above 0"),
         (("--all", "-a", "duration:x"), "seconds above 0"),
-        (("--all", "-w", "x", "-b", "files:3"), "needs a limit for each file"),
+        (("--all", "-w", "x", "-b", "files:3"), "several files need a limit for each"),
+        (("--all", "-w", "x", "-a", "files:3"), "several files need a limit for each"),
         (("--all", "-b", "filesize:3"), "-w FILE"),
         (("--all", "-w", "-", "-b", "filesize:3"), "-w FILE"),
     ],
@@ -205,27 +247,25 @@ def test_packets_do_not_go_to_a_terminal(rundir: Path) -> None:
     assert "tshark -r -" in done.stderr
 
 
-def test_a_daemon_without_that_socket_is_told_apart_from_no_daemon(rundir: Path) -> None:
-    with served_in_thread(rundir):
-        done = tap(Rig(None, rundir), "radio0", "-w", "/dev/null")  # type: ignore[arg-type]
-    assert done.returncode == 1
-    assert "implicit_sinks" in done.stderr
-
-
 def test_a_stream_cut_inside_a_packet_is_told(rundir: Path, tmp_path: Path) -> None:
     head = pcapng.section_header() + pcapng.interface_block(1)
     packet = pcapng.packet_block(0, 1, bytes(60), 60)
     data = head + packet
+    replies = [{"sources": []}, {}]
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(rundir / "all.sock"))
+        listener.bind(str(rundir / "control.sock"))
         listener.listen()
         argv = [*HELPERD, "tap", "--all", "-w", str(tmp_path / "x"), "--runtime-dir", str(rundir)]
         with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
             peer, _ = listener.accept()
+            for reply in replies:
+                while not peer.recv(1000).endswith(b"\0"):
+                    pass
+                peer.sendall(json.dumps({"parameters": reply}).encode() + b"\0")
             peer.sendall(data + packet[:40])
             peer.close()
             _, err = process.communicate(timeout=10)
-    (rundir / "all.sock").unlink()
+    (rundir / "control.sock").unlink()
     assert process.returncode == 69
     assert "inside a packet" in err
     assert (tmp_path / "x").read_bytes() == data
