@@ -6,6 +6,7 @@ Everything is found out by doing it, never by version. Rows are needed (a "no" m
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib.util
 import json
 import os
@@ -38,6 +39,14 @@ MODULES = {
     "prctl": "python-prctl",
     "tomli": "tomli",
 }
+
+
+EXTCAP_FOLDERS = (
+    "/usr/lib/*/wireshark/extcap",
+    "/usr/lib/wireshark/extcap",
+    "/usr/lib64/wireshark/extcap",
+    "/usr/libexec/wireshark/extcap",
+)
 
 
 class Row(NamedTuple):
@@ -168,6 +177,11 @@ def _programs() -> Iterator[Row]:
         path = shutil.which(name)
         yield Row("consumers", name, path is not None, needed=False, text=path or "not installed",
                   fix=f"apt install {package}")  # fmt: skip
+    folders = [folder for pattern in EXTCAP_FOLDERS for folder in glob.glob(pattern)]
+    linked = [link for folder in folders if os.access(link := f"{folder}/helperd-extcap", os.X_OK)]
+    text = linked[0] if linked else "Wireshark does not list helperd's devices" if folders else "no Wireshark"
+    fix = "sudo ./scripts/install" if folders else "apt install wireshark, then sudo ./scripts/install"
+    yield Row("consumers", "extcap", bool(linked), needed=False, text=text, fix=fix)
 
 
 def _accounts() -> Iterator[Row]:

@@ -48,10 +48,10 @@ CONTROLS: Final = (
 )  # fmt: skip
 
 
-def main(argv: list[str]) -> int:
-    """Answer one question; return the exit status, as listed in ``errors.Code``."""
+def main(argv: list[str] | None = None) -> int:
+    """Answer one question; return the exit status, as listed in ``errors.Code``. None: this process' own words."""
     try:
-        return _answer(parse(argv))
+        return _answer(parse(sys.argv[1:] if argv is None else argv))
     except HelperdError as error:
         sys.stderr.write(f"helperd: {plain(error)}\n")
         return error.exit_code
@@ -180,12 +180,16 @@ def _options(words: Words, place: Place) -> Iterator[str]:
                     number=number,
                     call=f"--{option.name}",
                     display=option.name.replace("_", " ").capitalize(),
-                    type="editselector" if channel else "string",
+                    type="selector" if channel else "string",
                     tooltip=option.meaning,
                     reload="true" if channel else None,
                     placeholder="Load the channels" if channel else None,
                 )
-            if channel and (reload or place.source):  # asking a helper takes a while: only when the user wants it
+            if channel:
+                yield sentence("value", arg=number, value="", display="as it is", default="true")
+            if channel and (
+                reload or place.source
+            ):  # asking a helper takes a while: only when the user wants it
                 for name in channels(client, place, words.options):
                     yield sentence("value", arg=number, value=name, display=name)
 
