@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 import sys
 import textwrap
 import threading
@@ -28,6 +27,7 @@ from helperd.wire.messages import (
     Shutdown,
     Text,
 )
+from tests.helpers import sshd
 from tests.helpers.peer import Peer
 from tests.helpers.test_capturefile import pcap
 
@@ -492,68 +492,18 @@ def test_extcap_runs_udpdump():
         assert time.monotonic() - begun < 1.0
 
 
-def sshd_lacks():
-    """Why a local SSH server cannot be started here, or nothing."""
-    import pwd
-
-    if not (EXTCAPS / "sshdump").exists():
-        return "Wireshark's sshdump is not installed"
-    if shutil.which("sshd", path=SSHD_PATH) is None or shutil.which("ssh-keygen") is None:
-        return "no OpenSSH server is installed: sshdump has nobody to talk to"
-    if os.getuid() == 0 and "sshd" not in {entry.pw_name for entry in pwd.getpwall()}:
-        return "the user sshd, which the OpenSSH server needs, does not exist"
-    return ""
-
-
-SSHD_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin"))
-
-
 @pytest.fixture
-def sshd(tmp_path):
-    """A local SSH server with keys of its own; yields (port, path of the client's key)."""
-    import getpass
-    import socket
-
-    for name in ("host", "client"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-m", "PEM", "-N", "", "-f", tmp_path / name], check=True
-        )
-    shutil.copy(tmp_path / "client.pub", tmp_path / "authorized")
-    with socket.socket() as finder:
-        finder.bind(("127.0.0.1", 0))
-        port = finder.getsockname()[1]
-    (tmp_path / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/authorized\n"
-        f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\nAllowUsers {getpass.getuser()}\n"
-        "PermitRootLogin yes\n"
-    )
-    empty = Path("/run/sshd")  # where it locks its unprivileged part in
-    ours = os.getuid() == 0 and not empty.exists()
-    if ours:
-        empty.mkdir(mode=0o755)
-    server = subprocess.Popen(
-        [shutil.which("sshd", path=SSHD_PATH), "-D", "-e", "-f", tmp_path / "config"], stderr=subprocess.PIPE
-    )
-    try:
-        for line in server.stderr:
-            if b"listening on" in line:
-                break
-        else:
-            pytest.fail("sshd did not begin to listen")
-        yield port, tmp_path / "client"
-    finally:
-        server.terminate()
-        server.wait()
-        server.stderr.close()
-        if ours:
-            empty.rmdir()
+def ssh(tmp_path):
+    with sshd.server(tmp_path) as where:
+        yield where
 
 
-@pytest.mark.skipif(bool(sshd_lacks()), reason=sshd_lacks() or "it can")
-def test_extcap_runs_sshdump_to_a_local_server(tmp_path, sshd):
+@pytest.mark.skipif(not (EXTCAPS / "sshdump").exists(), reason="Wireshark's sshdump is not installed")
+@pytest.mark.skipif(bool(sshd.lacks()), reason=sshd.lacks() or "it can")
+def test_extcap_runs_sshdump_to_a_local_server(tmp_path, ssh):
     import getpass
 
-    port, key = sshd
+    port, key = ssh
     data = tmp_path / "remote.pcap"
     data.write_bytes(pcap(LITTLE, PACKETS))
     words = [
