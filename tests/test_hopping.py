@@ -6,10 +6,10 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+from helperd.lifecycle.hopping import spread
 from tests.rig import Rig, Stream, daemon
 
 CHANNELS = tuple(range(1, 14))
@@ -37,30 +37,37 @@ def channel_of(content: bytes) -> int:
 
 
 def visits(rig: Rig, seconds: float) -> dict[str, list[Visit]]:
-    """Follow all radios for a while, from the packets alone."""
+    """Follow all radios for a while, from the packets alone; not before all have had time to do what they were told."""
     found: dict[str, list[Visit]] = {}
     with rig.connect() as sock:
         stream = Stream(sock)
-        end = time.time() + seconds
+        begin = time.time() + 0.3
+        end = begin + seconds
         for packet in stream.packets():
             name = stream.interfaces[packet.interface][1].split()[0]
             channel, at = channel_of(packet.content), packet.stamp / 1e9
             mine = found.setdefault(name, [])
-            if not mine or mine[-1][1] != channel:
+            if at > begin and (not mine or mine[-1][1] != channel):
                 mine.append((name, channel, at))
             if at > end:
                 return found
     raise AssertionError("the stream ended")
 
 
-def whole(mine: list[Visit]) -> list[int]:
-    """The channels of one radio in order, without the first and last visit, which are cut."""
-    return [channel for _, channel, _ in mine[1:-1]]
+def walks_in_rounds(mine: list[Visit]) -> int:
+    """Check that a radio goes through the whole list, in one order, again and again; returns how often.
 
-
-def rounds(order: list[int]) -> Iterator[list[int]]:
-    for begin in range(len(order) - len(CHANNELS) + 1):
-        yield order[begin : begin + len(CHANNELS)]
+    A helper that gets no processor for a visit's time hears nothing there: one such visit is forgiven.
+    """
+    seen = [channel for _, channel, _ in mine[1:-1]]  # the first and the last are cut
+    order = spread(tuple(map(str, CHANNELS)))
+    steps = [
+        (order.index(str(later)) - order.index(str(earlier))) % len(CHANNELS)
+        for earlier, later in pairwise(seen)
+    ]
+    assert sum(step != 1 for step in steps) <= 1, seen
+    assert max(steps) <= 3, seen
+    return len(seen) // len(CHANNELS)
 
 
 def until_split(rig: Rig, count: int, timeout: float = 10.0) -> float:
@@ -95,9 +102,7 @@ def test_four_radios_cover_thirteen_channels_and_three_go_on_when_one_is_killed(
         four = visits(rig, 3.2)
         assert len(four) == 4
         for mine in four.values():  # every radio visits every channel once a round
-            order = whole(mine)
-            assert len(order) > 2 * len(CHANNELS)
-            assert all(sorted(seen) == list(CHANNELS) for seen in rounds(order)), order
+            assert walks_in_rounds(mine) >= 2
         # a round is shared: somebody comes to every channel every 13/4 hops, so after 4 at the latest
         assert longest_gap(four) < 4 + 2
         killed = time.time()
@@ -107,7 +112,7 @@ def test_four_radios_cover_thirteen_channels_and_three_go_on_when_one_is_killed(
         assert set(three) - {"radio2"} == {"radio0", "radio1", "radio3"}
         three.pop("radio2", None)
         for mine in three.values():
-            assert all(sorted(seen) == list(CHANNELS) for seen in rounds(whole(mine)))
+            assert walks_in_rounds(mine) >= 1
         assert longest_gap(three) < 5 + 2
         rig.call("Start", source="radio2")  # back again: four share
         until_split(rig, 4)
@@ -131,7 +136,7 @@ def test_one_that_is_restarted_at_once_finds_its_place_and_disturbs_nobody(rundi
         ]
         found = visits(rig, 1.6)
         for mine in found.values():
-            assert all(sorted(seen) == list(CHANNELS) for seen in rounds(whole(mine)))
+            assert walks_in_rounds(mine) >= 1
 
 
 def test_who_is_tuned_by_hand_or_told_not_to_hop_leaves_the_others_more(rundir: Path) -> None:
