@@ -70,9 +70,7 @@ class Report(NamedTuple):
             more += ',"signal":' + json.dumps(_known(self.signal), separators=(",", ":"))
         if self.gps is not None:
             more += ',"gps":' + json.dumps(_known(self.gps), separators=(",", ":"))
-        head = (
-            f'{{"source":{json.dumps(source)},"time":{_seconds(self.time_ns)},"number":{first + self.nth}'
-        )
+        head = f'{{"source":{json.dumps(source)},"time":{_seconds(self.time_ns)},"number":{first + self.nth}'
         return f'{head},"type":{kind},{text}{more}}}\n'.encode("utf-8", "replace")
 
 

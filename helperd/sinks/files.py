@@ -102,7 +102,7 @@ class Files:
             if not os.path.isdir(folder):
                 os.makedirs(folder, exist_ok=True)
                 os.chown(folder, -1, self._gid)
-                os.chmod(folder, 0o750)
+                os.chmod(folder, 0o750)  # noqa: S103 - its group reads the captures
             said = [note for found in self._series.unfinished() if (note := _recovered(found.path))]
         except OSError as error:
             raise failed(error, f"cannot write in {folder}") from error
