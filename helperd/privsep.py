@@ -12,14 +12,13 @@ Rules:
     privsep.py --config=FILE --client-fd=N                   serve the peer of descriptor N, end with it
     privsep.py --config=FILE --listen=PATH | --systemd       serve whoever the configuration allows
 
-What it stands on: config/request.py (the wire), config/profile.py (what may be started), config/trust.py
-(files), sandbox/become.py (the privilege sequence), sandbox/custody.py (running helpers), sandbox/door.py
-(ways in).
+What it stands on: see "Boxes and arrows" in docs/privsep.md.
 """
 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import select
 import signal
@@ -27,6 +26,7 @@ import socket
 import sys
 import zlib
 from dataclasses import replace
+from importlib.util import find_spec
 from time import monotonic  # noqa: TID251 - a shell of its own, and kill deadlines are real time
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,10 @@ def places() -> list[str]:
 
 if __name__ == "__main__":  # -I -S: nobody else has said where things are
     sys.path += places()
+    if lacking := [name for name in ("prctl", "tomli") if find_spec(name) is None]:
+        fix = "apt install python3-prctl python3-tomli, or ./scripts/bootstrap in a checkout"
+        sys.stderr.write(f"helperd-launcher: {sys.executable} has no {' and no '.join(lacking)}: {fix}\n")
+        sys.exit(69)
 
 import prctl  # noqa: E402
 
@@ -103,16 +107,19 @@ class Launcher:
             config = conf.load(self.path, fd=fd)
         finally:
             os.close(fd)
-        profiles = profiling.compile_profiles(
-            config, self.accounts, f"{HERE}/helperd", os.pathsep.join(places())
-        )
+        self.accounts, where = profiling.Accounts(), os.pathsep.join(places())
+        profiles = profiling.compile_profiles(config, self.accounts, f"{HERE}/helperd", where)
         self.config, self.profiles = replace(config, sources=(), sinks=()), profiles  # not its business
+        for client in self.clients:  # numbers and rules are others now
+            client.allowed, client.quota = self.allowance(client.uid, client.gids)
         self.fingerprint = zlib.crc32(repr(profiles).encode()) or 1
         for profile in profiles:
             if profiling.weakness(profile):
                 self.say(f"warning: {profile.name} {profiling.weakness(profile)}")
 
-    # the loop
+    def allowance(self, uid: int, gids: frozenset[int]) -> tuple[frozenset[int] | None, int]:
+        """Return which profiles a client may start (None: all) and how many at once; uid -1 is ours alone."""
+        return profiling.admission(self.config, self.accounts, uid, gids, len(custody.POOL))
 
     def run(self) -> int:
         """Serve until the end; return the exit status."""
@@ -125,9 +132,7 @@ class Launcher:
                 self.custody.sweep()
             if self.end_at and monotonic() >= self.end_at:
                 if not self.supervisor:
-                    self.say(
-                        f"the kernel does not end {len(self.custody.helpers)} helpers; going without them"
-                    )
+                    self.say(f"the kernel does not end {len(self.custody.helpers)} helpers; left alone")
                     return self.ending or int(Code.SYSTEM)
                 os.kill(self.supervisor, signal.SIGKILL)  # ours, and not reaped yet
                 self.end_at = monotonic() + 5
@@ -191,10 +196,8 @@ class Launcher:
             if helper.client is client:
                 helper.client = None
                 self.custody.kill(helper)
-        if client.uid < 0 and self.supervisor:
-            self.end_at = (
-                self.end_at or monotonic() + 5
-            )  # it is about to end by itself; a TERM would change its status
+        if client.uid < 0 and self.supervisor:  # about to end by itself; a TERM would change its status
+            self.end_at = self.end_at or monotonic() + 5
         elif client.uid < 0:
             self.end(0)
 
@@ -237,9 +240,8 @@ class Launcher:
             number = error.errno
             client.strikes += number in wire.MALFORMED
             if number != errno.ESRCH:  # asked to signal what has just ended: nothing to report
-                self.say(
-                    f"{client.name}: op {op} refused, {errno.errorcode.get(number, number)}: {error.text}"
-                )
+                word = errno.errorcode.get(number, number)
+                self.say(f"{client.name}: op {op} refused, {word}: {error.text}")
         n = self.ways if op == wire.PING else int(pidfd >= 0)
         client.put(wire.WIRE.pack(wire.MAGIC, op | 0x80, n, number, handle, arg, cookie), pidfd)
         self.flush(client)
@@ -270,9 +272,7 @@ class Launcher:
         elif found.exited:
             raise RequestRefused("not-allowed-now", "it has ended, only KILL is left", errno=errno.ESRCH)
         elif not custody.send(found, request.arg):
-            raise RequestRefused(
-                "not-permitted", f"{found.name} is another user's by now", errno=errno.EACCES
-            )
+            raise RequestRefused("not-permitted", f"{found.name} has another uid by now", errno=errno.EACCES)
         return found.handle, 0, -1
 
     def reread(self) -> None:
@@ -292,8 +292,6 @@ class Launcher:
         if helper.client:
             helper.client.put(wire.WIRE.pack(wire.MAGIC, *event))
             self.flush(helper.client)
-
-    # launching
 
     def launch(self, client: Client, request: wire.Request, fds: list[int]) -> Helper:
         """LAUNCH: everything that can be refused is refused before the fork.
@@ -364,7 +362,8 @@ class Launcher:
         child = child._replace(filter=seccomp.for_profile(1, 0, no_new_privs=True))
         if ids:
             child = child._replace(uid=ids[0], gid=ids[1])
-        self.supervisor, errors = custody.fork(child)
+        self.supervisor, errors, pidfd = custody.fork(child)
+        os.close(pidfd)
         self.custody.spared.add(self.supervisor)
         self.loop.watch(errors, lambda _: self.on_error(errors))
         os.close(fd)
@@ -379,16 +378,15 @@ class Launcher:
             self.say(f"cannot accept: {error.strerror}")
             return
         pid, uid, gids = door.peer(sock)
-        allowed, quota = profiling.admission(self.config, self.accounts, uid, gids, len(custody.POOL))
-        client = Client(sock, f"uid {uid} (pid {pid})", uid, quota, allowed)
+        allowed, quota = self.allowance(uid, gids)
+        client = Client(sock, f"uid {uid} (pid {pid})", uid, quota, allowed, gids)
         same = sum(other.uid == uid for other in self.clients)
-        if allowed != frozenset() and same < MAX_CLIENTS_PER_UID and len(self.clients) < MAX_CLIENTS:
+        full = same >= MAX_CLIENTS_PER_UID or len(self.clients) >= MAX_CLIENTS
+        if allowed != frozenset() and not full:
             self.admit(client)
-        else:
-            self.say(
-                f"{client.name} refused: {'too many connections' if same else 'no [[allow]] rule for it'}"
-            )
-            client.close()
+            return
+        self.say(f"{client.name} refused: {'too many connections' if full else 'no [[allow]] rule for it'}")
+        client.close()
 
 
 def serve(options: dict[str, str], rest: list[str]) -> int:
@@ -410,6 +408,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     client = None if "--client-fd" not in options else door.inherited(options["--client-fd"], listening=False)
     ids = profiling.daemon_ids(launcher.config.helperd, launcher.accounts) if root and not client else None
     if "--listen" in options:
+        trust.check_folder(os.path.dirname(os.path.abspath(options["--listen"])), root=root)
         listener = door.listen(options["--listen"], ids[1] if ids else -1)
     more = [] if listener or client else door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids)
     if root:
@@ -421,6 +420,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
         launcher.admit(Client(client, "client", -1, len(custody.POOL)))
     else:
         launcher.start_supervisor(more + rest, ids)
+    gc.freeze()  # what is here stays: looking at it again would copy the pages that a fork shares
     return launcher.run()
 
 

@@ -93,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        if isinstance(error, HelperdError):
+        if isinstance(error, (HelperdError, BrokenPipeError)):
             raise error from None
         raise
     finally:

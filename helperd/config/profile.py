@@ -163,14 +163,14 @@ def supervisor_profile(package: str, args: list[str], *, env: dict[str, str]) ->
 
 
 def admission(
-    config: Config, accounts: Accounts, uid: int, gids: set[int], everything: int
+    config: Config, accounts: Accounts, uid: int, gids: frozenset[int], everything: int
 ) -> tuple[frozenset[int] | None, int]:
     """Return which profiles a user may start and how many helpers at once.
 
     Args:
         config: with ``[[allow]]`` and the supervisor's user.
         accounts: this machine's.
-        uid: the peer's.
+        uid: the peer's; -1: who started the launcher for itself, which counts as root does.
         gids: its primary and supplementary groups.
         everything: the quota of root and the supervisor's user, who may start every profile.
 
@@ -178,7 +178,7 @@ def admission(
         Profile numbers, None for all, empty for a stranger; and the quota.
     """
     daemon = accounts.user(config.helperd.user)
-    if uid == 0 or (daemon is not None and uid == daemon[0]):
+    if uid in {-1, 0} or (daemon is not None and uid == daemon[0]):
         return None, everything
     found = [
         rule

@@ -81,6 +81,22 @@ def open_checked(path: str, *, root: bool, flags: int = os.O_PATH) -> int:
     return here
 
 
+def check_folder(path: str, *, root: bool) -> None:
+    """Refuse a directory for a socket of ours that anybody else can change, or give its name to another one.
+
+    Args:
+        path: absolute.
+        root: without root nothing is refused: what the caller may write is the caller's business.
+
+    Raises:
+        RequestRefused: "unsafe-file", naming the first directory from the top; OSError: it does not exist.
+    """
+    parts = [part for part in path.split("/") if part]
+    for number in range(len(parts) + 1 if root else 0):
+        name = "/" + "/".join(parts[:number])
+        judge(name, os.lstat(name), root=True)
+
+
 def file_capabilities(fd: int) -> int:
     """Return the permitted file capabilities of an open program as a bit mask; 0 when it has none.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 
 
 def own_folder() -> str:
@@ -32,9 +34,13 @@ def make_leaf(folder: str, name: str) -> str:
 
 
 def kill(leaf: str) -> None:
-    """Kill everything in a leaf, however it forked."""
-    with open(f"{leaf}/cgroup.kill", "w", encoding="ascii") as file:
-        file.write("1")
+    """Kill everything in a leaf, however it forked; one that somebody has removed was empty."""
+    try:
+        with open(f"{leaf}/cgroup.kill", "w", encoding="ascii") as file:
+            file.write("1")
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENODEV}:
+            raise
 
 
 def remove(leaf: str) -> bool:
@@ -49,8 +55,12 @@ def remove(leaf: str) -> bool:
 
 
 def clear(folder: str) -> None:
-    """Kill what an earlier launcher left in our subtree."""
-    for name in os.listdir(folder):
-        if os.path.isdir(f"{folder}/{name}"):
-            kill(f"{folder}/{name}")
-            remove(f"{folder}/{name}")
+    """Kill what an earlier launcher left in our subtree, and wait for it: the names are used again."""
+    leaves = [f"{folder}/{name}" for name in os.listdir(folder) if os.path.isdir(f"{folder}/{name}")]
+    for leaf in leaves:
+        kill(leaf)
+    for leaf in leaves:
+        for _ in range(200):
+            if remove(leaf):
+                break
+            time.sleep(0.005)  # before the loop begins; what is killed is gone in milliseconds

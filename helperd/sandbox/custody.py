@@ -42,15 +42,14 @@ class Helper:
     """
 
     def __init__(
-        self, handle: int, name: str, child: Child, client: Client, started: tuple[int, int]
+        self, handle: int, name: str, child: Child, client: Client, started: tuple[int, int, int]
     ) -> None:
         self.handle = handle
         self.name = name
         self.child = child
         self.client: Client | None = client
         self.asker = client.uid
-        self.pid, self.errors = started
-        self.pidfd = os.pidfd_open(self.pid)
+        self.pid, self.errors, self.pidfd = started
         self.how = ""  # exited, signal, dumped, exec-failed, unverified
         self.code = 0  # of exec-failed: the errno
         self.exited = self.dying = self.swept = False
@@ -233,19 +232,33 @@ def read_errors(fd: int) -> Failure | None:
     return Failure(step, int(number) if number.isdigit() else errno.EPERM) if said else None
 
 
-def fork(child: Child) -> tuple[int, int]:
-    """Fork a child that becomes something else; return its pid and the descriptor that tells of its exec."""
+def fork(child: Child) -> tuple[int, int, int]:
+    """Fork a child that becomes something else; return its pid, the descriptor that tells of its exec, its pidfd.
+
+    Raises:
+        OSError: no process or descriptor is left; then there is no child.
+    """
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    gate, hold = -1, -1
+    pid = 0
     try:
+        gate, hold = os.pipe2(os.O_CLOEXEC)
         pid = _quiet_fork()
         if pid == 0:
+            os.close(hold)
+            if not os.read(gate, 1):  # nothing of it may run that nobody could end
+                os._exit(0)
             become(child._replace(errors=write))
+        pidfd = os.pidfd_open(pid)
+        os.write(hold, b"g")
     except OSError:
         os.close(read)
         raise
     finally:
-        os.close(write)
-    return pid, read
+        for fd in (write, gate, hold):
+            if fd >= 0:
+                os.close(fd)
+    return pid, read, pidfd
 
 
 def _quiet_fork() -> int:

@@ -109,7 +109,7 @@ def runtime_dir(options: dict[str, str], configured: str | None, ids: tuple[int,
         path = path or os.environ.get("RUNTIME_DIRECTORY") or configured or "/run/helperd"
         try:
             os.mkdir(path, 0o755)
-            os.chown(path, *ids)
+            os.chown(path, *ids, follow_symlinks=False)
         except FileExistsError:
             pass  # ours from before, or a unit's; not ours to give away
     return [f"--runtime-dir={path}"] if path else []
@@ -118,26 +118,27 @@ def runtime_dir(options: dict[str, str], configured: str | None, ids: tuple[int,
 def listen(path: str, gid: int) -> socket.socket:
     """Make the launcher's own listening socket, root:gid 0660; gid -1: the caller's own.
 
+    The node is born with its group and mode: changing them afterwards, by name, could reach another file.
+
     Raises:
-        UnavailableError: "socket-in-use"; OSError: it cannot be made.
+        UnavailableError: "socket-in-use", or something else has that name; OSError: it cannot be made.
     """
+    if os.path.lexists(path):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise UnavailableError("usage", f"{path} exists and is no socket: name another place")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            if probe.connect_ex(path) != errno.ECONNREFUSED:
+                raise UnavailableError("socket-in-use", f"somebody listens at {path} already")
+        os.unlink(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before, own = os.umask(0), os.getegid()
     try:
-        sock.connect(path)
-    except (FileNotFoundError, ConnectionRefusedError):
-        if os.path.lexists(path):
-            os.unlink(path)
-    else:
-        raise UnavailableError("socket-in-use", f"a launcher listens at {path} already")
-    finally:
-        sock.close()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    before = os.umask(0o777)
-    try:
+        os.fchmod(sock.fileno(), 0o660)
+        if gid >= 0:
+            os.setegid(gid)
         sock.bind(path)
-        os.chown(path, -1, gid)
-        os.chmod(path, 0o660)
     finally:
+        os.setegid(own)
         os.umask(before)
     sock.listen(16)
     return sock
@@ -175,7 +176,7 @@ def from_systemd() -> socket.socket:
     return inherited(3, listening=True)
 
 
-def peer(sock: socket.socket) -> tuple[int, int, set[int]]:
+def peer(sock: socket.socket) -> tuple[int, int, frozenset[int]]:
     """Return pid, uid and all gids of whoever made the connection, as the kernel noted them then.
 
     Somebody with more than 256 groups counts with the primary one only.
@@ -187,4 +188,4 @@ def peer(sock: socket.socket) -> tuple[int, int, set[int]]:
         if error.errno not in {errno.ERANGE, errno.ENOPROTOOPT}:
             raise
         data = b""
-    return pid, uid, {gid, *struct.unpack(f"{len(data) // 4}I", data)}
+    return pid, uid, frozenset({gid, *struct.unpack(f"{len(data) // 4}I", data)})

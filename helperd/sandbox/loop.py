@@ -60,15 +60,20 @@ class Log:
     """Lines on standard error; never waits, and a flood is cut."""
 
     def __init__(self) -> None:
-        self.level, self.at = 0.0, 0.0
+        self.level, self.at, self.left_out = 0.0, 0.0, 0
 
     def say(self, text: str) -> None:
-        """Write one line, unless nobody reads or too many came."""
+        """Write one line, unless nobody reads or too many came; the next one says how many that were."""
         now = monotonic()
-        self.level, self.at = max(0.0, self.level - (now - self.at) * LINES_PER_S) + 1, now
+        self.level, self.at = max(0.0, self.level - (now - self.at) * LINES_PER_S), now
         waiting = select.poll()
         waiting.register(2, select.POLLOUT)
-        if self.level < BURST and any(event & select.POLLOUT for _, event in waiting.poll(0)):
-            line = "".join(letter if letter.isprintable() else "?" for letter in f"helperd-launcher: {text}")
-            with contextlib.suppress(OSError):  # nobody reads it any more
-                os.write(2, line[:1000].encode(errors="replace") + b"\n")
+        if self.level + 1 >= BURST or not any(event & select.POLLOUT for _, event in waiting.poll(0)):
+            self.left_out += 1
+            return
+        self.level += 1
+        if self.left_out:
+            text, self.left_out = f"{text} (before this, {self.left_out} lines were left out)", 0
+        line = "".join(letter if letter.isprintable() else "?" for letter in f"helperd-launcher: {text}")
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            os.write(2, line[:1000].encode(errors="replace") + b"\n")

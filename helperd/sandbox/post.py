@@ -26,6 +26,7 @@ class Client:
 
     Attributes:
         uid: -1: ours alone, its end is the launcher's end.
+        gids: its groups when it connected.
         allowed: profile numbers; None: every one.
         quota: helpers at once, counted over all connections of its uid.
         ready: it has sent a PING.
@@ -33,13 +34,20 @@ class Client:
     """
 
     def __init__(
-        self, sock: socket.socket, name: str, uid: int, quota: int, allowed: frozenset[int] | None = None
+        self,
+        sock: socket.socket,
+        name: str,
+        uid: int,
+        quota: int,
+        allowed: frozenset[int] | None = None,
+        gids: frozenset[int] = frozenset(),
     ) -> None:
         sock.setblocking(False)  # noqa: FBT003
         self.sock = sock
         self.name = name
         self.uid = uid
         self.allowed = allowed
+        self.gids = gids
         self.quota = quota
         self.ready = False
         self.strikes = 0
