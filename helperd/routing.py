@@ -545,6 +545,7 @@ class RouteTable:
         self.routes: dict[str, Route] = {}
         self._wants: list[tuple[Tap, frozenset[str]]] = []
         self._numbers = count()
+        self._gone: dict[int, bytes] = {}
 
     def route(self, source: str) -> Route:
         """The route of a source; made on first use and kept, so that counters outlive incarnations."""
@@ -579,5 +580,12 @@ class RouteTable:
             route.remove(outbox)
 
     def drop(self, source: str) -> None:
-        """Forget a removed source's route; its interface numbers stay taken."""
-        self.routes.pop(source, None)
+        """Forget a removed source's route; its numbers stay taken, and who they were."""
+        route = self.routes.pop(source, None)
+        if route is not None:
+            self._gone[route.number] = route.about
+
+    def about(self, number: int) -> bytes:
+        """The last SOURCE record of a source, by its number in the frames format."""
+        found = (route.about for route in self.routes.values() if route.number == number)
+        return next(found, None) or self._gone[number]

@@ -30,7 +30,7 @@ class StreamForm(Protocol):
 def form_of(form: Form, header: bytes, table: RouteTable, single: Outbox | None) -> StreamForm:
     """The form of a new stream; the arguments are those of ``Pcapng``."""
     if form == "frames":
-        return Frames()
+        return Frames(table)
     return Lines(table) if form == "jsonl" else Pcapng(header, table, single)
 
 
@@ -106,9 +106,10 @@ class Pcapng:
 
 
 class Frames:
-    """The frames format: a source's record before its first run, losses in the header of the run that follows."""
+    """The frames format: a source's record before all else of it, losses in the header of the run that follows."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: RouteTable) -> None:
+        self._table = table
         self._told: dict[int, bytes] = {}
 
     def preface(self) -> list[Part]:
@@ -134,7 +135,13 @@ class Frames:
 
     def ending(self, lost: Counter[int]) -> list[Part]:
         """Losses that no run followed."""
-        return [relay.loss_record(source, packets) for source, packets in sorted(lost.items())]
+        parts: list[Part] = []
+        for source, packets in sorted(lost.items()):
+            if source not in self._told:
+                self._told[source] = self._table.about(source)
+                parts.append(self._told[source])
+            parts.append(relay.loss_record(source, packets))
+        return parts
 
 
 class Lines:

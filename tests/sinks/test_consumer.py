@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections import Counter
 
 import pytest
 import trio
 
-from helperd.routing import Segment
+from helperd.relay import RecordReader
+from helperd.routing import RouteTable, Segment
 from helperd.sinks import consumer as consumers
+from helperd.sinks.forms import Frames
 from tests.sinks.kit import Feeder, bench
 
 
@@ -99,6 +102,20 @@ async def test_a_sources_own_socket_tells_refused_packets_under_the_interface_it
         assert reading.numbers == list(range(20))
         assert reading.lost == 7
         sock.close()
+
+
+def test_who_lost_packets_is_said_before_the_loss_even_when_the_source_is_gone():
+    table = RouteTable()
+    table.route("a").describe(3, {"dlt": "1"})
+    table.route("b").describe(1, {})
+    table.drop("a")
+    form = Frames(table)
+    reader = RecordReader()
+    reader.feed(b"".join(map(bytes, form.preface())))
+    told = reader.feed(b"".join(map(bytes, form.ending(Counter({0: 5, 1: 7})))))
+    assert [(one.kind, one.source, one.lost) for one in told] == [(1, 0, 0), (4, 0, 5), (1, 1, 0), (4, 1, 7)]
+    assert told[0].fields() == {"name": "a", "dlt": "1"}
+    assert len(form.ending(Counter({0: 1}))) == 1, "said once"
 
 
 async def test_a_reader_that_comes_in_mid_run_gets_whole_blocks_and_is_told_of_no_loss(tmp_path):
