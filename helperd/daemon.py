@@ -41,6 +41,7 @@ from helperd.runtime import (
     claim_runtime_dir,
     default_runtime_dir,
 )
+from helperd.sinks.doorman import Doorman
 from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
 from helperd.sinks.file import FileSink
 from helperd.sinks.listen import TcpListener, UnixListener, listen_tcp, listen_unix
@@ -72,6 +73,7 @@ class Daemon:
     header: bytes = b""
     configured: dict[str, StreamSink | FileSink] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
+    doorman: Doorman = field(default_factory=Doorman)
     control: UnixListener | None = None
     inventory: Inventory = field(init=False)
 
@@ -87,6 +89,7 @@ class Daemon:
             SinkError: one of them cannot be opened; those before it are closed by the nursery's cancellation.
         """
         self.nursery = nursery
+        nursery.start_soon(self.doorman.serve, nursery)
         for sink, single in self._implicit() if self.spec.implicit_sinks else []:
             self._open(sink, single)
         for spec in self.supervisor.config.sinks:
@@ -126,7 +129,10 @@ class Daemon:
             sink = self._sink(spec, single, listen_unix(path, mode=mode, group=group))
         self.sinks.append(sink)
         assert self.nursery is not None
-        self.nursery.start_soon(sink.serve)
+        if isinstance(sink, StreamSink):
+            self.doorman.watch(sink)
+        else:
+            self.nursery.start_soon(sink.serve)
         return sink
 
     def _sink(self, spec: SinkSpec, single: str | None, listener: UnixListener | TcpListener) -> StreamSink:
@@ -271,7 +277,8 @@ class Daemon:
             self._close(sink)
 
     def _close(self, sink: StreamSink | FileSink) -> None:
-        sink.close()
+        if not (isinstance(sink, StreamSink) and self.doorman.forget(sink)):
+            sink.close()
         self.sinks.remove(sink)
 
     async def list_devices(self, max_age_s: float | None = None) -> dict[str, object]:
