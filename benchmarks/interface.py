@@ -1,6 +1,7 @@
 """Live capture on a veth pair: the `interface` helper under helperd beside dumpcap and tcpdump writing to a pipe.
 
     python -m benchmarks.interface [--pps 250000] [--packets 1000000] [--size 200] [--rounds 3] [--top]
+                                  [--overflow drop-oldest]
 
 Runs as root, in a network namespace of its own that ends with it. tcpreplay sends from the other end; every
 program captures the same packets, one after the other, in every round. cpu is what the kernel accounts to the
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,13 +56,20 @@ def main(argv: list[str] | None = None) -> int:
         "--size", type=int, default=200, help="bytes of each; 0: mixed, 60 to 1514 (default 200)"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--overflow",
+        choices=("wait", "drop-oldest"),
+        default="wait",
+        help="what helperd does when its reader is late (default wait)",
+    )
     parser.add_argument("--only", choices=sorted(PROGRAMS), action="append")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     options = parser.parse_args(argv)
     if os.geteuid():
         sys.exit("needs root: it makes a network namespace with a veth pair")
     isolate()
-    names = options.only or list(PROGRAMS)
+    programs = PROGRAMS | {"helperd": partial(run_helperd, overflow=options.overflow)}
+    names = options.only or list(programs)
     figures: dict[str, list[Figure]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="helperd-bench-") as folder:
         pcap = Path(folder) / "sent.pcap"
@@ -70,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 print(f"round {number + 1} of {options.rounds}: {name}", file=sys.stderr)
                 runtime = Path(tempfile.mkdtemp(dir=folder))
-                figures[name].append(PROGRAMS[name](pcap, loop, speed, runtime))
+                figures[name].append(programs[name](pcap, loop, speed, runtime))
     print(f"{'program':22} {'cpu s per million packets':>28} {'sent':>12} {'missed':>9} {'told':>9}")
     for found in figures.values():
         sent = sum(figure.sent for figure in found)
@@ -212,14 +221,14 @@ def run_tcpdump(pcap: Path, loop: int, speed: str, _: Path) -> Figure:
     return run_piped(["tcpdump", "-B", "32768", "-i", "hdb1", "-w", "-"], pcap, loop, speed)
 
 
-def run_helperd(pcap: Path, loop: int, speed: str, runtime: Path) -> Figure:
+def run_helperd(pcap: Path, loop: int, speed: str, runtime: Path, overflow: str = "wait") -> Figure:
     """The whole of helperd: helper, supervisor, consumer socket."""
     config = runtime / "helpers.toml"
     config.write_text(
         '[[helper]]\nname = "interface"\ncommand = ["builtin:interface"]\ntypes = ["interface"]\n'
         'capabilities = ["net_raw"]\n'
         '[[source]]\nname = "veth"\ndefinition = "hdb1:type=interface"\n'
-        '[[sink]]\npath = "bench.sock"\noverflow = "wait"\n'
+        f'[[sink]]\npath = "bench.sock"\noverflow = "{overflow}"\n'
     )
     with (runtime / "log").open("wb") as log:
         launcher = subprocess.Popen(
