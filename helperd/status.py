@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from helperd import __version__
+from helperd.runtime import CONTROL_SOCKET
 from helperd.sinks.file import FileSink
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def source_status(source: Source, now: float, linktypes: list[int]) -> dict[str,
         "round_trip_s": incarnation.channel.round_trip if incarnation else None,
         "round_trip_max_s": incarnation.channel.round_trip_max if incarnation else None,
         "generation": source.opened.generation,
-        "uuid": source.opened.uuid,
+        "uuid": source.identity,
         "hardware": source.opened.hardware,
         "channel": source.opened.channel,
         "channels": list(source.opened.channels),
@@ -70,6 +71,18 @@ def source_status(source: Source, now: float, linktypes: list[int]) -> dict[str,
         "vitals": None if source.vitals is None else _vitals(source.vitals),
         "paused": source.route.paused,
     }
+
+
+def service_status(service: Source, now: float) -> dict[str, object]:
+    """One service: what is true of everything that has processes."""
+    row = source_status(service, now, [])
+    return {key: row[key] for key in _SERVICE}
+
+
+_SERVICE: Final = (
+    *("name", "state", "wanted", "why", "crash_loop", "since_s", "incarnation", "pid", "restarts", "exit"),
+    *("next_try_s", "stderr", "vitals"),
+)
 
 
 def _vitals(tree: Tree) -> dict[str, object]:
@@ -143,6 +156,10 @@ def snapshot(
     sick = [
         row["name"] for row in sources if row["wanted"] == "up" and row["state"] not in {"running", "down"}
     ]
+    services = [service_status(service, now) for service in supervisor.services]
+    sick += [
+        row["name"] for row in services if row["wanted"] == "up" and row["state"] not in {"running", "down"}
+    ]
     sinks = list(sinks)
     sick += [sink.name for sink in sinks if isinstance(sink, FileSink) and sink.error is not None]
     return {
@@ -153,9 +170,10 @@ def snapshot(
         "runtime_dir": runtime_dir,
         "health": "degraded" if sick else "ok",
         "late_beats": supervisor.late_beats,
-        "bugs": supervisor.bugs + sum(source.faults for source in supervisor.sources),
+        "bugs": supervisor.bugs + sum(source.faults for source in supervisor.all),
         "sources": sources,
-        "sinks": [sink_status(sink) for sink in sinks],
+        "services": services,
+        "sinks": [sink_status(sink) for sink in sinks if sink.name != CONTROL_SOCKET],
         "consumers": [consumer_status(consumer, now) for sink in sinks for consumer in sink.consumers],
         "messages_dropped": supervisor.bus.dropped,
         "launcher": {

@@ -69,6 +69,15 @@ CONSUMER_COLUMNS: Final = (
 )
 
 
+SERVICE_COLUMNS: Final = (
+    Column("SERVICE", 7, 24),
+    Column("STATE", 8, 9),
+    Column("RESTARTS", 8, 8, number=True),
+    Column("SINCE", 6, 6, number=True),
+    Column("", 0, 200),
+)
+
+
 def clean(text: object) -> str:
     """Text that is safe on a terminal: one line, control and format characters escaped."""
     raw = text if isinstance(text, str) else "" if text is None else str(text)
@@ -244,6 +253,20 @@ def consumer_cells(consumer: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
+def service_cells(service: Mapping[str, Any]) -> list[Cell]:
+    """One service's line, by ``SERVICE_COLUMNS``: its last words while it runs, else why it does not."""
+    restarts = service.get("restarts", 0)
+    words = service.get("stderr") or [""]
+    note = clean(words[-1]) if service.get("state") == "running" else note_of(service)
+    return [
+        Cell(clean(service.get("name", "?"))),
+        state_of(service),
+        Cell(count(restarts, 7), YELLOW if restarts else ""),
+        Cell(span(service.get("since_s"))),
+        Cell(note, DIM),
+    ]
+
+
 def _known(consumer: Mapping[str, Any], key: str) -> bool:
     return isinstance(consumer.get(key), int) and consumer[key] >= 0
 
@@ -300,7 +323,7 @@ def summary(snapshot: Mapping[str, Any]) -> str:
 
 
 def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) -> list[str]:  # noqa: FBT001, FBT002
-    """A snapshot as lines: the sources, then the consumers if there are any.
+    """A snapshot as lines: the sources, then the services, consumers and the sinks that cannot do their work, if there are any.
 
     Args:
         snapshot: what ``ControlApi.snapshot`` returns and ``GetStatus`` replies.
@@ -311,10 +334,23 @@ def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) ->
     lines = block(SOURCE_COLUMNS, [source_cells(source) for source in sources], width, color=color)
     if not sources:
         lines.append(fit("no sources; add a [[source]] to the configuration", width))
+    services = snapshot.get("services") or []
+    if services:
+        lines.append("")
+        lines += block(SERVICE_COLUMNS, [service_cells(service) for service in services], width, color=color)
     consumers = snapshot.get("consumers", [])
     if consumers:
         lines.append("")
         lines += block(
             CONSUMER_COLUMNS, [consumer_cells(consumer) for consumer in consumers], width, color=color
         )
+    failing = [sink for sink in snapshot.get("sinks", []) if sink.get("problem")]
+    if failing:
+        lines.append("")
+        lines += [fit(clean(sink_trouble(sink)), width) for sink in failing]
     return lines
+
+
+def sink_trouble(sink: Mapping[str, Any]) -> str:
+    """What is wrong with a sink."""
+    return f"{sink.get('name')}: {sink.get('state')}: {sink['problem']}: {sink.get('text')}"

@@ -353,6 +353,7 @@ async def get_vitals(room: Room, call: Call) -> bytes:
 async def get_health(room: Room, _call: Call) -> bytes:
     """Whether all is well, and what is not."""
     troubles = [_trouble(source) for source in room.snapshot["sources"] if _troubled(source)]
+    troubles += [_sink_trouble(sink) for sink in room.snapshot["sinks"] if sink.get("problem")]
     health = room.snapshot.get("health") or ("degraded" if troubles else "ok")
     return encode_reply({"health": health, "troubles": troubles})
 
@@ -370,6 +371,15 @@ def _trouble(source: Mapping[str, Any]) -> dict[str, str]:
         "state": source["state"],
         "problem": source.get("reason") or ended.get("problem") or source.get("verdict") or "",
         "text": ended.get("text") or source.get("why") or "",
+    }
+
+
+def _sink_trouble(sink: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "source": sink["name"],
+        "state": sink.get("state") or "",
+        "problem": sink["problem"],
+        "text": sink.get("text") or "",
     }
 
 

@@ -87,6 +87,7 @@ class FileSink:
     _finishing: int = 0
     _finished: Bell = field(default_factory=Bell)
     _lost_before: int = 0
+    _idle: bool = False
 
     def __post_init__(self) -> None:
         spec = self.spec
@@ -94,7 +95,7 @@ class FileSink:
             limit=spec.limit,
             overflow=cast("Overflow", spec.overflow),
             hold=spec.hold,
-            on_ready=self._bell.ring,
+            on_ready=self._on_ready,
             on_room=self.on_room.ring,
         )
         self._files = Files(spec, self.header, self.table, self._over.append)
@@ -194,21 +195,37 @@ class FileSink:
                 await self._write(taken)
                 if self.state == "failed" and self._closing.is_set():
                     break
-            if taken or now >= tick_at:
+            if now >= tick_at:
                 tick_at = now + TICK_S
                 for text in await self._in_thread(self._files.tick):
                     self.say("warning", text)
             await self._finish_files(nursery)
-            if not taken and not self._closing.is_set():
+            if not taken and not outbox and not self._closing.is_set():
+                self._idle = True
                 with trio.move_on_at(tick_at):
                     await self._bell.wait()
-            elif outbox.pinned < self.spec.limit // 4 and not self._closing.is_set():
-                await self._rest(GATHER_PACKED_S if self.spec.compress == "zstd" else GATHER_S)
+                self._idle = False
+            elif not self._plenty and not self._closing.is_set():
+                await self._gather()
         await self._in_thread(partial(self._files.turn, self._untold()))
         await self._finish_files(nursery)
 
+    def _on_ready(self) -> None:
+        if self._idle or self._plenty:
+            self._bell.ring()
+
+    @property
+    def _plenty(self) -> bool:
+        """Whether so much is queued that it does not wait for more."""
+        return self.outbox.pinned >= self.spec.limit // 4
+
+    async def _gather(self) -> None:
+        """Wait a moment for more packets, unless there are plenty."""
+        with trio.move_on_after(GATHER_PACKED_S if self.spec.compress == "zstd" else GATHER_S):
+            await self._bell.wait()
+
     async def _rest(self, seconds: float) -> None:
-        """Let packets gather; those that do not fit are dropped by the outbox's own rule."""
+        """Wait for the next try; packets that do not fit meanwhile are dropped by the outbox's own rule."""
         with trio.move_on_after(seconds):
             await self._closing.wait()
 

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from helperd import pcapng
@@ -22,7 +23,6 @@ from helperd.sinks.naming import PACKED, PART
 from helperd.sinks.zst import whole_frames
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Sequence
 
     from helperd.routing import Batch, Part
@@ -100,7 +100,7 @@ class Written:
             if gid != -1:
                 os.fchown(self._fd, -1, gid)
             os.fchmod(self._fd, mode)
-            self._put(section.preface())
+            self._put([*section.preface(), *section.parts([], Counter())])
         except BaseException:
             self.discard()
             raise
