@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from helperd.bell import Bell
-from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut
+from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut, UsageError
 from helperd.incarnation import Incarnation, program_of
 from helperd.lifecycle import (
     Answer,
@@ -39,6 +39,7 @@ from helperd.watch import Watch
 from helperd.wire import bulk
 from helperd.wire.definition import SourceDefinition, channel_plan
 from helperd.wire.greeting import attempts
+from helperd.wire.identity import canonical, uuid_of
 from helperd.wire.messages import (
     ConfigureReport,
     ConfigureRequest,
@@ -88,6 +89,10 @@ class Shell(Protocol):
     programs: GenerationCache
     lagged_at: float
 
+    @property
+    def sources(self) -> Sequence[Source]:
+        """All sources, in the order in which they were added."""
+
     def changed(self) -> None:
         """Wake whoever follows the state."""
 
@@ -108,7 +113,6 @@ class Opened:
     generation: str = ""
     hardware: str = ""
     channel: str = ""
-    uuid: str = ""
     capture_interface: str = ""
     version: str = ""
     channels: tuple[str, ...] = ()
@@ -159,6 +163,8 @@ class Source:
         self.meter = Meter()
         self.incarnation: Incarnation | None = None
         self.vitals: vitals.Tree | None = None
+        self.identity = ""
+        self.exclusive = False
         self.tuned: ConfigureRequest | None = None
         self.hop_rate: float | None = None
         self.reported: tuple[str, ...] = ()
@@ -342,6 +348,7 @@ class Source:
         shell = self.shell
         self.opened = Opened()
         self.helper, profile = await shell.choose(self.spec)
+        self._check_device(self.helper)
         async with shell.gate.slot() as slot:
             ways = self._ways_to_greet()
             self._last_way = len(ways) == 1
@@ -432,15 +439,60 @@ class Source:
                 "dlt": dlt,
                 "hardware": self.opened.hardware,
                 "interface": self.opened.capture_interface,
-                "uuid": self.opened.uuid,
+                "uuid": self.identity,
             },
         )
+
+    # identity
+
+    @property
+    def holds(self) -> bool:
+        """Whether it has its device, or will have it again."""
+        return bool(self.identity) and self.life.wanted == "up" and self.life.state not in _AT_REST
+
+    def _check_device(self, helper: HelperSpec) -> None:
+        """Refuse a device that another source has, before a second process disturbs it.
+
+        Raises:
+            OpenRefused: "busy".
+        """
+        definition = SourceDefinition.parse(self.spec.definition)
+        if definition.get("uuid"):
+            return
+        for other in self.shell.sources:
+            if other is self or not other.holds or not other.exclusive or other.helper is None:
+                continue
+            names = {other.spec.definition.partition(":")[0].strip(), other.opened.capture_interface}
+            if other.helper.name == helper.name and definition.interface in names:
+                raise _taken(definition.interface, other)
+
+    def _identify(self, report: OpenReport) -> None:
+        """Settle the source's UUID: its definition's, else its helper's, else one made of its name.
+
+        Raises:
+            OpenRefused: "busy": another source has it. UsageError: "bad-definition": the definition's is none.
+        """
+        definition = SourceDefinition.parse(self.spec.definition)
+        wished = definition.get("uuid")
+        uuid = canonical(wished or report.uuid)
+        if wished and not uuid:
+            text = f"uuid={wished!r} is none; write 8-4-4-4-12 hexadecimal digits"
+            raise UsageError("bad-definition", f"{self.name}: {text}")
+        self.exclusive = bool(uuid) and not wished
+        if not uuid:
+            if report.uuid:
+                self.say("warning", f"its helper calls itself {report.uuid[:64]!r}, which is no UUID")
+            assert self.helper is not None
+            uuid = uuid_of(f"helperd_{self.helper.name}", self.name)
+        for other in self.shell.sources:
+            if other is not self and other.holds and other.identity == uuid:
+                raise _taken(definition.interface, other)
+        self.identity = uuid
 
     def _take(self, report: OpenReport) -> None:
         opened = self.opened
         opened.hardware = report.hardware[:MAX_TEXT]
         opened.channel = report.channel[:MAX_TEXT]
-        opened.uuid = report.uuid[:MAX_TEXT]
         opened.capture_interface = report.capture_interface[:MAX_TEXT]
         opened.version = report.version[:MAX_TEXT]
         opened.channels = self.reported = report.channels
@@ -539,6 +591,7 @@ class Source:
             self._hear("error", message.message or "the helper reports an error without words")
         elif isinstance(message, OpenReport):
             if message.success:  # before the packets that came in the same read
+                self._identify(message)
                 self._take(message)
                 self._describe(self.life.incarnation, message)
         elif isinstance(message, Lost):
@@ -687,6 +740,7 @@ class Source:
         self.shell.changed()
 
 
+_AT_REST: Final = frozenset({State.DOWN, State.FAILED})
 _WATCHED: Final = frozenset({State.GREETING, State.OPENING, State.RUNNING})
 _SEVERITIES: Final = {
     Severity.DEBUG: "debug",
@@ -695,6 +749,12 @@ _SEVERITIES: Final = {
     Severity.ALERT: "alert",
     Severity.FATAL: "fatal",
 }
+
+
+def _taken(interface: str, other: Source) -> OpenRefused:
+    text = f"{interface} is open already, as source {other.name!r} (UUID {other.identity})"
+    cure = "stop that one, or give this one a uuid= of its own in its definition if both are meant"
+    return OpenRefused("busy", f"{text}; {cure}")
 
 
 def policy_of(spec: SourceSpec) -> Policy:

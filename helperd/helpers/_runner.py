@@ -409,8 +409,8 @@ class Runner:
         if hopping is not None:
             hopping = self._make_tuner().hop(hopping)
         uuid = definition.get("uuid") or device.uuid
-        if not uuid:
-            from helperd.helpers._identity import uuid_of
+        if not uuid and not (self._helper.SHARED and self._helperd):
+            from helperd.wire.identity import uuid_of
 
             identity = self._helper.IDENTITY or f"helperd_{self._helper.TYPE}"
             uuid = uuid_of(identity, definition.interface)

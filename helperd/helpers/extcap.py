@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import HelperdError, UsageError
 from helperd.helpers import _extcap
 from helperd.helpers._clock import monotonic
-from helperd.helpers._identity import uuid_of
 from helperd.helpers._program import Program, ask
 from helperd.helpers._template import Template
 from helperd.helpers.pipe import HEADER_S, READ, CaptureStream
@@ -42,6 +41,7 @@ from helperd.helpers.sdk import (
     Writer,
 )
 from helperd.wire.definition import COMMON_OPTIONS
+from helperd.wire.identity import uuid_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

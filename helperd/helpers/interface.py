@@ -26,12 +26,12 @@ from helperd.errors import HelperdError
 from helperd.helpers import _bpf, _packetlink
 from helperd.helpers._bulk import BulkWriter
 from helperd.helpers._clock import monotonic
-from helperd.helpers._identity import uuid_of
 from helperd.helpers._packetblock import Blocks
 from helperd.helpers._packetring import BLOCK, PacketRing, make_socket
 from helperd.helpers._packetsend import BulkSender
 from helperd.helpers._writer import MAX_CONTENT
 from helperd.helpers.sdk import Device, Helper, Interface, Refused, SourceDefinition, Writer
+from helperd.wire.identity import uuid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,10 +24,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from helperd.errors import HelperdError
-from helperd.helpers._identity import uuid_of
 from helperd.helpers._program import Program
 from helperd.helpers._template import Template
 from helperd.helpers.sdk import Device, Helper, SourceDefinition, Writer
+from helperd.wire.identity import uuid_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -44,6 +44,7 @@ class PcapFile(Helper):
     TYPE = "pcapfile"
     SUMMARY = "replays pcap and pcapng files, also inside gzip or zstd, and logs of Kismet"
     IDENTITY = "kismet_cap_pcapfile"
+    SHARED = True
     OPTIONS = {  # noqa: RUF012 - a constant of the class, as in Helper
         "realtime": "true (default): at the recorded speed; false: as fast as possible",
         "loop": "true: for ever; a number: so many times; default once",

@@ -104,6 +104,8 @@ class Helper:
         OPTIONS: options of a definition that it understands, each with its meaning; others are refused.
         WORDS: what the words behind ``--`` on the command line mean; empty: there must be none.
         IDENTITY: what ``uuid`` starts from; empty: ``helperd_TYPE``.
+        SHARED: any number of sources may open one device at a time, as with files: under helperd each source then has
+            an identity of its own, made of its name, and none is refused because of another.
         words: the words behind ``--``.
     """
 
@@ -112,6 +114,7 @@ class Helper:
     OPTIONS: ClassVar[Mapping[str, str]] = {}
     WORDS: ClassVar[str] = ""
     IDENTITY: ClassVar[str] = ""
+    SHARED: ClassVar[bool] = False
 
     words: tuple[str, ...] = ()
     hold: bool | None = None

@@ -68,9 +68,15 @@ def test_every_packet_comes_byte_identical_in_order_with_its_stamp(tmp_path, mag
 
 def test_the_identity_is_the_one_kismets_helper_gives(tmp_path):
     path = write(tmp_path / "x.pcap", pcap(LITTLE, []))
-    _, _, report = replay(path)
+    with Peer("pcapfile", helperd=False) as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile"))
+        report = peer.expect(OpenReport)
     assert report.uuid.startswith("4E1D07C3-0000-0000-0000-0000")
     assert len(report.uuid) == 36
+
+
+def test_under_helperd_a_file_may_be_replayed_by_many_so_it_identifies_none(tmp_path):
+    assert replay(write(tmp_path / "x.pcap", pcap(LITTLE, [])))[2].uuid == ""
 
 
 def test_several_link_types_each_keep_theirs(tmp_path):

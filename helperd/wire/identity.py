@@ -8,7 +8,10 @@ Source of facts: kismet-protocol.md, sections 1.4, 4.6 and appendix C.
 
 from __future__ import annotations
 
+import re
 from itertools import accumulate
+
+_FORM = re.compile(r"[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12}")
 
 
 def checksum(data: bytes) -> int:
@@ -28,3 +31,9 @@ def uuid_of(helper: str, device: str) -> str:
     head = checksum(helper.encode())
     tail = checksum(device.encode("utf-8", "surrogateescape"))
     return f"{head:08X}-0000-0000-0000-0000{tail:08X}"
+
+
+def canonical(text: str) -> str:
+    """A UUID as servers print it, in upper case; empty when it is none: some helpers pad theirs with spaces."""
+    found = text.strip().upper()
+    return found if _FORM.fullmatch(found) else ""

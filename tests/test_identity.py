@@ -1,0 +1,165 @@
+"""The identity of a source survives restarts, and one device is open once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from helperd.control.client import Client, ControlError
+from helperd.wire.identity import canonical, uuid_of
+from tests.rig import ROOT, daemon
+
+HELPER = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from helperd.helpers.sdk import Device, Helper, main
+class Dongle(Helper):
+    TYPE = "dongle"
+    OPTIONS = {{"given": "a UUID", "log": "a file"}}
+    def open(self, definition):
+        with open(os.environ["OPENED"], "a") as log:
+            log.write(definition.interface + "\\n")
+        return Device(dlt=147, uuid=definition.get("given"), capture_interface="usb-" + definition.interface)
+    def capture(self, writer):
+        writer.packet(b"here")
+        while True:
+            writer.wait(60)
+main(Dongle)
+"""
+PEER = ROOT / "tests" / "peers" / "bad_helper.py"
+
+
+def config(folder: Path, *sources: tuple[str, str], more: str = "") -> str:
+    script = folder / "dongle.py"
+    script.write_text(HELPER)
+    command = json.dumps([sys.executable, str(script)])
+    text = f'[[helper]]\nname = "dongle"\ncommand = {command}\ntypes = ["dongle"]\n'
+    text += f"env = {{ OPENED = {json.dumps(str(folder / 'opened'))} }}\n{more}"
+    mute = json.dumps([sys.executable, "-I", "-S", str(PEER), "good"])
+    text += f'[[helper]]\nname = "mute"\ncommand = {mute}\ntypes = ["mute"]\n'
+    text += '[[helper]]\nname = "synthetic"\ncommand = ["builtin:synthetic"]\ntypes = ["synthetic"]\n'
+    return text + "".join(f'[[source]]\nname = "{name}"\n{block}\n' for name, block in sources)
+
+
+def test_a_uuid_is_the_same_after_a_restart_of_helper_and_daemon(rundir: Path) -> None:
+    seen = []
+    text = config(
+        rundir,
+        ("given", 'definition = "a:type=dongle,given=5fe308bd-0000-0000-0000-0123456789ab"'),
+        ("made", 'definition = "b:type=dongle"'),
+        ("wished", 'definition = "c:type=dongle,uuid=11111111-2222-3333-4444-555555555555"'),
+        ("none", 'definition = "d:type=mute"'),
+        ("shared", 'definition = "radio0:type=synthetic"'),
+        ("shared2", 'definition = "radio0:type=synthetic"'),
+    )
+    for _ in range(2):
+        with daemon(rundir, text) as rig:
+            rig.wait_running()
+            rows = {row["name"]: row["uuid"] for row in rig.status()["sources"]}
+            seen.append(rows)
+            os.kill(rig.source("made")["pid"], signal.SIGKILL)
+            status = rig.wait(
+                lambda status: all(
+                    row["name"] != "made" or (row["incarnation"] == 2 and row["state"] == "running")
+                    for row in status["sources"]
+                )
+            )
+            assert {row["name"]: row["uuid"] for row in status["sources"]} == rows
+    assert seen[0] == seen[1]
+    assert seen[0]["given"] == "5FE308BD-0000-0000-0000-0123456789AB"
+    assert seen[0]["wished"] == "11111111-2222-3333-4444-555555555555"
+    assert seen[0]["made"] == uuid_of("helperd_dongle", "b")
+    assert seen[0]["none"] == uuid_of("helperd_mute", "none")
+    assert len(set(seen[0].values())) == len(seen[0])
+    assert all(re.fullmatch(r"[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}", uuid) for uuid in seen[0].values())
+
+
+def refused(rig, definition: str, name: str) -> ControlError:
+    with Client(rig.control, timeout_s=20) as client, pytest.raises(ControlError) as caught:
+        client.call("AddSource", definition=definition, name=name)
+    return caught.value
+
+
+def test_the_second_source_on_a_device_is_refused_with_the_name_of_the_first(rundir: Path) -> None:
+    opened = rundir / "opened"
+    with daemon(rundir, config(rundir, ("first", 'definition = "tty0:type=dongle"'))) as rig:
+        rig.wait_running("first")
+        for interface in ("tty0", "usb-tty0"):  # its own name, and the one that its helper told
+            error = refused(rig, f"{interface}:type=dongle", "second")
+            assert error.problem == "busy"
+            assert "open already, as source 'first'" in str(error)
+            assert "uuid=" in str(error)
+        assert opened.read_text() == "tty0\n"  # no second process has come near the device
+        same = refused(rig, f"other:type=dongle,given={uuid_of('helperd_dongle', 'tty0').lower()}", "third")
+        assert "open already, as source 'first'" in str(same)
+        again = refused(rig, f"other:type=dongle,uuid={uuid_of('helperd_dongle', 'tty0')}", "fourth")
+        assert "open already, as source 'first'" in str(again)
+        rig.call(
+            "AddSource", definition="tty0:type=dongle,uuid=11111111-2222-3333-4444-555555555555", name="meant"
+        )
+        rig.call("RemoveSource", source="meant")
+        rig.call("Stop", source="first")
+        assert (
+            rig.call("AddSource", definition="tty0:type=dongle", name="next")["source"]["state"] == "running"
+        )
+        with (
+            pytest.raises(ControlError, match="open already, as source 'next'"),
+            Client(rig.control) as client,
+        ):
+            client.call("Start", source="first")
+
+
+def test_of_two_in_one_file_one_runs_and_the_other_takes_over_when_it_is_stopped(rundir: Path) -> None:
+    pair = [(name, 'definition = "tty0:type=dongle"') for name in ("one", "two")]
+    with daemon(rundir, config(rundir, *pair)) as rig:
+        status = rig.wait(
+            lambda status: sorted(row["state"] for row in status["sources"]) == ["backoff", "running"]
+        )
+        running = next(row["name"] for row in status["sources"] if row["state"] == "running")
+        other = next(row for row in status["sources"] if row["state"] == "backoff")
+        assert other["exit"]["problem"] == "busy"
+        assert f"as source {running!r}" in other["exit"]["text"]
+        rig.call("Stop", source=running)
+        assert rig.call("Start", source=other["name"])["source"]["state"] == "running"
+
+
+def test_a_uuid_that_is_none_is_refused_in_a_definition_and_told_of_a_helper(rundir: Path) -> None:
+    with daemon(rundir, config(rundir)) as rig:
+        error = refused(rig, "a:type=dongle,uuid=12345", "x")
+        assert "uuid='12345' is none" in str(error)
+        rig.call("AddSource", definition="a:type=dongle,given=7-a", name="y")
+        assert rig.source("y")["uuid"] == uuid_of("helperd_dongle", "y")
+        texts = [message["text"] for message in rig.call("GetMessages", source="y")["messages"]]
+        assert "its helper calls itself '7-a', which is no UUID" in texts
+
+
+def test_an_option_that_no_helper_knows_is_refused_with_the_nearest(rundir: Path) -> None:
+    with daemon(rundir, config(rundir, more='options = ["given", "log", "gain"]\n')) as rig:
+        error = refused(rig, "a:type=dongle,giben=1", "x")
+        assert error.problem == "bad-definition"
+        assert "dongle has no option 'giben'; did you mean given?" in str(error)
+        assert not (rundir / "opened").exists()
+        with pytest.raises(ControlError, match="did you mean gain"), Client(rig.control) as client:
+            client.call("Probe", definition="a:type=dongle,gian=3")
+        error = refused(rig, "radio0:type=synthetic,rat=1", "x")  # told by the helper itself
+        assert "did you mean rate?" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("5fe308bd-0000-0000-0000-0123456789ab", "5FE308BD-0000-0000-0000-0123456789AB"),
+        (" 5FE308BD-0000-0000-0000-0123456789AB ", "5FE308BD-0000-0000-0000-0123456789AB"),
+        ("5FE308BD-0000-0000-0000-      6789AB", ""),
+        ("5FE308BD-0000-0000-0000-0123456789A", ""),
+        ("", ""),
+    ],
+)
+def test_what_a_uuid_looks_like(text: str, form: str) -> None:
+    assert canonical(text) == form
