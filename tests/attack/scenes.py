@@ -361,6 +361,62 @@ def surroundings(stage: Stage) -> list[str]:
 
 
 @scene
+def places(stage: Stage) -> list[str]:
+    """Where a socket is made: never over a file or somebody's socket, never where others could exchange it."""
+    wrong = Wrong()
+    config = stage.config(PLAIN)
+    os.makedirs(f"{STAGE}/theirs")
+    os.chown(f"{STAGE}/theirs", ALLOWED, ALLOWED)
+    os.symlink(STAGE, f"{STAGE}/link")
+    Path(f"{STAGE}/precious").write_text("precious")
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(f"{STAGE}/taken")
+        taken.listen()
+        for name, status in (
+            ("precious", 69),
+            ("taken", 69),
+            ("open/sock", 77),
+            ("theirs/sock", 77),
+            ("link/sock", 77),
+            ("none/sock", 111),
+        ):
+            argv = stage.argv(config, f"--listen={STAGE}/{name}")
+            done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=10)
+            wrong.same(f"status at {name}", done.returncode, status)
+            wrong.same(f"lines at {name}", done.stderr.count("\n"), 1)
+        with socket.socket(socket.AF_UNIX) as still:
+            wrong.same("who listened before", still.connect_ex(f"{STAGE}/taken"), 0)
+    wrong.same("the file", Path(f"{STAGE}/precious").read_text(), "precious")
+    for name in ("open/sock", "theirs/sock", "sock", "none"):
+        wrong.same(f"{name} was made", os.path.lexists(f"{STAGE}/{name}"), False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stale:
+        stale.bind(SOCKET)
+    with stage.listening(PLAIN):  # nobody listens at that one any more: it is replaced
+        wrong.same("mode", oct(os.stat(SOCKET).st_mode & 0o777), "0o660")
+    return wrong
+
+
+@scene
+def log_flood(stage: Stage) -> list[str]:
+    """A flood of refusals does not silence the log for longer than it lasts; how many lines are missing is said."""
+    wrong = Wrong()
+    ends = os.pipe()
+    with stage.launcher(PLAIN) as asker:
+        for _ in range(3000):
+            asker.launch(99, ends)
+        said = stage.said()
+        wrong.same("lines of a flood", 150 < said.count("\n") < 1500, True)
+        deadline = time.monotonic() + 5
+        while "lines were left out" not in stage.said()[len(said) :] and time.monotonic() < deadline:
+            asker.launch(99, ends)
+            time.sleep(0.1)
+        wrong.same("the count", "lines were left out" in stage.said()[len(said) :], True)
+    for fd in ends:
+        os.close(fd)
+    return wrong
+
+
+@scene
 def dirty_start(stage: Stage) -> list[str]:
     """Whatever the launcher was started with, its helpers start clean."""
     wrong = Wrong()
@@ -621,6 +677,70 @@ def reload(stage: Stage) -> list[str]:
         wrong.same("who ran all the time", running.run("result = 2"), 2)
         running.kill()
         running.close()
+    return wrong
+
+
+@scene
+def new_rules(stage: Stage) -> list[str]:
+    """After a reload the numbers and rules of the new file hold, also over a connection that was made before it."""
+    wrong = Wrong()
+    rule = f'[[allow]]\nuid = {ALLOWED}\nhelpers = ["plain"]\nmax_running = 2\n'
+    code = "result = launch(s, ask(s, 3)[1], N)[0]"
+    with (
+        stage.listening(PLAIN + RAW + rule),
+        contextlib.closing(seat(ALLOWED, (DAEMON,), SOCKET=SOCKET)) as place,
+    ):
+
+        def tries() -> list[int]:
+            found = []
+            for number in (1, 2):
+                try:
+                    found.append(int(bool(place.run(code.replace("N", str(number))))))
+                except OSError as error:
+                    found.append(-(error.errno or 0))
+            return found
+
+        place.run("s, f = ready(); result = 1")
+        wrong.same("before", tries(), [1, -errno.EACCES])
+        time.sleep(1.05)  # a launcher reads its file once a second
+        stage.config(RAW + PLAIN + rule)
+        place.run("ask(s, 3, arg=1); result = 1")
+        wrong.same("after the numbers changed", tries(), [-errno.EACCES, 1])
+        time.sleep(1.05)
+        stage.config(RAW + PLAIN)
+        place.run("ask(s, 3, arg=1); result = 1")
+        wrong.same("after the rule went", tries(), [-errno.EACCES] * 2)
+    return wrong
+
+
+@scene
+def plain_capture(stage: Stage) -> list[str]:
+    """A plain helper captures on a veth with its one capability; what it says from inside is what was declared."""
+    wrong = Wrong()
+    if not os.path.exists("/sys/class/net/hd0"):
+        Stage.veth()
+    inside = (
+        "import ctypes, socket\n"
+        "lines = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
+        "sets = {name: int(lines['Cap' + name], 16) for name in ('Eff', 'Prm', 'Amb', 'Inh', 'Bnd')}\n"
+        "fds = sorted(int(n) for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}'))\n"
+        "result = [sets, int(lines['NoNewPrivs']), ctypes.CDLL(None).prctl(27, 0, 0, 0, 0), os.getresuid(), fds]"
+    )
+    with stage.launcher(RAW) as asker, Running(asker, 1) as helper:
+        sets, no_new_privs, bits, uids, fds = helper.run(inside)
+        wrong.same("sets", sets, {"Eff": 0x2000, "Prm": 0x2000, "Amb": 0x2000, "Inh": 0x2000, "Bnd": 0})
+        wrong.same("no_new_privs", no_new_privs, 1)
+        wrong.same("securebits", bits, 0xEF)
+        wrong.same("its own uid", uids[0] in range(60800, 61024) and len(set(uids)) == 1, True)
+        wrong.same("descriptors", fds, [0, 1, 2, 3, 4])
+        helper.run(
+            "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)); s.bind(('hd0', 0)); s.settimeout(10)"
+        )
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind(("hd1", 0))
+            sender.send(b"\xff" * 6 + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + b"to a plain helper" + bytes(40))
+        code = "got = b''\nwhile b'to a plain helper' not in got: got = s.recv(2000)\nresult = True"
+        wrong.same("the frame", helper.run(code), True)
     return wrong
 
 
