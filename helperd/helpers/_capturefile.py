@@ -26,6 +26,7 @@ from helperd import pcapng
 from helperd.errors import HelperdError
 
 MAX_PACKET = 16 << 20  # bytes; a record that claims more is damage
+MAX_STAMP = 1_000_000_000 << 32  # nanoseconds; frames hold seconds in 32 bits, as pcap does
 MAX_SNAPLEN = 128 << 20  # bytes; the largest limit any capture library writes
 
 # magic in file order -> (byte order, nanoseconds per fraction unit, bytes between record header and packet)
@@ -199,7 +200,10 @@ class CaptureParser:
             if stop > end:
                 self._need = stop - at
                 return at
-            found.append((dlt, seconds * 1_000_000_000 + fraction * unit, data[begin:stop], original))
+            stamp = seconds * 1_000_000_000 + fraction * unit
+            if stamp >= MAX_STAMP:
+                raise self._no_clock(len(found), stamp)
+            found.append((dlt, stamp, data[begin:stop], original))
             at = stop
 
     def _parse_blocks(self, data: bytes, found: list[Captured]) -> int:
@@ -287,6 +291,8 @@ class CaptureParser:
         stamp = (
             None if units is None else units * interface.multiply // interface.divide + interface.offset_ns
         )
+        if stamp is not None and not 0 <= stamp < MAX_STAMP:
+            raise self._no_clock(len(found), stamp)
         found.append((interface.dlt, stamp, body[begin : begin + captured], original))
 
     def _interface(self, number: int) -> _Interface:
@@ -325,6 +331,13 @@ class CaptureParser:
                 f"has an absurd snap length of {snaplen} bytes, {MAX_SNAPLEN} at most are taken; "
                 "rewrite it with editcap (from Wireshark)"
             )
+
+    def _no_clock(self, more: int, stamp: int) -> HelperdError:
+        seconds = stamp // 1_000_000_000
+        return self._bad(
+            f"is damaged: packet {self.packets + more + 1} is of second {seconds} since 1970, "
+            "which no frame can hold (years 1970 to 2106)"
+        )
 
     def _bad(self, text: str) -> HelperdError:
         return HelperdError("bad-capture", f"{self.name} {text}")

@@ -11,6 +11,7 @@ numbers of 1/100,000 degree. ``packet_full_len`` (version 9) is the length in th
 from __future__ import annotations
 
 import sqlite3
+from math import isfinite
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -80,17 +81,34 @@ class KismetDb:
 
     def batches(self) -> Iterator[list[Entry]]:
         """All packets from the beginning."""
+        entries: list[Entry] = []
         try:
-            cursor = self._database.execute(self._query)
-            while rows := cursor.fetchmany(ROWS):
-                yield [self._entry(row) for row in rows if row[3] is not None]
+            for row in self._database.execute(self._query):
+                if row[3] is not None:
+                    entries.append(self._entry(row))
+                if len(entries) == ROWS:
+                    yield entries
+                    entries = []
         except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+            yield entries
             raise HelperdError("bad-capture", f"{self._path} is damaged: {error}") from None
+        yield entries
 
     def _entry(self, row: tuple[object, ...]) -> Entry:
         numbers = [value if isinstance(value, (int, float)) else 0 for value in row]
         sec, usec, dlt = (int(number) for number in numbers[:3])
         full, dbm, khz, lat, lon, alt, speed, heading = numbers[4:]
+        for name, value, most in (
+            ("ts_sec", sec, (1 << 32) - 1),
+            ("ts_usec", usec, 999_999),
+            ("dlt", dlt, (1 << 16) - 1),
+            ("packet_full_len", full, (1 << 32) - 1),
+        ):
+            if not 0 <= value <= most:
+                raise ValueError(f"a packet with {name} = {value}; 0 to {most} is possible")
+        dbm, khz, lat, lon, alt, speed, heading = (
+            value if isfinite(value) else 0 for value in (dbm, khz, lat, lon, alt, speed, heading)
+        )
         data = row[3] if isinstance(row[3], bytes) else str(row[3]).encode()
         signal = Signal(dbm=float(dbm) or None, khz=float(khz) or None) if dbm or khz else None
         gps = None

@@ -200,6 +200,18 @@ def test_a_giant_block_of_no_interest_is_passed_over_without_holding_it():
             "packet 1 is longer than its block",
         ),
         (section("<") + struct.pack("<3I", 4, MAX_PACKET + 4, 0), "is cut"),
+        (
+            section("<") + interface("<", 1, tsresol=0) + enhanced("<", 0, (1 << 64) - 1, b"", 0),
+            "packet 1 is of second 18446744073709551615",
+        ),
+        (
+            section("<") + interface("<", 1, tsoffset=-1) + enhanced("<", 0, 5, b"", 0),
+            "is of second -1 since",
+        ),
+        (
+            pcap(b"\xd4\xc3\xb2\xa1", [])[:24] + struct.pack("<4I", 0xFFFFFFFF, 1_000_000, 0, 0),
+            "of second 4294967296",
+        ),
     ],
 )
 @pytest.mark.parametrize("step", [1, 1 << 16])
