@@ -106,6 +106,10 @@ class Channel:
         self._write(self.session.send(message))
         return True
 
+    def tell(self, line: bytes) -> None:
+        """Write what is no frame, to a process that speaks no protocol."""
+        self._write(line)
+
     def ping(self) -> None:
         """Send PING; when it cannot leave, count it in ``pings_stuck``."""
         if self._unsent:

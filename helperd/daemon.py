@@ -144,6 +144,7 @@ class Daemon:
             on_room=self.supervisor.room,
             on_connect=self.supervisor.on_consumer,
             on_change=self.supervisor.changed,
+            on_bug=self.supervisor.bug,
             sources=frozenset(spec.sources),
             single=single,
             spec=spec,
@@ -229,6 +230,7 @@ class Daemon:
         spec = SinkSpec(path=CONTROL_SOCKET, sources=tuple(sorted(sources)), format=form)
         single = next(iter(sources)) if len(sources) == 1 else None
         sink = self._sink(spec, single, self.control)
+        sink.lent = True
         self.sinks.append(sink)
         try:
             with sink.scope:
@@ -355,7 +357,7 @@ async def run(
         LauncherGone: the launcher ended; so have all helpers.
     """
     notifier = Notifier()
-    async with open_launcher(launcher_fd, helpers=settings.helpers) as launcher:
+    async with open_launcher(launcher_fd, helpers=settings.programs) as launcher:
         table = RouteTable()
         write = partial(_write, log) if view is None else view.write
         supervisor = Supervisor(settings, launcher, table, write)
@@ -364,6 +366,7 @@ async def run(
             os=f"{os.uname().sysname} {os.uname().release}",
             application=f"helperd {__version__}",
         )
+        supervisor.runtime_dir = runtime_dir
         daemon = Daemon(
             supervisor, launcher, runtime_dir, settings.helperd, log, trio.current_time(), header=header
         )

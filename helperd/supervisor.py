@@ -24,6 +24,7 @@ from helperd.drivers import check_definition, driver_for, probe
 from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate
 from helperd.lifecycle import Event, Plan, State, plan
+from helperd.service import Service
 from helperd.source import Source, policy_of
 from helperd.tuning import Tuning
 from helperd.watch import Moment
@@ -32,7 +33,7 @@ from helperd.wire.greeting import GenerationCache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from helperd.config.specs import Config, HelperSpec, SourceSpec
+    from helperd.config.specs import Config, HelperSpec, ServiceSpec, SourceSpec
     from helperd.launcher import Launcher
     from helperd.routing import RouteTable
 
@@ -82,13 +83,25 @@ class Supervisor:
         self.changes = 0
         self.tuning = Tuning(lambda: self.sources)
         self._lot = trio.lowlevel.ParkingLot()
+        self.runtime_dir = ""
         self._running: dict[str, _Running] = {}
+        self._serving: dict[str, _Running] = {}
         self._nursery: trio.Nursery | None = None
 
     @property
     def sources(self) -> list[Source]:
         """All sources, in the order in which they were added."""
         return [running.source for running in self._running.values()]
+
+    @property
+    def services(self) -> list[Source]:
+        """All services, in the order in which they were added."""
+        return [running.source for running in self._serving.values()]
+
+    @property
+    def all(self) -> list[Source]:
+        """Everything that has processes: sources, then services."""
+        return self.sources + self.services
 
     def source(self, name: str) -> Source:
         """Find a source by name.
@@ -146,6 +159,10 @@ class Supervisor:
                 raise LaunchFailed(error.problem, error.text) from error
         return helper, self.config.profile(helper.name)
 
+    def profile_of(self, service: ServiceSpec) -> tuple[HelperSpec, int]:
+        """A service as the launcher knows it, and its profile number."""
+        return service.as_helper(), self.config.service_profile(service.name)
+
     # the nursery
 
     async def run(self) -> None:
@@ -157,25 +174,34 @@ class Supervisor:
             nursery.start_soon(self.tuning.run)
             for spec in self.config.sources:
                 self._add(spec)
+            for service in self.config.services:
+                self._serve(service)
+
+    def _serve(self, spec: ServiceSpec) -> None:
+        assert self._nursery is not None
+        running = _Running(Service(spec, self), trio.Event())
+        self._serving[spec.name] = running
+        self._nursery.start_soon(self._keep, running, self._serving)
+        running.source.post(Event.START)
 
     def _add(self, spec: SourceSpec) -> Source:
         assert self._nursery is not None
         source = Source(spec, self)
         running = _Running(source, trio.Event())
         self._running[spec.name] = running
-        self._nursery.start_soon(self._keep, running)
+        self._nursery.start_soon(self._keep, running, self._running)
         if spec.start == "boot" or (spec.start == "first-consumer" and source.route.taps):
             source.post(Event.START)
         return source
 
-    async def _keep(self, running: _Running) -> None:
+    async def _keep(self, running: _Running, among: dict[str, _Running]) -> None:
         source = running.source
         try:
             await source.keep_running()
         finally:
             running.left.set()
-            if not source.is_kept() and self._running.get(source.name) is running:
-                del self._running[source.name]
+            if not source.is_kept() and among.get(source.name) is running:
+                del among[source.name]
             self.changed()
 
     def on_consumer(self, wanted: frozenset[str]) -> None:
@@ -187,10 +213,10 @@ class Supervisor:
                 source.post(Event.START)
 
     async def stop(self) -> None:
-        """Stop all sources side by side; returns when every tree is empty."""
-        for source in self.sources:
+        """Stop all sources and services side by side; returns when every tree is empty."""
+        for source in self.all:
             source.post(Event.STOP)
-        while any(source.life.state not in {State.DOWN, State.FAILED} for source in self.sources):
+        while any(source.life.state not in {State.DOWN, State.FAILED} for source in self.all):
             await self.wait_change()
 
     async def _heartbeat(self) -> None:
@@ -218,7 +244,7 @@ class Supervisor:
 
     def _beat(self, moment: Moment) -> None:
         self.oom_kills.append(vitals.oom_kills())
-        for source in self.sources:
+        for source in self.all:
             try:
                 source.tick(moment)
             except Exception as error:  # noqa: BLE001 - a bug in one watch ends that try alone
@@ -239,15 +265,13 @@ class Supervisor:
         sampler = vitals.Sampler()
         while True:
             await trio.sleep(VITALS_S)
-            pids = [
-                source.incarnation.process.pid for source in self.sources if source.incarnation is not None
-            ]
+            pids = [source.incarnation.process.pid for source in self.all if source.incarnation is not None]
             try:
                 trees = await trio.to_thread.run_sync(sampler.sample, pids, trio.current_time())
             except Exception as error:  # noqa: BLE001 - no thread to be had, or a bug: vitals are a comfort
                 self.bug("helperd", error)
                 continue
-            for source in self.sources:
+            for source in self.all:
                 incarnation = source.incarnation
                 source.vitals = trees.get(incarnation.process.pid) if incarnation is not None else None
 
@@ -279,8 +303,24 @@ class Supervisor:
                 source.adjust(helper)
         for name in what.start:
             self._add(specs[name])
+        await self._reload_services(old, new)
         self.changed()
         return what
+
+    async def _reload_services(self, old: Config, new: Config) -> None:
+        """A service that is no longer as it was ends; one that is new, or another one now, starts."""
+        before = {spec.name: spec for spec in old.services}
+        after = {spec.name: spec for spec in new.services}
+        for name, spec in before.items():
+            if after.get(name) == spec or name not in self._serving:
+                continue
+            running = self._serving[name]
+            running.source.post(Event.REMOVE)
+            await running.left.wait()
+            self.table.drop(name)
+        for name, spec in after.items():
+            if before.get(name) != spec:
+                self._serve(spec)
 
     def add(self, spec: SourceSpec) -> Source:
         """Add a source until the daemon ends.
@@ -288,9 +328,10 @@ class Supervisor:
         Raises:
             HelperdError: "duplicate-name".
         """
-        if spec.name in self._running:
+        if spec.name in self._running or spec.name in self._serving:
+            what = "source" if spec.name in self._running else "service"
             raise HelperdError(
-                "duplicate-name", f"a source is named {spec.name!r} already; choose another name"
+                "duplicate-name", f"a {what} is named {spec.name!r} already; choose another name"
             )
         return self._add(spec)
 

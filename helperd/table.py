@@ -323,7 +323,7 @@ def summary(snapshot: Mapping[str, Any]) -> str:
 
 
 def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) -> list[str]:  # noqa: FBT001, FBT002
-    """A snapshot as lines: the sources, then the services, consumers and the sinks that cannot do their work, if there are any.
+    """A snapshot as lines: the sources, then services, consumers, and sinks that cannot do their work.
 
     Args:
         snapshot: what ``ControlApi.snapshot`` returns and ``GetStatus`` replies.

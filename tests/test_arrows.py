@@ -14,10 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "helperd"
 
 LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later line
-    ("cli", "extcap"),
+    ("cli", "extcap", "services"),
     ("daemon",),
     ("status", "control", "view", "notify", "inventory"),
     ("supervisor",),
+    ("service",),
     ("tuning",),
     ("source",),
     ("watch",),
@@ -39,6 +40,7 @@ ONLY: dict[str, set[str]] = {  # rooms that are held to less than their layer wo
     "config": {"errors"},
     "sandbox": {"errors"},
     "control": {"errors", "runtime"},
+    "services": {"control", "runtime", "errors"},
     "extcap": {"control", "runtime", "wire", "helpers", "errors"},
     "lifecycle": {"errors"},
     "pcapng": {"errors"},
@@ -61,6 +63,7 @@ FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
         "supervisor",
         "tuning",
         "source",
+        "service",
         "drivers",
         "inventory",
         "asking",

@@ -26,6 +26,7 @@ SPECS = {
     "source": specs.SourceSpec,
     "sink": specs.SinkSpec,
     "allow": specs.AllowSpec,
+    "service": specs.ServiceSpec,
 }
 HELPER = '[[helper]]\nname = "h"\ncommand = ["/bin/true"]\ntypes = ["t"]\n'
 
@@ -246,7 +247,7 @@ def test_a_helper_is_found_by_name_and_numbered_from_one() -> None:
 
 
 def test_a_builtin_helper_is_trusted_with_what_the_sdk_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "builtins", lambda: ["pcapfile"])
+    monkeypatch.setattr(check, "builtins", lambda *_folder: ["pcapfile"])
     text = '[[helper]]\nname = "p"\ncommand = ["builtin:pcapfile", "-x"]\n'
     helper = config.parse(text, "f").helpers[0]
     assert helper.builtin == "pcapfile"

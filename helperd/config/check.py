@@ -19,6 +19,7 @@ from helperd.config.values import BUILTIN, hint, is_loopback, kind_of, nearest
 from helperd.errors import ConfigError, ConfigRefused
 
 HELPERS_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers")
+SERVICES_DIR = os.path.join(os.path.dirname(HELPERS_DIR), "services")
 _IMPLICIT = ("", ".frames", ".jsonl")
 """What stands before the ".sock" of the sockets that are made without any [[sink]]."""
 _NO_LINK_TYPES = {
@@ -28,10 +29,10 @@ _NO_LINK_TYPES = {
 _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 
-def builtins() -> list[str]:
-    """Return the names of the bundled helpers: modules of helperd/helpers that are not private."""
+def builtins(folder: str | None = None) -> list[str]:
+    """Return the names of the bundled helpers, or services: modules of their folder that are not private."""
     try:
-        files = os.listdir(HELPERS_DIR)
+        files = os.listdir(folder or HELPERS_DIR)
     except OSError:
         return []
     names = {file[:-3] for file in files if file.endswith(".py") and not file.startswith("_")}
@@ -101,6 +102,7 @@ class _Check:
         self._helpers(found["helper"])
         self._sources(found["source"], found["helper"])
         self._sinks(found["sink"], found["source"], found["helperd"])
+        self._services(found["service"], found["source"])
         self._allow(found["allow"], found["helper"])
         if self.mistakes:
             raise ConfigRefused(sorted(self.mistakes, key=lambda mistake: mistake.line))
@@ -113,6 +115,7 @@ class _Check:
             sources=tuple(specs.SourceSpec(**entry) for entry in found["source"]),
             sinks=tuple(specs.SinkSpec(**entry) for entry in found["sink"]),
             allow=tuple(specs.AllowSpec(**entry) for entry in found["allow"]),
+            services=tuple(specs.ServiceSpec(**entry) for entry in found["service"]),
         )
 
     # -- mistakes
@@ -314,6 +317,24 @@ class _Check:
             self._refuse("bad-value", text, (*path, "listen"))
         if entry.get("dlts") and entry.get("format") in _NO_LINK_TYPES:
             self._refuse("bad-value", _NO_LINK_TYPES[entry["format"]], (*path, "dlts"))
+
+    def _services(self, entries: list[dict[str, Any]], sources: list[dict[str, Any]]) -> None:
+        self._unique("service", entries, "name")
+        known = builtins(SERVICES_DIR)
+        names = {source["name"]: source["line"] for source in sources if "name" in source}
+        for number, entry in enumerate(entries):
+            path = ("service", number)
+            match = BUILTIN.fullmatch(entry.get("command", ("",))[0])
+            if match and match[1] not in known:
+                text = f"there is no builtin service {match[1]!r}{hint(match[1], known)}"
+                self._refuse("bad-value", text, (*path, "command"))
+            if entry.get("name") in names:
+                text = f'a source is called "{entry["name"]}" already, on line {names[entry["name"]]}'
+                self._refuse("duplicate-name", text, (*path, "name"))
+            if entry.get("user") in {"root", "0"}:
+                self._refuse(
+                    "bad-value", "user must not be root: a service has no privilege", (*path, "user")
+                )
 
     def _allow(self, entries: list[dict[str, Any]], helpers: list[dict[str, Any]]) -> None:
         names = [helper["name"] for helper in helpers if "name" in helper]

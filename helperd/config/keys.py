@@ -15,7 +15,7 @@ class Key(NamedTuple):
     """One key.
 
     Attributes:
-        table: the TOML table it belongs to: helperd, helper, source, sink, allow.
+        table: the TOML table it belongs to: helperd, helper, source, sink, service, allow.
         name: the key, and the field of the table's spec.
         kind: which values it takes.
         default: what an absent key means, as it would be written in the file; None when nothing or
@@ -68,6 +68,11 @@ TABLES: tuple[Table, ...] = (
         many=True,
         meaning="Where packets leave: a socket for consumers besides the implicit ones (all.sock and "
         "sources/NAME.sock in the runtime directory), or files.",
+    ),
+    Table(
+        "service",
+        many=True,
+        meaning="A program without any privilege that helperd keeps running, and that is a client of its sockets.",
     ),
     Table(
         "allow",
@@ -574,6 +579,47 @@ KEYS: tuple[Key, ...] = (
         v.ACCOUNT,
         "Group of the files; the supervisor has to be in it.",
         otherwise="the supervisor's own group",
+    ),
+    # service
+    Key(
+        "service",
+        "name",
+        v.NAME_KIND,
+        "What status and the log call it. No source may have the same name.",
+        required=True,
+    ),
+    Key(
+        "service",
+        "command",
+        v.COMMAND,
+        "The program's argument vector, an absolute path first; never read by a shell. builtin:exporter comes with "
+        "helperd. Descriptor 3 tells it where the sockets are, as one line of JSON, and ends with helperd.",
+        required=True,
+        needs_process=True,
+    ),
+    Key(
+        "service",
+        "user",
+        v.ACCOUNT,
+        "The user it runs as; never root.",
+        otherwise="a uid of its own, with the group of the sockets",
+        needs_process=True,
+    ),
+    Key(
+        "service",
+        "env",
+        v.ENVIRONMENT,
+        "Environment variables, besides PATH and LANG. Nothing is inherited from helperd's own environment.",
+        default={},
+        needs_process=True,
+    ),
+    Key(
+        "service",
+        "restart",
+        v.choice("permanent", "transient", "temporary"),
+        "When it is started again. permanent: after every end; transient: after every end but exit status 0; "
+        "temporary: never.",
+        default="permanent",
     ),
     # allow
     Key(

@@ -15,7 +15,7 @@ from helperd.config.capabilities import CAPABILITIES
 from helperd.errors import CannotDrop, ConfigError, ConfigRefused
 
 if TYPE_CHECKING:
-    from helperd.config.specs import Config, DaemonSpec, HelperSpec
+    from helperd.config.specs import Config, DaemonSpec, HelperSpec, ServiceSpec
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LIMITS = {"core": 0, "nofile": 256}
@@ -107,7 +107,38 @@ def compile_profiles(config: Config, accounts: Accounts, package: str, places: s
     ]
     if mistakes:
         raise ConfigRefused(mistakes)
-    return tuple(_compile(spec, accounts, package, places) for spec in config.helpers)
+    helpers = tuple(_compile(spec, accounts, package, places) for spec in config.helpers)
+    return helpers + tuple(_compile_service(spec, config, accounts, package) for spec in config.services)
+
+
+def _compile_service(spec: ServiceSpec, config: Config, accounts: Accounts, package: str) -> Profile:
+    """A program without capability; it may read the sockets, because it has their group."""
+    program, argv, script = spec.command[0], spec.command, ""
+    if spec.builtin:
+        program, script = os.path.realpath(sys.executable), f"{package}/services/__main__.py"
+        argv = (program, "-I", "-S", script, spec.builtin, *spec.command[1:])
+    user = None if spec.user is None else accounts.user(spec.user)
+    if spec.user is not None and (user is None or user[0] == 0):
+        text = f"user {spec.user!r} " + (
+            "does not exist" if user is None else "is root: a service has no privilege"
+        )
+        raise ConfigRefused([ConfigError("bad-value", text, file=config.file, line=spec.line)])
+    readers = accounts.group(config.helperd.socket_group or config.helperd.group)
+    return Profile(
+        name=spec.name,
+        program=program,
+        argv=argv,
+        script=script,
+        want=0,
+        privilege="ambient",
+        no_new_privs=True,
+        uid="pool" if user is None else user[0],
+        gid=-1 if user is None else user[1],
+        groups=() if not readers else (readers,),
+        env=tuple(sorted(({"PATH": PATH, "LANG": "C.UTF-8"} | dict(spec.env)).items())),
+        limits=tuple(sorted((getattr(resource, f"RLIMIT_{word.upper()}"), n) for word, n in LIMITS.items())),
+        seal=1,
+    )
 
 
 def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) -> Profile:

@@ -159,6 +159,35 @@ class AllowSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """``[[service]]``: its profile number follows those of the helpers.
+
+    Attributes:
+        command: absolute path or ``builtin:NAME``, then arguments.
+        user: name; None: a uid of the launcher's pool, and the group of the sockets.
+        env: (name, value), sorted by name.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    user: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    restart: str = "permanent"
+    line: int = field(default=0, compare=False)
+
+    @property
+    def builtin(self) -> str | None:
+        """The NAME of ``builtin:NAME``, or None for an external program."""
+        head, _, name = self.command[0].partition(":")
+        return name if head == "builtin" else None
+
+    def as_helper(self) -> HelperSpec:
+        """The service as a program without privilege, protocol and page."""
+        command = (f"service:{self.builtin}", *self.command[1:]) if self.builtin else self.command
+        return HelperSpec(self.name, command, env=self.env, status_meaningful=True)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One checked helpers.toml. ``file`` is the path as given; it does not take part in comparisons."""
 
@@ -168,10 +197,21 @@ class Config:
     sources: tuple[SourceSpec, ...] = ()
     sinks: tuple[SinkSpec, ...] = ()
     allow: tuple[AllowSpec, ...] = ()
+    services: tuple[ServiceSpec, ...] = ()
 
     def helper(self, name: str) -> HelperSpec | None:
         """Return the helper of that name, or None."""
         return next((helper for helper in self.helpers if helper.name == name), None)
+
+    @property
+    def programs(self) -> tuple[HelperSpec, ...]:
+        """All that the launcher may start, in the order of its numbers: helpers, then services."""
+        return self.helpers + tuple(service.as_helper() for service in self.services)
+
+    def service_profile(self, name: str) -> int:
+        """Return the launcher's number for the service of that name, 0 when absent."""
+        numbers = enumerate(self.services, len(self.helpers) + 1)
+        return next((number for number, service in numbers if service.name == name), 0)
 
     def profile(self, name: str) -> int:
         """Return the launcher's number for the helper of that name: its position from 1, 0 when absent."""

@@ -1,0 +1,1 @@
+"""Bundled services: unprivileged programs that helperd keeps running, and that are clients of its sockets."""
