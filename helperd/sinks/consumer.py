@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SEND_BYTES: Final = 256 << 10
 """Bytes taken from the outbox for one send."""
 FAREWELL_S: Final = 5.0
-"""Seconds that a consumer has for what is being sent and its totals, once it has missed something it must not."""
+"""Seconds that a consumer that is to go has for what is being sent and the totals."""
 _LACKING: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
 _LACKING_S: Final = 0.02
 
@@ -113,8 +113,14 @@ class Consumer:
         self.closing = True
         self.bell.ring()
 
+    def leave(self) -> None:
+        """Get no more packets; send what is queued and the totals if the peer takes them soon, and end the stream."""
+        self.table.disconnect(self.outbox)
+        self.finish()
+        self._give_notice()
+
     def _give_notice(self) -> None:
-        """It has missed something and is to go; what is being sent has a while to arrive whole."""
+        """It is to go, for it has missed something or its sink is closed; what is being sent may yet arrive whole."""
         self._scope.deadline = trio.current_time() + FAREWELL_S
 
     async def serve(self) -> None:

@@ -27,9 +27,13 @@ class UnixListener:
     path: str
     socket: trio.socket.SocketType
     inode: tuple[int, int]
+    closed: bool = False
 
     def close(self) -> None:
-        """Stop listening and remove the socket file."""
+        """Stop listening and remove the socket file; nothing the second time, for the path may be another's."""
+        if self.closed:
+            return
+        self.closed = True
         self.socket.close()
         try:
             found = os.lstat(self.path)
@@ -45,9 +49,11 @@ class TcpListener:
 
     path: str
     socket: trio.socket.SocketType
+    closed: bool = False
 
     def close(self) -> None:
         """Stop listening."""
+        self.closed = True
         self.socket.close()
 
 

@@ -42,9 +42,11 @@ class StreamSink:
         single: set for a source's own socket, which carries one link type.
         on_connect: called when a consumer has connected, for sources that start with their first consumer.
         on_change: called when a consumer has come or gone.
+        on_bug: told of an error of our own that has ended one consumer, and nobody else.
         spec: the configuration's entry, None for an implicit socket.
         form: "pcapng", "frames" or "jsonl".
         linktypes: link types its consumers get; none: all.
+        lent: the listener is not the sink's own: its consumers come another way.
         scope: cancelling it closes the sink.
         refused: connections that could not be accepted for lack of file descriptors.
     """
@@ -56,6 +58,7 @@ class StreamSink:
     on_room: Bell
     on_connect: Callable[[frozenset[str]], None]
     on_change: Callable[[], None]
+    on_bug: Callable[[str, BaseException], None]
     sources: frozenset[str] = frozenset()
     single: str | None = None
     spec: SinkSpec | None = None
@@ -64,27 +67,30 @@ class StreamSink:
     hold: float = 10.0
     form: Form = "pcapng"
     linktypes: frozenset[int] = frozenset()
+    lent: bool = False
     consumers: list[Consumer] = field(default_factory=list)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     refused: int = 0
 
     async def serve(self) -> None:
-        """Accept consumers until cancelled; then the socket is closed and its path removed."""
+        """Accept consumers until closed or cancelled; the socket is closed then and its path removed."""
         try:
             with self.scope:
                 async with trio.open_nursery() as nursery:
-                    while True:
-                        sock = await self._accept()
+                    while (sock := await self._accept()) is not None:
                         nursery.start_soon(self.serve_one, sock)
         finally:
             self.listener.close()
 
-    async def _accept(self) -> trio.socket.SocketType:
+    async def _accept(self) -> trio.socket.SocketType | None:
+        """The next consumer's socket; None once the sink is closed."""
         while True:
             try:
                 sock, _address = await self.listener.socket.accept()
-            except OSError as error:
-                if error.errno not in {
+            except (OSError, trio.ClosedResourceError) as error:
+                if self.listener.closed:
+                    return None
+                if not isinstance(error, OSError) or error.errno not in {
                     errno.EMFILE,
                     errno.ENFILE,
                     errno.ENOMEM,
@@ -102,6 +108,9 @@ class StreamSink:
 
     async def serve_one(self, sock: trio.socket.SocketType) -> None:
         """Serve one consumer, however it came, until its stream ends; its socket is closed then."""
+        if self.listener.closed:
+            sock.close()
+            return
         consumer = Consumer(
             sink=self.name,
             sock=sock,
@@ -124,6 +133,8 @@ class StreamSink:
                 nursery.start_soon(consumer.serve)
                 await trio.lowlevel.checkpoint()
                 self.on_connect(self.sources)
+        except* Exception as bug:  # noqa: BLE001 - the border: one consumer ends, and nobody else
+            self.on_bug(self.name, bug)
         finally:
             self.consumers.remove(consumer)
             self.on_change()
@@ -139,8 +150,13 @@ class StreamSink:
         return False
 
     def close(self) -> None:
-        """End it at once."""
-        self.scope.cancel()
+        """Listen no more at once, and let every consumer go with what is queued for it, in a bounded time."""
+        if not self.lent:
+            self.listener.close()
+        if not self.consumers:
+            self.scope.cancel()
+        for consumer in self.consumers:
+            consumer.leave()
 
     def finish(self) -> None:
         """Let every consumer have what is queued, then end its stream."""

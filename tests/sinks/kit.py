@@ -95,6 +95,7 @@ class Bench:
         self.table = table
         self.form = form
         self.nursery = nursery
+        self.bugs: list = []
         self.changed = Bell()
         sink.on_change = self.changed.ring
 
@@ -161,6 +162,7 @@ async def bench(tmp_path, kind: str, form: str, **settings):
             on_room=Bell(),
             on_connect=lambda _sources: None,
             on_change=lambda: None,
+            on_bug=lambda *bug: made.bugs.append(bug),
             form=form,
             **settings,
         )

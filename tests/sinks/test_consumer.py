@@ -139,3 +139,43 @@ async def test_a_reader_that_comes_in_mid_run_gets_whole_blocks_and_is_told_of_n
 def bench_frames(folder):
     folder.mkdir()
     return bench(folder, "unix", "frames")
+
+
+async def test_a_closed_sink_frees_its_address_at_once_and_lets_its_readers_finish(tmp_path, monkeypatch):
+    monkeypatch.setattr(consumers, "FAREWELL_S", 0.2)
+    async with bench(tmp_path, "unix", "pcapng", limit=64 << 10) as one:
+        feeder = Feeder(one.table)
+        good, stuck = await one.connect(), await one.connect(room=4096)
+        await one.stuck(feeder, one.sink.consumers[1])
+        reading = await one.read(good, until=feeder.sent - 1 - one.sink.consumers[0].outbox.queued)
+        before = feeder.sent
+        one.sink.close()
+        async with bench(tmp_path, "unix", "pcapng") as two:
+            feeder.feed(10)
+            assert feeder.sent == before + 10
+            while data := await good.recv(1 << 16):
+                reading.feed(data)
+            assert not reading.pending
+            assert reading.numbers[-1] == before - 1
+            await one.consumers(0)
+            again = await two.connect()
+            again.close()
+            await two.consumers(0)
+        good.close()
+        stuck.close()
+
+
+async def test_an_error_of_our_own_in_one_stream_ends_that_one_alone(tmp_path):
+    async with bench(tmp_path, "unix", "pcapng") as one:
+        feeder = Feeder(one.table)
+        victim, other = await one.connect(), await one.connect()
+        one.sink.consumers[0]._form.parts = None
+        feeder.feed(10)
+        assert (await one.read(other, until=9)).numbers == list(range(10))
+        await one.consumers(1)
+        [(name, error)] = one.bugs
+        assert name == "test"
+        assert isinstance(error.exceptions[0], ExceptionGroup | TypeError)
+        victim.close()
+        other.close()
+        await one.consumers(0)

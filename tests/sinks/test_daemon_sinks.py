@@ -144,6 +144,26 @@ def test_a_lossless_sink_holds_its_source_for_a_while_and_no_longer(rundir):
     assert whole.numbers == list(range(whole.numbers[0], whole.numbers[-1] + 1))
 
 
+def test_a_reload_that_changes_a_sink_opens_it_anew_and_cuts_no_stream(rundir):
+    config = CONFIG + victim("rate=1000,size=200")
+    with daemon(rundir, config) as rig:
+        rig.wait_running("bystander")
+        before = Collector(rig, "small.sock")
+        rig.call("Start", source="victim")
+        rig.wait(lambda status: any(each["packets"] > 500 for each in status["consumers"]))
+        (rundir / "helpers.toml").write_text(config.replace('limit = "256KiB"', 'limit = "512KiB"'))
+        rig.call("Reload")
+        after = Collector(rig, "small.sock")
+        before.join(10)
+        assert not before.is_alive(), "its stream has ended, whole"
+        rig.wait(lambda status: any(each["packets"] > 500 for each in status["consumers"]))
+        assert row_of(rig.status(), "victim")["incarnation"] == 1
+        rig.stop()
+        after.join(10)
+    assert before.numbers == list(range(len(before.numbers)))
+    assert after.numbers == list(range(after.numbers[0], after.numbers[-1] + 1))
+
+
 def descriptor(pid: int, word: str) -> int:
     """The number that follows a word like --out-fd in a process's arguments."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
