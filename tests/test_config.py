@@ -124,6 +124,11 @@ status_meaningful = true
 needs_child = 1
 term_grace = "250ms"
 keepalive = "2s"
+can_list = false
+can_probe = true
+can_tune = false
+can_hop = true
+options = ["Gain", "ppm", "gain"]
 [[source]]
 definition = 'wlan0:type=a,channels="1,6,11"'
 name = "wifi"
@@ -135,6 +140,7 @@ intensity = 3
 period = "2m"
 silence = "1.5s"
 on_silence = "alert"
+hop = false
 [[sink]]
 type = "unix"
 path = "x.sock"
@@ -191,6 +197,11 @@ helpers = ["h"]
                 needs_child=1,
                 term_grace=0.25,
                 keepalive=2.0,
+                can_list=False,
+                can_probe=True,
+                can_tune=False,
+                can_hop=True,
+                options=("gain", "ppm"),
             ),
         ),
         sources=(
@@ -205,6 +216,7 @@ helpers = ["h"]
                 120.0,
                 1.5,
                 "alert",
+                hop=False,
             ),
         ),
         sinks=(
