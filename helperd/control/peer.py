@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import socket
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 SO_PEERGROUPS: Final = 59
 """From Linux's asm-generic/socket.h; Python has no name for it. The groups of the peer when it connected."""
+_PYTHON_BYTES: Final = 1024
+"""What socket.getsockopt takes at most: 256 groups."""
 _MAX_GROUPS: Final = 65536
+"""What Linux gives a process at most (NGROUPS_MAX)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,22 @@ def peer_of(sock: trio.socket.SocketType) -> Peer:
 def groups_of(sock: trio.socket.SocketType, peer: Peer) -> frozenset[int]:
     """All of the peer's groups; its first one alone where the kernel does not tell the others."""
     try:
-        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * _MAX_GROUPS)
-    except OSError:
-        return frozenset({peer.gid})
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _PYTHON_BYTES)
+    except OSError as error:
+        raw = _very_many_groups(sock.fileno()) if error.errno == errno.ERANGE else b""
     return frozenset({peer.gid, *struct.unpack(f"{len(raw) // 4}I", raw)})
+
+
+def _very_many_groups(fd: int) -> bytes:
+    """The same for more groups than Python's own call takes."""
+    import ctypes
+
+    found = ctypes.create_string_buffer(4 * _MAX_GROUPS)
+    size = ctypes.c_uint(len(found))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.getsockopt(fd, socket.SOL_SOCKET, SO_PEERGROUPS, found, ctypes.byref(size)) != 0:
+        return b""
+    return found.raw[: size.value]
 
 
 class Policy(Protocol):

@@ -18,6 +18,20 @@ async def test_the_kernel_says_who_it_is() -> None:
         assert groups_of(ours, peer) == {os.getegid(), *os.getgroups()}
 
 
+@pytest.mark.need("root")
+@pytest.mark.parametrize("number", [0, 1, 256, 257, 5000])
+async def test_all_groups_count(number: int) -> None:
+    groups = set(range(100_000, 100_000 + number))
+    before = os.getgroups()
+    os.setgroups(sorted(groups))
+    try:
+        ours, theirs = trio.socket.socketpair()
+    finally:
+        os.setgroups(before)
+    with ours, theirs:
+        assert groups_of(ours, peer_of(ours)) == groups | {os.getegid()}
+
+
 async def test_where_it_does_not_tell_the_groups_the_first_one_counts() -> None:
     with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         assert groups_of(sock, Peer(1, 2, 3)) == {3}
