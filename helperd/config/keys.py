@@ -131,7 +131,7 @@ KEYS: tuple[Key, ...] = (
         "helperd",
         "implicit_sinks",
         v.BOOLEAN,
-        "Make all.sock and one sources/NAME.sock per source, with a .frames.sock and a .jsonl.sock beside each, "
+        "Make all.sock and one sources/NAME.sock per source, with NAME.frames.sock and NAME.jsonl.sock beside each, "
         "without any [[sink]].",
         default=True,
     ),
