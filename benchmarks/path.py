@@ -16,6 +16,7 @@ from benchmarks.workload import Workload
 from tests.rig import daemon
 
 FRAMES = Path(__file__).with_name("frames_helper.py")
+SDK = Path(__file__).with_name("sdk_helper.py")
 
 CONFIG = """
 [[helper]]
@@ -60,7 +61,13 @@ def frames(workload: Workload) -> Figure:
     return through_helperd(workload, command, f"{workload.pcap}:type=producer")
 
 
+def one_by_one(workload: Workload) -> Figure:
+    """A helper of somebody's own, on the SDK: a call of ``writer.packet`` for each packet."""
+    return through_helperd(workload, [sys.executable, str(SDK)], f"{workload.pcap}:type=producer")
+
+
 CASES = [
     Case("helperd, pcapfile", replay),
     Case("helperd, v3 frames", frames),
+    Case("helperd, writer.packet()", one_by_one),
 ]
