@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 
     from helperd.config import HelperSpec
 
-REPLY_S = 5.0
-_SLICES = (
-    10  # of that time: when we stood still ourselves, one is over, and not the launcher's time to answer
-)
+REPLY_S = 20.0
+_SLICES = 40
+"""Of that time; when we stood still ourselves, one of them is over, and not the launcher's time to answer."""
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 # errno of a refusal -> problem word and what to do; texts may name the helper
@@ -242,7 +241,7 @@ class Launcher:
         """Send one request and return its reply.
 
         Raises:
-            LauncherGone: the connection has ended, or no reply came for 5 s (it is closed then).
+            LauncherGone: the connection has ended, or no reply came for 20 s (it is closed then).
         """
         if self.is_gone:
             raise self.gone_error()
@@ -353,7 +352,7 @@ async def open_launcher(fd: int, *, helpers: Sequence[HelperSpec] = ()) -> Async
 
 def launcher_argv(config: str, *args: str) -> list[str]:
     """Return the command line of a launcher, isolated from the environment and from site-packages."""
-    return [sys.executable, "-I", "-S", os.path.join(PACKAGE, "privsep.py"), f"--config={config}", *args]
+    return [sys.executable, "-I", "-S", os.path.join(PACKAGE, "launch.py"), f"--config={config}", *args]
 
 
 def launcher_env() -> dict[str, str]:

@@ -8,9 +8,9 @@ Rules:
   4. A closed connection kills every helper started over it; the launcher's own end kills them all.
   5. The same code runs without root; what the caller's uid cannot give is refused (EPERM).
 
-    privsep.py --config=FILE [--runtime-dir=DIR] [-- ARGS]   start the supervisor, end with its status
-    privsep.py --config=FILE --client-fd=N                   serve the peer of descriptor N, end with it
-    privsep.py --config=FILE --listen=PATH | --systemd       serve whoever the configuration allows
+    launch.py --config=FILE [--runtime-dir=DIR] [-- ARGS]   start the supervisor, end with its status
+    launch.py --config=FILE --client-fd=N                   serve the peer of descriptor N, end with it
+    launch.py --config=FILE --listen=PATH | --systemd       serve whoever the configuration allows
 
 What it stands on: see "Boxes and arrows" in docs/privsep.md.
 """
@@ -26,40 +26,21 @@ import socket
 import sys
 import zlib
 from dataclasses import replace
-from importlib.util import find_spec
 from time import monotonic  # noqa: TID251 - a shell of its own, and kill deadlines are real time
 from typing import TYPE_CHECKING
 
-HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+import prctl
 
-
-def places() -> list[str]:
-    """Return the directories where helperd, prctl and tomli may be; only without root HELPERD_PATH counts."""
-    library = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    near = [HERE, f"{HERE}/.venv/{library}", f"{os.path.dirname(os.path.dirname(sys.executable))}/{library}"]
-    named = os.environ.get("HELPERD_PATH", "").split(os.pathsep) if os.geteuid() else []
-    found = dict.fromkeys([*named, *near, "/usr/lib/python3/dist-packages"])
-    return [place for place in found if place.startswith("/") and os.path.isdir(place)]
-
-
-if __name__ == "__main__":  # -I -S: nobody else has said where things are
-    sys.path += places()
-    if lacking := [name for name in ("prctl", "tomli") if find_spec(name) is None]:
-        fix = "apt install python3-prctl python3-tomli, or ./scripts/bootstrap in a checkout"
-        sys.stderr.write(f"helperd-launcher: {sys.executable} has no {' and no '.join(lacking)}: {fix}\n")
-        sys.exit(69)
-
-import prctl  # noqa: E402
-
-from helperd import config as conf  # noqa: E402
-from helperd.config import profile as profiling  # noqa: E402
-from helperd.config import request as wire  # noqa: E402
-from helperd.config import trust  # noqa: E402
-from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UsageError  # noqa: E402
-from helperd.sandbox import cgroup, custody, door, kernel, seccomp  # noqa: E402
-from helperd.sandbox.become import SETGID, SETPCAP, SETUID, Child  # noqa: E402
-from helperd.sandbox.loop import Log, Loop  # noqa: E402
-from helperd.sandbox.post import Client, Packet  # noqa: E402
+from helperd import config as conf
+from helperd.config import profile as profiling
+from helperd.config import request as wire
+from helperd.config import trust
+from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UsageError
+from helperd.launch import HERE, places
+from helperd.sandbox import cgroup, custody, door, kernel, seccomp
+from helperd.sandbox.become import SETGID, SETPCAP, SETUID, Child
+from helperd.sandbox.loop import Log, Loop
+from helperd.sandbox.post import Client, Packet
 
 if TYPE_CHECKING:
     from helperd.config.profile import Profile
@@ -444,7 +425,3 @@ def main(argv: list[str]) -> int:
     except (HelperdError, OSError) as error:
         sys.stderr.write(f"helperd-launcher: {error}\n")
         return int(getattr(error, "exit_code", Code.SYSTEM))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -36,7 +36,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
 
 ONLY: dict[str, set[str]] = {  # rooms that are held to less than their layer would allow
     "helpers": {"wire", "pcapng", "sandbox", "errors"},
-    "privsep": {"config", "sandbox", "errors"},
+    "privsep": {"launch", "config", "sandbox", "errors"},
+    "launch": {"privsep"},
     "config": {"errors"},
     "sandbox": {"errors"},
     "control": {"errors", "runtime"},

@@ -23,6 +23,7 @@ from tests.attack.asker import Asker, Refused, Running, pair
 
 ROOT = Path(__file__).resolve().parent.parent
 PRIVSEP = ROOT / "helperd" / "privsep.py"
+SCRIPT = ROOT / "helperd" / "launch.py"
 SLEEPER = "echo up >&4; (setsid sleep 471 &); (setsid sh -c 'sleep 471 & sleep 471' &); exec sleep 471"
 CONFIG = f"""
 [[helper]]
@@ -62,7 +63,7 @@ def asker(tmp_path: Path) -> Iterator[Asker]:
                 sys.executable,
                 "-I",
                 "-S",
-                str(PRIVSEP),
+                str(SCRIPT),
                 f"--config={config}",
                 f"--client-fd={theirs.fileno()}",
             ]
@@ -195,7 +196,7 @@ def test_a_configuration_that_others_may_write_is_refused(tmp_path: Path):
     config.write_text("")
     config.chmod(0o666)
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(PRIVSEP), f"--config={config}", "--unprivileged"],
+        [sys.executable, "-I", "-S", str(SCRIPT), f"--config={config}", "--unprivileged"],
         capture_output=True, text=True, check=False, timeout=10,
     )  # fmt: skip
     assert done.returncode == 77
@@ -207,7 +208,7 @@ def test_a_configuration_that_others_may_write_is_refused(tmp_path: Path):
 )
 def test_a_wrong_command_line_says_so(argv: list[str], status: int):
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(PRIVSEP), *argv], capture_output=True, check=False, timeout=10
+        [sys.executable, "-I", "-S", str(SCRIPT), *argv], capture_output=True, check=False, timeout=10
     )
     assert done.returncode == status
 

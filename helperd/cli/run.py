@@ -21,7 +21,7 @@ _KEPT_FOR_ROOT: Final = frozenset(
     {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "JOURNAL_STREAM", "INVOCATION_ID"}
     | {"LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "WATCHDOG_PID"}
 )
-_LAUNCHER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "privsep.py")
+_LAUNCHER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "launch.py")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -173,6 +173,7 @@ def supervisor_profile(package: str, args: list[str], *, env: dict[str, str]) ->
     program = os.path.realpath(sys.executable)
     boot = (
         "import os, runpy, sys; sys.path[:0] = os.environ['HELPERD_PATH'].split(os.pathsep); "
+        "sys.modules.update(ssl=type(sys)('ssl'), _hashlib=None); "  # OpenSSL: 5 MB that trio loads and nobody uses
         "runpy.run_module('helperd.daemon', run_name='__main__', alter_sys=True)"
     )
     argv = (program, "-I", "-S", "-c", boot, "--launcher-fd=3", *args)

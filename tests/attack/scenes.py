@@ -124,7 +124,7 @@ def loaded_modules(stage: Stage) -> list[str]:
     for name in done.stdout.split():
         top = name.split(".")[0]
         ours = top == "helperd" and (
-            name == "helperd" or name.split(".")[1] in {"privsep", "config", "sandbox", "errors"}
+            name == "helperd" or name.split(".")[1] in {"launch", "privsep", "config", "sandbox", "errors"}
         )
         if not (
             ours

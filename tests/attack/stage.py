@@ -134,7 +134,7 @@ class Stage:
 
     def argv(self, config: str, *args: str) -> list[str]:
         """Return a launcher's command line."""
-        return [interpreter(), "-I", "-S", f"{LIBRARY}/helperd/privsep.py", f"--config={config}", *args]
+        return [interpreter(), "-I", "-S", f"{LIBRARY}/helperd/launch.py", f"--config={config}", *args]
 
     def start(
         self, config: str, *args: str, fds: tuple[int, ...] = (), **options: Any

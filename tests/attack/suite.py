@@ -104,7 +104,7 @@ class Scene:
         Path(f"{library}/helperd/daemon.py").write_text(code)
         path = f"{library}/helperd/sandbox/custody.py"  # its own pool, so that both launchers can live side by side
         Path(path).write_text(Path(path).read_text() + "\nPOOL = range(62000, 62010)\n")
-        argv = [interpreter(), "-I", "-S", f"{library}/helperd/privsep.py", f"--config={self.config}"]
+        argv = [interpreter(), "-I", "-S", f"{library}/helperd/launch.py", f"--config={self.config}"]
         log = open(self.stage.log, "ab")  # noqa: SIM115 - the launcher has it for its life
         process = subprocess.Popen(argv, stdin=theirs_in, stdout=theirs_out, stderr=log, env={})
         os.close(theirs_in)

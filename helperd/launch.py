@@ -1,0 +1,40 @@
+"""What is executed as the launcher, with -I -S: finds the libraries and hands over to privsep.py.
+
+A script is compiled at each start, and what that takes stays: 2 MB for as long as the launcher runs. So this one is
+small, and everything else is loaded compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NEEDED = ("prctl", "tomli")
+
+
+def places() -> list[str]:
+    """Return the directories where helperd, prctl and tomli may be; only without root HELPERD_PATH counts."""
+    library = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    near = [HERE, f"{HERE}/.venv/{library}", f"{os.path.dirname(os.path.dirname(sys.executable))}/{library}"]
+    named = os.environ.get("HELPERD_PATH", "").split(os.pathsep) if os.geteuid() else []
+    found = dict.fromkeys([*named, *near, "/usr/lib/python3/dist-packages"])
+    return [place for place in found if place.startswith("/") and os.path.isdir(place)]
+
+
+def begin() -> int:
+    """Serve as the command line says; return the exit status."""
+    sys.path += places()
+    try:
+        from helperd.privsep import main
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        fix = "apt install python3-prctl python3-tomli, or ./scripts/bootstrap in a checkout"
+        sys.stderr.write(f"helperd-launcher: {sys.executable} has no {error.name}: {fix}\n")
+        return 69
+    return main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(begin())
