@@ -21,8 +21,10 @@ import json
 from math import isfinite
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from helperd.wire.messages import DataReport, Json
+
 if TYPE_CHECKING:
-    from helperd.wire.messages import Gps, Json, Signal
+    from helperd.wire.messages import BluetoothReport, Gps, Signal
 
 LINKTYPE_JSON: Final = 162
 """LINKTYPE_USER15: private use, so that every reader of pcapng keeps the reports and none takes them for packets."""
@@ -72,6 +74,20 @@ class Report(NamedTuple):
             more += ',"gps":' + json.dumps(_known(self.gps), separators=(",", ":"))
         head = f'{{"source":{json.dumps(source)},"time":{_seconds(self.time_ns)},"number":{first + self.nth}'
         return f'{head},"type":{kind},{text}{more}}}\n'.encode("utf-8", "replace")
+
+
+def report_of(bluetooth: BluetoothReport) -> DataReport:
+    """What older Bluetooth helpers of Kismet say in a message of its own, as the JSON that later ones send."""
+    device = bluetooth.device
+    record: dict[str, object] = {"addr": device.address, "name": device.name, "type": device.type}
+    if device.txpower:
+        record["txpower"] = device.txpower
+    if device.uuids:
+        record["uuids"] = device.uuids
+    text = json.dumps(record, ensure_ascii=False)
+    return DataReport(
+        json=Json("linuxbthci", text, device.sec, device.usec), signal=bluetooth.signal, gps=bluetooth.gps
+    )
 
 
 def loss_line(source: str, lost: int, time_ns: int) -> bytes:

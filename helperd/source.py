@@ -34,13 +34,16 @@ from helperd.lifecycle import (
     Why,
     classify,
 )
+from helperd.reports import report_of
 from helperd.translate import Translator
 from helperd.watch import Watch
 from helperd.wire import bulk
 from helperd.wire.definition import SourceDefinition, channel_plan
+from helperd.wire.frames import Kind, Run
 from helperd.wire.greeting import attempts
 from helperd.wire.identity import canonical, uuid_of
 from helperd.wire.messages import (
+    BluetoothReport,
     ConfigureReport,
     ConfigureRequest,
     ErrorReport,
@@ -67,7 +70,7 @@ if TYPE_CHECKING:
     from helperd.launcher import Launcher
     from helperd.routing import Route, RouteTable, Segment
     from helperd.watch import Finding, Moment
-    from helperd.wire.frames import Generation, Run
+    from helperd.wire.frames import Generation
     from helperd.wire.greeting import GenerationCache, Program
 
 GREET_S: Final = 5.0
@@ -594,6 +597,8 @@ class Source:
                 self._identify(message)
                 self._take(message)
                 self._describe(self.life.incarnation, message)
+        elif isinstance(message, BluetoothReport):
+            self._deliver_bluetooth(message)
         elif isinstance(message, Lost):
             self.route.ledger.upstream[message.reason] += message.packets
         elif isinstance(message, Register):
@@ -602,6 +607,18 @@ class Source:
             self._shutdown = message.reason[:MAX_TEXT]
         elif isinstance(message, ConfigureReport):
             self._note_tuning(message)
+
+    def _deliver_bluetooth(self, message: BluetoothReport) -> None:
+        """A report that older Bluetooth helpers send in place of JSON goes the way of JSON."""
+        assert self.incarnation is not None
+        generation = self.incarnation.channel.session.generation
+        assert generation is not None
+        frame = generation.encode(report_of(message), 0)
+        self._deliver([Run(Kind.PACKETS, frame, 0, len(frame), 1, 1)], len(frame))
+        if message.message is not None:
+            self._hear(_SEVERITIES[message.message.severity], message.message.text)
+        if message.warning:
+            self._hear("warning", message.warning)
 
     def _note_tuning(self, report: ConfigureReport) -> None:
         """Show what the helper says it is tuned to, asked or not."""

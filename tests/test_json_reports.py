@@ -79,6 +79,21 @@ def test_reports_of_every_generation_reach_lines_and_the_mixed_stream(rundir, ge
         assert (row["packets"], row["lost"]) == (packets + reports, {})
 
 
+@pytest.mark.parametrize("generation", ["v0", "v2"])
+def test_what_older_bluetooth_helpers_say_is_json_too(rundir, generation):
+    text = config(generation, 0, 0).replace("json=0", "bluetooth=3")
+    with daemon(rundir, text) as rig, rig.connect("lines.sock") as lined, rig.connect("mixed.sock") as mixed:
+        rig.wait(lambda status: len(status["consumers"]) == 2)
+        rig.call("Start", source="radio")
+        got = lines(lined, 3)
+        assert [one["number"] for one in got] == [0, 1, 2]
+        assert {one["type"] for one in got} == {"linuxbthci"}
+        assert got[1]["report"] == {"addr": "02:00:00:00:00:01", "name": "Ohrhörer", "type": 1}
+        assert len(Stream(mixed).take(3)) == 3
+        row = rig.source("radio")
+        assert (row["packets"], row["lost"]) == (3, {})
+
+
 @pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
 def test_wireshark_opens_a_file_of_both_and_decodes_the_json(rundir, tmp_path):
     file = tmp_path / "both.pcapng"

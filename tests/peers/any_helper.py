@@ -1,7 +1,7 @@
 """A foreign helper of any generation: ``any_helper.py v0|v2|v3 --in-fd=N --out-fd=N``.
 
-Definition: ``x:type=any,packets=N,json=N,size=N``; its packets and JSON reports are numbered, the reports come evenly
-among the packets. It writes a frame at a time, as C helpers do, and then stays until it is told to end.
+Definition: ``x:type=any,packets=N,json=N,bluetooth=N,size=N``; its packets and JSON reports are numbered, the reports
+come evenly among the packets. It writes a frame at a time, as C helpers do, and then stays until it is told to end.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ def main() -> None:
             if every and number % every == 0 and told < reports:
                 say(m.DataReport(json=m.Json("SENSOR", text(told), SECOND, told)))
                 told += 1
+        for number in range(int(definition.get("bluetooth") or 0)):
+            say(
+                m.BluetoothReport(
+                    m.BluetoothDevice(f"02:00:00:00:00:{number:02X}", "Ohrhörer", SECOND, number, 0, 1)
+                )
+            )
         for number in range(told, reports):
             say(m.DataReport(json=m.Json("SENSOR", text(number), SECOND, number)))
 
