@@ -139,6 +139,8 @@ class Channel:
         while True:
             await self._writable.wait()
             try:
+                if self._to_helper < 0:
+                    raise trio.ClosedResourceError
                 await trio.lowlevel.wait_writable(self._to_helper)
                 del self._unsent[: os.write(self._to_helper, self._unsent)]
             except BlockingIOError:
