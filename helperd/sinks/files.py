@@ -115,7 +115,7 @@ class Files:
 
     def _group(self) -> int:
         group, gid = self.spec.file_group, group_id(self.spec.file_group, self.spec.path)
-        if gid != -1 and os.geteuid() != 0 and gid not in {os.getegid(), *os.getgroups()}:
+        if gid != -1 and gid not in {os.getegid(), *os.getgroups()} and not _may_chown():
             text = f"{self.spec.path}: uid {os.geteuid()} is not in the group {group!r} and cannot give files to it"
             raise SinkError("sink-failed", f"{text}; add it there, or change file_group")
         return gid
@@ -254,6 +254,13 @@ class Files:
             except OSError as error:
                 said.append(f"cannot remove {found.path}: {error.strerror}; it is one too many")
         return said
+
+
+def _may_chown() -> bool:
+    """Whether this process may give files to groups it is not in (CAP_CHOWN, the lowest bit)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        found = next((line for line in status if line.startswith("CapEff:")), "CapEff: 0")
+    return bool(int(found.split()[1], 16) & 1)
 
 
 def cut(batch: Batch, room: int | None, packets: int | None) -> tuple[Batch, Batch | None]:
