@@ -21,6 +21,7 @@ import sys
 import threading
 import traceback
 from collections import deque
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from helperd import __version__
@@ -88,6 +89,7 @@ class Runner:
         self._working = False
         self._writer: _writer.Writer | None = None
         self._tuner: Tuner | None = None
+        self._cancel: Callable[[], object] = lambda: None
         self._helperd = False
         self._numbered = threading.Event()
         self._listening = True
@@ -203,6 +205,10 @@ class Runner:
         self._numbered.set()
         if self._tuner is not None:
             self._tuner.stop()
+        if self._writer is not None:
+            self._writer.tell_refused()
+        with contextlib.suppress(RuntimeError):  # the loop has just ended by itself
+            self._cancel()
         try:
             self._helper.stop()
         except Exception:  # noqa: BLE001 - the end must not fail because the author's stop does
@@ -429,11 +435,11 @@ class Runner:
 
     def _capture(self, writer: _writer.Writer) -> None:
         try:
-            reason = self._helper.capture(writer)
+            reason = self._run_capture(writer)
             writer.flush()
         except Stopped:
             return
-        except Exception as error:  # noqa: BLE001 - the author's failure is told, then the helper ends
+        except BaseException as error:  # noqa: BLE001 - the author's failure is told; a loop's cancellation is none
             if not self._port.stopping.is_set():
                 if not isinstance(error, HelperdError):
                     traceback.print_exc()
@@ -441,6 +447,24 @@ class Runner:
                 self._finish(Code.NO)
             return
         self._results.append(lambda: self._captured(reason or "the capture has ended"))
+
+    def _run_capture(self, writer: _writer.Writer) -> str | None:
+        """Run the author's ``capture`` to its end; a coroutine runs under asyncio and is cancelled by ``_end``."""
+        found = self._helper.capture(writer)
+        if not isinstance(found, Coroutine):
+            return found
+        import asyncio  # noqa: TID251 - the author's own loop, in the capture thread of a process of its own
+
+        async def cancellable() -> str | None:
+            task = asyncio.ensure_future(found)
+            loop = asyncio.get_running_loop()
+            self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+            if self._port.stopping.is_set():
+                task.cancel()
+            result: str | None = await task
+            return result
+
+        return asyncio.run(cancellable())
 
     def _captured(self, reason: str) -> None:
         """The capture returned: say so, and go, or stay for a server that would begin it all again."""
@@ -523,7 +547,7 @@ class Runner:
 _VERSION = f"helperd {__version__}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What the author's code raised, for the user."""
     if isinstance(error, HelperdError):
         return error.text

@@ -59,6 +59,7 @@ class Writer:
     Attributes:
         written: packets taken; helperd sees the count too, also after a SIGKILL.
         cut: packets whose content was cut because the peer takes no longer frames.
+        refused: packets that ``offer`` did not take.
     """
 
     def __init__(
@@ -70,6 +71,9 @@ class Writer:
         self._room = min(limit - ENVELOPE, MAX_CONTENT)
         self.dlt = dlt
         self.cut = 0
+        self.refused = 0
+        self._told = 0
+        self._patient = True
         self._page = counter()
         self.idle = True  # the main thread sleeps and must be woken for the next packet
         self._batched = 0
@@ -108,6 +112,49 @@ class Writer:
             Stopped: the helper is ending; let it pass.
         """
         raise NotImplementedError
+
+    def offer(
+        self,
+        data: bytes,
+        timestamp_ns: int | None = None,
+        *,
+        dlt: int | None = None,
+        original: int | None = None,
+        signal: Signal | None = None,
+        gps: Gps | None = None,
+    ) -> bool:
+        """Send one packet as ``packet`` does, but never wait: for a device that does not.
+
+        Returns:
+            Whether it was taken. When the peer does not read fast enough it is not: then it is counted, and the peer is
+            told as soon as it reads again.
+
+        Raises:
+            Stopped: as ``packet``.
+        """
+        port = self._port
+        if port.queued >= HIGH_WATER:
+            port.drain()
+            if port.queued >= HIGH_WATER and not port.broken:
+                self.refused += 1
+                if port.stopping.is_set():
+                    raise Stopped
+                return False
+        self._patient = False
+        try:
+            if self.refused > self._told:
+                self.tell_refused()
+            self.packet(data, timestamp_ns, dlt=dlt, original=original, signal=signal, gps=gps)
+        finally:
+            self._patient = True
+        return True
+
+    def tell_refused(self) -> None:
+        """Tell how many packets ``offer`` has not taken since this was told last."""
+        refused = self.refused - self._told
+        if refused:
+            self._told += refused
+            self.lost(refused, "helper-queue")
 
     def packets(self, captured: Iterable[Sequence[Any]]) -> None:
         """Send many packets, each ``(link type, nanoseconds or None, bytes, original length)``.
@@ -188,8 +235,12 @@ class Writer:
         with port.lock:
             self.seal()
         self._batched = 0
-        port.wait_for_room()
-        if port.stopping.is_set():
+        if self._patient:
+            self.tell_refused()
+            port.wait_for_room()
+        else:
+            port.drain()
+        if port.stopping.is_set() or port.broken:
             raise Stopped
 
     def wait(self, seconds: float) -> None:

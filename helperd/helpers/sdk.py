@@ -30,7 +30,7 @@ What the SDK does with the rest: docs/writing-a-helper.md.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from helperd import __version__
 from helperd.errors import Code, HelperdError, OpenRefused, UsageError
@@ -40,7 +40,7 @@ from helperd.wire.definition import SourceDefinition
 from helperd.wire.messages import DataReport, Gps, Hopping, Interface, Json, Packet, Severity, Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Coroutine, Iterable, Mapping
 
 __all__ = [
     "DataReport",
@@ -145,8 +145,10 @@ class Helper:
         """
         raise NotImplementedError
 
-    def capture(self, writer: Writer) -> str | None:
+    def capture(self, writer: Writer) -> str | Coroutine[Any, Any, str | None] | None:
         """Read packets and hand them to ``writer``, until there are no more.
+
+        It may be ``async def``: then it runs under asyncio, and is cancelled when the helper shall end.
 
         Returns:
             Why there are no more, for the user.

@@ -219,8 +219,9 @@ class Lost:
     packets: int
 
 
-LOSSES = ("kernel", "device")
-"""Where packets are lost in front of a helper: no room in the kernel's ring; inside the hardware or its driver."""
+LOSSES = ("kernel", "device", "helper-queue")
+"""Where packets are lost before they leave a helper: no room in the kernel's ring; inside the hardware or its driver;
+in the helper itself, when its device does not wait and its reader is too slow."""
 
 
 @record

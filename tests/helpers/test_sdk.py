@@ -15,6 +15,7 @@ from helperd.wire.messages import (
     Hopping,
     ListReport,
     ListRequest,
+    Lost,
     OpenReport,
     OpenRequest,
     ProbeReport,
@@ -606,3 +607,92 @@ def test_every_generation_of_server_is_answered_in_its_own(generation):
 
 def number(packet):
     return int.from_bytes(packet[2][40:48], "little")
+
+
+@pytest.mark.parametrize("helperd", [True, False])
+def test_a_device_that_cannot_wait_offers_and_what_is_not_taken_is_counted(tmp_path, helperd):
+    """The reader stands still: nothing waits, memory is bounded, and taken plus lost is all there was."""
+    total = 20_000
+    with written(
+        tmp_path,
+        f"""
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            begun = time.monotonic()
+            taken = sum(writer.offer(number.to_bytes(4, 'big') * 50) for number in range({total}))
+            print(taken, writer.refused, writer._port.queued, time.monotonic() - begun, file=sys.stderr, flush=True)
+            return 'done'
+        """,
+        helperd=helperd,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        assert peer.expect(OpenReport).success
+        words = peer.process.stderr.readline().split()  # nobody reads its packets until it is done
+        taken, refused, queued, seconds = (float(word) for word in words)
+        assert taken + refused == total
+        assert 0 < taken < total
+        assert queued < 256 << 10
+        assert seconds < 5
+        packets = peer.until_packets(int(taken))
+        numbers = [int.from_bytes(packet[2][:4], "big") for packet in packets]
+        assert numbers == sorted(set(numbers))
+        if helperd:
+            peer.until_eof()
+            told = [message for message in peer.messages if isinstance(message, Lost)]
+            assert {message.reason for message in told} == {"helper-queue"}
+            assert sum(message.packets for message in told) == refused
+        else:
+            assert f"{refused:.0f} packets lost (helper-queue)" in peer.expect(Text).text
+
+
+def test_a_coroutine_that_fails_is_told_and_one_that_ends_is_done(tmp_path):
+    body = """
+        def open(self, definition):
+            return Device(dlt=1)
+        async def capture(self, writer):
+            import asyncio
+            await asyncio.sleep(0)
+            if {fails}:
+                raise OSError(5, 'the dongle is gone')
+            writer.packet(b'last')
+            return 'the tape is over'
+        """
+    with written(tmp_path, body.format(fails=True)) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        peer.until_eof()
+        assert peer.wait() == 1
+        assert "the dongle is gone" in next(m.message for m in peer.messages if isinstance(m, ErrorReport))
+    with written(tmp_path, body.format(fails=False)) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        assert [packet[2] for packet in peer.until_eof()] == [b"last"]
+        assert peer.wait() == 0
+        assert next(m.reason for m in peer.messages if isinstance(m, Shutdown)) == "the tape is over"
+
+
+def test_radios_that_share_a_list_keep_their_distance_when_one_is_held_up(tmp_path):
+    """A radio that was held up for some hops catches up, instead of being late for ever."""
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            self.tuned = []
+            return Device(dlt=1, channels=tuple('abcdefgh'), hopping=Hopping(tuple('abcdefgh'), 10.0))
+        def configure(self, channel):
+            self.tuned.append((channel, time.monotonic()))
+            if len(self.tuned) == 4:
+                time.sleep(0.35)
+        def capture(self, writer):
+            while len(self.tuned) < 16:
+                time.sleep(0.01)
+            first = self.tuned[0][1]
+            for channel, at in self.tuned[:16]:
+                writer.packet(channel.encode(), int((at - first) * 1e9))
+        """,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        packets = peer.until_eof()
+    assert b"".join(packet[2] for packet in packets) == b"abcdefghabcdefgh"
+    late = [packet[1] / 1e9 - number * 0.1 for number, packet in enumerate(packets)]
+    assert max(late[4:7]) > 0.2
+    assert abs(late[15]) < 0.1

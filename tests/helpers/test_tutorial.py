@@ -15,9 +15,11 @@ from tests.helpers.peer import Peer
 
 @pytest.fixture
 def blocks(root):
-    """The fenced blocks by language."""
+    """The fenced blocks: the first of each language by that, those in Python by their class too."""
     text = (root / "docs" / "writing-a-helper.md").read_text()
-    return dict(re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    found = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    classes = {re.search(r"class (\w+)", body)[1]: body for kind, body in found if kind == "python"}
+    return dict(reversed(found)) | classes
 
 
 @pytest.fixture
@@ -83,3 +85,44 @@ def test_its_configuration_is_accepted(blocks, tmp_path):
     loaded = config.load(str(file))
     assert loaded.helpers[0].types == ("datagrams",)
     assert loaded.sources[0].definition == "5555:type=datagrams"
+
+
+def runs(blocks, tmp_path, name):
+    file = tmp_path / f"{name.lower()}.py"
+    file.write_text(blocks[name])
+    return [sys.executable, str(file)]
+
+
+def ends_well(peer):
+    """Within a second, with status 0 and nothing on stderr."""
+    begun = time.monotonic()
+    peer.terminate()
+    peer.until_eof()
+    assert peer.wait() == 0
+    assert time.monotonic() - begun < 1.0
+    assert peer.stderr() == ""
+
+
+@pytest.mark.parametrize("helperd", [True, False])
+def test_a_coroutine_captures_as_printed(blocks, tmp_path, helperd):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        with Peer(argv=runs(blocks, tmp_path, "Lines"), helperd=helperd) as peer:
+            peer.send(OpenRequest(f"{server.getsockname()[1]}:type=lines"))
+            assert peer.expect(OpenReport).success
+            with server.accept()[0] as sender:
+                sender.sendall(b"one\ntwo\nthree\n")
+                packets = peer.until_packets(3)
+                assert [packet[2] for packet in packets] == [b"one\n", b"two\n", b"three\n"]
+                peer.ping()
+                ends_well(peer)
+
+
+@pytest.mark.parametrize("helperd", [True, False])
+def test_trio_captures_as_printed(blocks, tmp_path, helperd):
+    with Peer(argv=runs(blocks, tmp_path, "Ticks"), helperd=helperd) as peer:
+        peer.send(OpenRequest("0.01:type=ticks"))
+        assert peer.expect(OpenReport).success
+        assert {packet[2] for packet in peer.until_packets(20)} == {b"tick"}
+        peer.ping()
+        ends_well(peer)
