@@ -30,7 +30,10 @@ SQLITE: Final = b"SQLite format 3\0"
 
 
 class Entry(NamedTuple):
-    """One packet of a recording; ``signal`` and ``gps`` only where the recording has them."""
+    """One packet of a recording, or one JSON record: then ``record`` is its type and ``data`` its text.
+
+    ``signal`` and ``gps`` only where the recording has them.
+    """
 
     dlt: int
     timestamp_ns: int | None
@@ -38,17 +41,18 @@ class Entry(NamedTuple):
     original: int
     signal: Signal | None = None
     gps: Gps | None = None
+    record: str = ""
 
 
 class Recording(Protocol):
     """A file that can be replayed.
 
     Attributes:
-        dlt: link type of the first packet.
+        dlt: link type of the first packet; None: it has no packets.
         kind: what the file is, for people.
     """
 
-    dlt: int
+    dlt: int | None
     kind: str
 
     def batches(self) -> Iterator[Sequence[tuple[Any, ...]]]:
@@ -177,7 +181,7 @@ class CaptureRecording:
             )
         if self._head is None:
             source.rewind()
-        self.dlt = dlt
+        self.dlt: int | None = dlt
         self.kind = f"{parser.format} file" + (f", {source.compression}" if source.compression else "")
 
     def batches(self) -> Iterator[list[Captured]]:

@@ -1,6 +1,6 @@
 """``pcapfile``: replays a recording, at the speed it was made or as fast as it is read.
 
-pcap and pcapng, also inside gzip or zstd, and the logs of Kismet (``.kismet``).
+pcap and pcapng, also inside gzip or zstd, and the logs of Kismet (``.kismet``), with their JSON.
 
 ::
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from helperd.helpers._recording import Recording
+    from helperd.wire.messages import Gps, Signal
 
 PLAIN: Final = 4  # fields of an entry without signal and position
 MAX_PAUSE_S: Final = 3600.0  # the longest gap that is waited out; longer ones are mistakes in the stamps
@@ -98,8 +99,8 @@ class PcapFile(Helper):
             elif batch and len(batch[0]) == PLAIN:
                 writer.packets(batch)
             else:
-                for dlt, stamp, data, original, signal, gps in batch:
-                    writer.packet(data, stamp, dlt=dlt, original=original, signal=signal, gps=gps)
+                for entry in batch:
+                    _write(writer, *entry)
 
 
 class _Pace:
@@ -112,7 +113,8 @@ class _Pace:
 
     def write(self, batch: Sequence[tuple[Any, ...]]) -> None:
         """Write each packet of a batch in its time."""
-        for dlt, stamp, data, original, *heard in batch:
+        for entry in batch:
+            stamp = entry[1]
             if stamp is not None:
                 if self._first_ns is None:
                     self._first_ns = stamp
@@ -121,8 +123,27 @@ class _Pace:
                     self._first_ns, self._start = stamp, monotonic()  # the recorder's clock was set
                 elif ahead > 0.001:
                     self._writer.wait(ahead)
-            signal, gps = heard or (None, None)
-            self._writer.packet(data, stamp, dlt=dlt, original=original, signal=signal, gps=gps)
+            _write(self._writer, *entry)
+
+
+def _write(
+    writer: Writer,
+    dlt: int,
+    stamp: int | None,
+    data: bytes,
+    original: int,
+    signal: Signal | None = None,
+    gps: Gps | None = None,
+    record: str = "",
+) -> None:
+    """Write one entry."""
+    if not record:
+        writer.packet(data, stamp, dlt=dlt, original=original, signal=signal, gps=gps)
+        return
+    try:
+        writer.json(record, data.decode(), stamp, gps=gps)
+    except ValueError as error:
+        writer.warning(f"left out: {error}")
 
 
 def _path(definition: SourceDefinition) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
 
-from helperd.wire.messages import ErrorReport, OpenReport, OpenRequest
+from helperd.wire import v3
+from helperd.wire.frames import Kind
+from helperd.wire.messages import DataReport, ErrorReport, Json, OpenReport, OpenRequest
 from tests.helpers.peer import Peer
 from tests.helpers.test_pcapfile import kismet_log, replay
 
-GOOD = (1_600_000_000, 1, 1, b"x" * 60, 60, 0, 0)
+SECOND = 1_600_000_000
+GOOD = (SECOND, 1, 1, b"x" * 60, 60, 0, 0)
 
 
 def fails(path: str) -> tuple[list, str]:
@@ -75,3 +80,52 @@ def test_a_log_that_was_cut_is_refused(tmp_path: Path):
         report = peer.expect(OpenReport)
     assert not report.success
     assert f"{file} is damaged: " in report.message
+
+
+def with_json(path: str, records: list[tuple]) -> str:
+    """Add the table of JSON: (seconds, microseconds, latitude, type, text)."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(
+            "CREATE TABLE data (ts_sec INT, ts_usec INT, phyname TEXT, devmac TEXT, lat REAL, lon REAL, alt REAL, "
+            "speed REAL, heading REAL, datasource TEXT, type TEXT, json BLOB)"
+        )
+        for sec, usec, lat, kind, text in records:
+            row = [sec, usec, "Sensor", "", lat, lat, 0, 0, 0, "", kind, text]
+            database.execute(f"INSERT INTO data VALUES ({', '.join('?' * len(row))})", row)
+        database.commit()
+    return path
+
+
+def data_reports(path: str) -> list[DataReport]:
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,realtime=false"))
+        report = peer.expect(OpenReport)
+        assert report.success, report.message
+        peer.until_eof()
+        assert peer.wait() == 0
+        return [item for run in peer.runs if run.kind is Kind.PACKETS for item in v3.reports(run)]
+
+
+def test_json_in_a_log_comes_between_the_packets_of_its_time(tmp_path: Path):
+    packets = [(SECOND + n, 0, 1, bytes([n]) * 60, 60, -50, 0) for n in range(10)]
+    records = [(SECOND + n, 500_000, 52.5 if n else 0, "RTL433", f'{{"n":{n}}}') for n in range(10)]
+    path = with_json(kismet_log(tmp_path / "x.kismet", packets), records)
+    found = data_reports(path)
+    assert [report.packet is not None for report in found] == [True, False] * 10
+    said = [report for report in found if report.json is not None]
+    assert [report.json for report in said] == [
+        Json("RTL433", text, sec, usec) for sec, usec, _, _, text in records
+    ]
+    assert [report.gps.latitude if report.gps else 0 for report in said] == [0] + [52.5] * 9
+
+
+def test_a_log_of_json_alone_is_replayed_and_bad_ones_are_named(tmp_path: Path):
+    path = with_json(
+        kismet_log(tmp_path / "x.kismet", []), [(SECOND, 1, 0, "RTL433", "{}"), (SECOND, 2, 0, None, None)]
+    )
+    assert [report.json for report in data_reports(path)] == [
+        Json("RTL433", "{}", SECOND, 1),
+        Json("JSON", "", SECOND, 2),
+    ]
+    bad = with_json(kismet_log(tmp_path / "y.kismet", [GOOD]), [(-1, 0, 0, "RTL433", "{}")])
+    assert "is damaged: a record of JSON with ts_sec = -1" in fails(bad)[1]
