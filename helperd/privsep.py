@@ -329,7 +329,7 @@ class Launcher:
         for profile in self.profiles:
             keep |= profile.want
         plain = all(profile.no_new_privs for profile in self.profiles)
-        self.lock, self.have = door.harden(keep, self.custody.folder, no_new_privs=plain)
+        self.lock, self.have = door.harden(keep, self.custody.folder, self.accounts.users, no_new_privs=plain)
 
     def start_supervisor(self, args: list[str], ids: tuple[int, int] | None) -> None:
         """Start the built-in profile 0 with one end of a socket pair as descriptor 3, and serve the other."""
@@ -402,7 +402,11 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     else:
         launcher.start_supervisor(more + rest, ids)
     gc.freeze()  # what is here stays: looking at it again would copy the pages that a fork shares
-    return launcher.run()
+    try:
+        return launcher.run()
+    finally:
+        if "--listen" in options:  # still listening: nobody else can have that name by now
+            os.unlink(options["--listen"])
 
 
 def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -22,7 +22,7 @@ from helperd.cli.ring import STDOUT, Ring
 from helperd.config.specs import Config, SourceSpec
 from helperd.errors import Code, HelperdError
 from helperd.launcher import Launcher, connect_launcher, open_launcher, own_launcher
-from helperd.lifecycle import State
+from helperd.lifecycle import State, Why
 from helperd.routing import RouteTable
 from helperd.sinks.consumer import Consumer
 from helperd.supervisor import Supervisor
@@ -31,6 +31,8 @@ from helperd.wire.definition import SourceDefinition
 if TYPE_CHECKING:
     import argparse
     from contextlib import AbstractAsyncContextManager
+
+    from helperd.lifecycle.life import Life
 
 LIMIT: Final = 32 << 20
 """Bytes that may wait for the file; the helper is held meanwhile, so nothing is lost here."""
@@ -150,10 +152,16 @@ async def _capture(settings: Config, path: str, installed: str | None, ring: Rin
                 nursery.start_soon(ended)
                 await _copy(ours, ring)
                 await supervisor.stop()
-                life = supervisor.source(spec.name).life
-                bad = str(life.why) if not ring.packets and not ring.done else ""
+                bad = "" if ring.done else _failure(supervisor.source(spec.name).life, ring.packets)
                 nursery.cancel_scope.cancel()
     return (last[-1] if last else bad) if bad else ""
+
+
+def _failure(life: Life, packets: int) -> str:
+    """Return how the helper ended, if that was no good end."""
+    if life.exit is None:
+        return "" if packets else life.why
+    return "" if life.exit.kind in {Why.DONE, Why.ASKED} else life.exit.text
 
 
 def _over(state: State) -> bool:

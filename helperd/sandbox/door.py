@@ -53,6 +53,8 @@ def take_lock(pool: range) -> int:
         os.close(fd)
         text = f"another launcher uses the uids from {pool[0]}: stop helperd-launcher.service, or use it"
         raise UnavailableError("busy", text) from None
+    os.ftruncate(fd, 0)
+    os.write(fd, f"{os.getpid()}\n".encode())  # for people
     return fd
 
 
@@ -78,20 +80,29 @@ def shrink(keep: int, *, no_new_privs: bool) -> int:
     return keep
 
 
-def harden(keep: int, folder: str, *, no_new_privs: bool) -> tuple[int, int]:
+def harden(
+    keep: int, folder: str, names: dict[str, tuple[int, int]], *, no_new_privs: bool
+) -> tuple[int, int]:
     """As root: be the only launcher, end what an earlier one left, keep a few capabilities.
 
     Args:
         keep: the capabilities.
         folder: our delegated cgroup, if any.
+        names: this machine's users, with uid and gid.
         no_new_privs: whether no program started from here may gain privilege by exec.
 
     Returns:
         The descriptor that holds the lock, and the capabilities that are left.
 
     Raises:
-        UnavailableError: there is another one. CannotDrop: the kernel does not do what was asked.
+        UnavailableError: there is another one. CannotDrop: a helper's uid is somebody's, or the kernel does not do
+        what was asked.
     """
+    reserved = range(custody.POOL[0], custody.SHARED[-1] + 1)
+    taken = [name for name, ids in names.items() if ids[0] in reserved or ids[1] in reserved]
+    if taken:
+        text = f"uids {reserved[0]} to {reserved[-1]} are for helpers, but used by {', '.join(taken)}: change those"
+        raise CannotDrop("not-permitted", text)
     lock = take_lock(custody.POOL)
     custody.empty_pool()
     if folder:
