@@ -19,7 +19,7 @@ from helperd.wire.definition import SourceDefinition
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 MAN = ROOT / "man"
-PAGES = [MAN / "helperd.8", MAN / "helpers.toml.5"]
+PAGES = [MAN / "helperd.8", MAN / "helpers.toml.5", MAN / "helperd-extcap.1"]
 TEXTS = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
 
 
