@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final, cast
@@ -78,7 +78,7 @@ class Daemon:
     inventory: Inventory = field(init=False)
 
     def __post_init__(self) -> None:
-        self.inventory = Inventory(self.launcher, lambda: self.supervisor.config)
+        self.inventory = Inventory(self.launcher, lambda: self.supervisor.config, self.supervisor.drivers)
 
     # sinks
 
@@ -294,14 +294,15 @@ class Daemon:
         return await self.inventory.devices(running, max_age_s)
 
     def helpers(self) -> list[dict[str, object]]:
-        """The configured helpers."""
+        """The configured helpers, and what each can."""
+        drivers = self.supervisor.drivers
         return [
             {
                 "name": helper.name,
                 "types": list(helper.types),
                 "builtin": helper.builtin,
                 "capabilities": list(helper.capabilities),
-                "tunes": helper.can_tune,
+                **asdict(drivers.can(helper)),
                 "options": None if helper.options is None else list(helper.options),
             }
             for helper in self.supervisor.config.helpers
@@ -311,7 +312,9 @@ class Daemon:
         """Ask who recognises a definition."""
         assert self.nursery is not None
         helpers = self.supervisor.config.helpers
-        return (await probe(self.launcher, helpers, self.nursery, definition)).as_dict()
+        found = await probe(self.launcher, helpers, self.nursery, definition)
+        self.supervisor.drivers.learn_probing(helpers, found)
+        return found.as_dict()
 
     def messages(self, since: int) -> list[dict[str, object]]:
         """Kept messages with a number above ``since``."""

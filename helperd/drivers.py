@@ -109,6 +109,65 @@ class Probing:
         }
 
 
+@dataclass(slots=True)
+class Ability:
+    """What a helper can; None: not known yet."""
+
+    lists: bool | None = None
+    probes: bool | None = None
+    tunes: bool | None = None
+    hops: bool | None = None
+
+
+class Drivers:
+    """What each configured helper can: as its block says, else as it has shown."""
+
+    def __init__(self) -> None:
+        self._shown: dict[HelperSpec, Ability] = {}
+
+    def learn(self, helper: HelperSpec, **shown: bool) -> None:
+        """A helper has shown what it can.
+
+        Args:
+            helper: as configured: in another configuration it may be another program.
+            shown: ``lists``, ``probes``, ``tunes``, ``hops``.
+        """
+        ability = self._shown.setdefault(helper, Ability())
+        for word, can in shown.items():
+            setattr(ability, word, can)
+
+    def keep(self, helpers: Sequence[HelperSpec]) -> None:
+        """Forget all but these."""
+        self._shown = {helper: shown for helper, shown in self._shown.items() if helper in helpers}
+
+    def can(self, helper: HelperSpec) -> Ability:
+        """What a helper can."""
+        shown = self._shown.get(helper, Ability())
+        return Ability(
+            shown.lists if helper.can_list is None else helper.can_list,
+            shown.probes if helper.can_probe is None else helper.can_probe,
+            shown.tunes if helper.can_tune is None else helper.can_tune,
+            shown.hops if helper.can_hop is None else helper.can_hop,
+        )
+
+    def learn_listing(self, helpers: Sequence[HelperSpec], listing: Listing) -> None:
+        """Who has listed can; who said that it cannot cannot; of the others nothing is learned."""
+        failed = {failure.helper: failure.problem for failure in listing.failed}
+        for helper in helpers:
+            problem = failed.get(helper.name, "")
+            if problem in {"", "not-supported"} and helper.can_list is not False:
+                self.learn(helper, lists=not problem)
+
+    def learn_probing(self, helpers: Sequence[HelperSpec], probing: Probing) -> None:
+        """Who has said yes or no can probe."""
+        said = {failure.helper for failure in probing.refused}
+        if probing.helper is not None:
+            said.add(probing.helper.name)
+        for helper in helpers:
+            if helper.name in said:
+                self.learn(helper, probes=True)
+
+
 def driver_for(helpers: Sequence[HelperSpec], definition: str, name: str | None) -> HelperSpec | None:
     """The helper that a definition names by itself: by ``name``, else by ``type=``; None: it has to be probed for.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from helperd.drivers import Listing, list_devices
+from helperd.drivers import Drivers, Listing, list_devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,17 +49,19 @@ class Inventory:
     Args:
         launcher: starts the helpers.
         config: gives the present configuration.
+        drivers: learns who can list.
 
     Attributes:
         moves: devices that came or went, as the kernel told.
         looks: rounds of questions.
     """
 
-    def __init__(self, launcher: Launcher, config: Callable[[], Config]) -> None:
+    def __init__(self, launcher: Launcher, config: Callable[[], Config], drivers: Drivers) -> None:
         self.moves = 0
         self.looks = 0
         self._launcher = launcher
         self._config = config
+        self._drivers = drivers
         self._last: _Look | None = None
         self._moved_at = float("-inf")
         self._nursery: trio.Nursery | None = None
@@ -107,6 +109,7 @@ class Inventory:
         self.looks += 1
         try:
             look.listing = await list_devices(self._launcher, look.config.helpers, self._nursery)
+            self._drivers.learn_listing(look.config.helpers, look.listing)
         except Exception as error:  # noqa: BLE001 - handed to those who asked
             look.error = error
         finally:

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from helperd import vitals
     from helperd.bus import MessageBus
     from helperd.config.specs import HelperSpec, SourceSpec
+    from helperd.drivers import Drivers
     from helperd.gate import StartGate
     from helperd.launcher import Launcher
     from helperd.routing import Route, RouteTable, Segment
@@ -91,6 +92,7 @@ class Shell(Protocol):
     room: Bell
     programs: GenerationCache
     lagged_at: float
+    drivers: Drivers
 
     @property
     def sources(self) -> Sequence[Source]:
@@ -499,6 +501,8 @@ class Source:
         opened.capture_interface = report.capture_interface[:MAX_TEXT]
         opened.version = report.version[:MAX_TEXT]
         opened.channels = self.reported = report.channels
+        assert self.helper is not None
+        self.shell.drivers.learn(self.helper, tunes=bool(report.channels), hops=len(report.channels) > 1)
         self._note_hopping(report.hopping)
         if self._translator is not None:
             self._translator.hardware = opened.hardware

@@ -20,7 +20,7 @@ from helperd import vitals
 from helperd.bell import Bell
 from helperd.bus import MessageBus
 from helperd.config.keys import KEYS
-from helperd.drivers import check_definition, driver_for, probe
+from helperd.drivers import Drivers, check_definition, driver_for, probe
 from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate
 from helperd.lifecycle import Event, Plan, State, plan
@@ -81,6 +81,7 @@ class Supervisor:
         self.bugs = 0
         self.on_beat: list[Callable[[float], None]] = []
         self.changes = 0
+        self.drivers = Drivers()
         self.tuning = Tuning(lambda: self.sources)
         self._lot = trio.lowlevel.ParkingLot()
         self.runtime_dir = ""
@@ -147,6 +148,7 @@ class Supervisor:
         if helper is None:
             assert self._nursery is not None
             found = await probe(self.launcher, helpers, self._nursery, spec.definition)
+            self.drivers.learn_probing(helpers, found)
             if found.helper is None:
                 reasons = "; ".join(
                     f"{failure.helper}: {failure.text}" for failure in found.refused + found.failed
@@ -288,6 +290,7 @@ class Supervisor:
         what = plan(old, new, needs_process=NEEDS_PROCESS, opened_by=opened_by)
         configured = {spec.name for spec in old.sources}
         self.config = new
+        self.drivers.keep(new.helpers)
         specs = {spec.name: spec for spec in new.sources}
         for name in what.stop:
             if name in configured:

@@ -210,3 +210,27 @@ async def test_odd_names_are_shown_and_only_possible_definitions_offered(
             assert (parsed.interface, parsed.get("type")) == (device.interface.name, "odd")
     refused = [device.interface.name for device in listing.devices if not device.definition]
     assert refused == ["a:b", "a,b", "white\ttab"]
+
+
+def test_what_a_helper_can_is_learned_unless_its_block_says_it(rundir: Path) -> None:
+    source = '[[source]]\ndefinition = "radio1:type=synthetic"\n'
+    more = (
+        block("other", sys.executable, "-I", "-S", str(PEER), "good") + "can_hop = false\ncan_probe = false\n"
+    )
+
+    def known(rig: Rig) -> dict[str, tuple[bool | None, ...]]:
+        rows = rig.call("ListHelpers")["helpers"]
+        return {
+            row["name"]: tuple(row[word] for word in ("lists", "probes", "tunes", "hops")) for row in rows
+        }
+
+    with daemon(rundir, SMALL + more + source) as rig:
+        rig.wait_running()
+        assert known(rig) == {"radios": (None, None, True, True), "other": (None, False, None, False)}
+        rig.call("ListDevices")
+        assert rig.call("Probe", definition="radio2")["helper"] == "radios"
+        assert known(rig) == {"radios": (True, True, True, True), "other": (True, False, None, False)}
+        rig.call("Stop", source="radio1")
+        (rundir / "helpers.toml").write_text(SMALL + more.replace("can_probe = false\n", "") + source)
+        rig.call("Reload")
+        assert known(rig) == {"radios": (True, True, True, True), "other": (None, None, None, False)}
