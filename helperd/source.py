@@ -421,7 +421,7 @@ class Source:
         if (
             self._offers_bulk and channel.session.phase is Phase.OPEN
         ):  # else it has said goodbye in the same read
-            channel.send(Register(bulk.SUBSYSTEM, self._translator.number_of(report.dlt)))
+            channel.send(Register(bulk.SUBSYSTEM, self._translator.announced(report.dlt)))
         watch.run(trio.current_time())
         life.post(Event.OPENED, trio.current_time(), number)
         life.enter(State.RUNNING, trio.current_time())

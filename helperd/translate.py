@@ -213,6 +213,10 @@ class Translator:
         finally:
             _close(segments, interface, blocks, reports)
 
+    def announced(self, dlt: int | None) -> int:
+        """The interface number of an open report, for bulk frames; who names no link type has JSON to tell at most."""
+        return self.number(LINKTYPE_JSON) if dlt is None else self.number_of(dlt)
+
     def number_of(self, dlt: int | None) -> int:
         """The interface number of the link type in an open report, which may be absent or nonsense."""
         return self.number(dlt if dlt is not None and 0 <= dlt <= MAX_LINKTYPE else UNKNOWN_LINKTYPE)

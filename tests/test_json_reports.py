@@ -161,5 +161,10 @@ restart = "temporary"
         assert {(one["source"], one["type"], one["time"]) for one in got} == {
             ("sensor", "SENSOR", 1700000000.5)
         }
-        done = rig.wait(lambda status: status["sources"][0]["state"] == "down")["sources"][0]
+        with rig.connect("mixed.sock") as mixed:
+            stream = Stream(mixed)
+            done = rig.wait(lambda status: status["sources"][0]["state"] == "down")["sources"][0]
+            assert rig.stop() == 0
+            assert list(stream.packets()) == []
+            assert stream.interfaces == [(JSON_LINKTYPE, "sensor")]
         assert (done["packets"], done["lost"]) == (1000, {})
