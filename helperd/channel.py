@@ -8,16 +8,18 @@ Rules:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import trio
 
 from helperd.errors import HelperExited, RemoteProtocolError
 from helperd.wire.frames import Run
-from helperd.wire.messages import ConfigureReport, ConfigureRequest, Message, Ping, Pong
+from helperd.wire.messages import ConfigureReport, ConfigureRequest, Message, Ping, Pong, Register
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,8 +28,15 @@ if TYPE_CHECKING:
 
 FOREIGN_READ: Final = 64 << 10
 """Read size for pipes: what the kernel holds of a foreign helper's output."""
+BULK_READ: Final = 256 << 10
+"""Read size for foreign helpers once they send bulk frames."""
+BULK_PIPE: Final = 1 << 20
+"""What their pipe holds then; the most that the kernel gives to anybody."""
 OWN_READ: Final = 1 << 20
 """Read size for our own helpers, which send many packets per frame over a large socket buffer."""
+BUSY: Final = 16 << 10
+"""Bytes in a read after which the next is tried at once: for a flooding helper, asking the kernel first costs as much
+as reading."""
 NUDGE_S: Final = 0.2
 """Seconds after which a request without an answer is followed by a PING."""
 MAX_UNSENT: Final = 64 << 10
@@ -86,6 +95,7 @@ class Channel:
         self.pings_stuck = 0
         self.round_trip: float | None = None
         self.round_trip_max: float | None = None
+        self._busy = False
         self.eof = False
         self.refused = False
         self.cut = False
@@ -104,7 +114,19 @@ class Channel:
         if len(self._unsent) > MAX_UNSENT:
             return False
         self._write(self.session.send(message))
+        if isinstance(message, Register) and self.session.bulk is not None:
+            self._widen()
         return True
+
+    def _widen(self) -> None:
+        """Read more at a time, from a larger pipe: the helper sends many packets per frame from now on.
+
+        Never for a helper that writes a frame at a time: its main loop stalls behind a larger pipe
+        (docs/performance.md). A kernel that refuses leaves the pipe as it is.
+        """
+        self._read_size = max(self._read_size, BULK_READ)
+        with suppress(OSError):
+            fcntl.fcntl(self._from_helper, fcntl.F_SETPIPE_SZ, BULK_PIPE)
 
     def tell(self, line: bytes) -> None:
         """Write what is no frame, to a process that speaks no protocol."""
@@ -161,10 +183,14 @@ class Channel:
         Raises:
             RemoteProtocolError: what came is refused; whatever came before it has been handed on.
         """
-        await trio.lowlevel.wait_readable(self._from_helper)
+        if self._busy:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self._from_helper)
         try:
             data = os.read(self._from_helper, self._read_size)
         except BlockingIOError:
+            self._busy = False
             return True
         except ConnectionResetError:
             data = b""
@@ -173,6 +199,7 @@ class Channel:
             if not self.refused:
                 self._end_of_output()
             return False
+        self._busy = len(data) >= BUSY
         self.life_at = trio.current_time()
         if self.refused:
             return True

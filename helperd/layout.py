@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Unpack = Callable[[bytes, int], tuple[bytes, int, bytes, bytes, bytes]]
+    Unpack = Callable[[bytes, int], tuple[Any, ...]]
     Pack = Callable[..., bytes]
 
     Mould = tuple[Unpack, bytes, bytes, bytes, Pack, bytes, int, int, bytes, int]
@@ -47,6 +47,10 @@ _FIRST = struct.Struct("<III").pack
 _MASK: Final = 0xFFFFFFFF
 _MAX_SECONDS: Final = 0x1_0000_0000
 """Seconds from here on (the year 2106) go the general way, which knows what does not fit into a stamp."""
+
+
+_USEC_FORM: Final = {2: "H", 3: "3B", 4: "I"}
+"""How microseconds of so many bytes are unpacked: numbers of v3, single bytes of v2."""
 
 
 class Shape(NamedTuple):
@@ -98,8 +102,7 @@ def mould(data: bytes, position: int, shape: Shape, header: int, interface: int)
     """
     _, sec, original, before, behind, content, end, stop = shape
     size = end - content
-    usec = "H" if behind - before == 2 else "I"
-    behind += behind - before & 1  # v2: the word with the microseconds takes the next field's key along
+    usec = _USEC_FORM[behind - before]
     start = position + header
     total = 32 + size + (-size & 3)
     base = sec * 1_000_000_000
@@ -186,15 +189,18 @@ def fill_v3(
             unpack, before, behind, _, pack, first, high, low, lengths, total = moulds[length]
         except KeyError:
             break
-        head, usec, middle, content, _ = unpack(data, position)
-        if head != before or middle != behind:
-            break
-        low += usec * 1000
-        if low > _MASK:
-            add(pack(first, high + (low >> 32), low & _MASK, lengths, content, total))
-        else:
-            add(pack(first, high, low, lengths, content, total))
-        position += length + 20
+        while True:
+            head, usec, middle, content, _ = unpack(data, position)
+            if head != before or middle != behind:
+                return position
+            stamp = low + usec * 1000
+            if stamp > _MASK:
+                add(pack(first, high + (stamp >> 32), stamp & _MASK, lengths, content, total))
+            else:
+                add(pack(first, high, stamp, lengths, content, total))
+            position += length + 20
+            if position >= stop or length_at(data, position + 8)[0] != length:
+                break
     return position
 
 
@@ -257,26 +263,40 @@ def fill_v2(
 ) -> int:
     """Turn frames into blocks as long as they fit their moulds; as ``fill_v3``.
 
-    The microseconds are three bytes of seven bits, the lowest first, and come as one big-endian word with the key
-    that follows them.
+    The microseconds are three bytes of seven bits, the lowest first; tables turn each into nanoseconds.
     """
     length_at = _LENGTH
+    lowest, middlemost, highest = _NANOSECONDS
     while position < stop:
         length = length_at(data, position + 8)[0]
         try:
             unpack, before, behind, after, pack, first, high, low, lengths, total = moulds[length]
         except KeyError:
             break
-        head, word, middle, content, tail = unpack(data, position)
-        if head != before or middle != behind or tail != after or word & 0x808080FF != 0x80800018:
-            break
-        low += (word >> 24 & 0x7F | word >> 9 & 0x3F80 | word << 6 & 0x1FC000) * 1000
-        if low > _MASK:
-            add(pack(first, high + (low >> 32), low & _MASK, lengths, content, total))
-        else:
-            add(pack(first, high, low, lengths, content, total))
-        position += length + 48
+        while True:
+            head, one, two, three, middle, content, tail = unpack(data, position)
+            if head != before or middle != behind or tail != after:
+                return position
+            try:
+                stamp = low + lowest[one] + middlemost[two] + highest[three]
+            except KeyError:
+                return position
+            if stamp > _MASK:
+                add(pack(first, high + (stamp >> 32), stamp & _MASK, lengths, content, total))
+            else:
+                add(pack(first, high, stamp, lengths, content, total))
+            position += length + 48
+            if position >= stop or length_at(data, position + 8)[0] != length:
+                break
     return position
+
+
+_NANOSECONDS: Final = (
+    {0x80 | bits: bits * 1000 for bits in range(128)},
+    {0x80 | bits: (bits << 7) * 1000 for bits in range(128)},
+    {bits: (bits << 14) * 1000 for bits in range(1, 128)},
+)
+"""What the bytes of a number of microseconds say, the lowest first, when it has exactly three."""
 
 
 class Layout(NamedTuple):

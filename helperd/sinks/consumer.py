@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 import struct
@@ -156,6 +157,8 @@ class Consumer:
                 await self._send_all(parts)
             if taken:
                 outbox.sent(taken)
+                if outbox:
+                    await trio.lowlevel.checkpoint()
             elif self.closing:
                 await self._send_all(form.ending(self._losses()))
                 return
@@ -171,12 +174,17 @@ class Consumer:
         return fresh
 
     async def _send_all(self, parts: Sequence[Part]) -> None:
+        """Write now what the socket takes; only the rest has to wait."""
+        fd = self.sock.fileno()
         for first in range(0, len(parts), _IOV_MAX):
-            some = list(parts[first : first + _IOV_MAX])
+            some = parts[first : first + _IOV_MAX]
             left = sum(map(len, some))
             while left:
                 try:
-                    sent = await self.sock.sendmsg(some)
+                    sent = os.writev(fd, some)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(fd)
+                    continue
                 except OSError as error:
                     if error.errno not in _LACKING:
                         raise
@@ -199,7 +207,7 @@ class Consumer:
         self._scope.cancel()
 
 
-def _rest(parts: list[Part], sent: int) -> list[Part]:
+def _rest(parts: Sequence[Part], sent: int) -> list[Part]:
     """What is left of ``parts`` after ``sent`` bytes."""
     for position, part in enumerate(parts):
         size = len(part)

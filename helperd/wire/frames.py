@@ -194,6 +194,24 @@ class Generation(Protocol):
         """
 
 
+def alike(data: bytes, at: int, step: int, size: int) -> int:
+    """How many whole frames from ``at`` on have the size of the one before them and begin as it does.
+
+    A comparison of slices is half the price of taking a header apart.
+
+    Args:
+        data: the read.
+        at: offset behind a data frame.
+        step: its size, header included.
+        size: bytes that all data frames of this size begin with.
+    """
+    first = at
+    head = data[at - step : at - step + size]
+    while data[at : at + size] == head:
+        at += step
+    return (at - first) // step - (at > len(data))
+
+
 class FrameScanner:
     """Cuts one peer's stream into runs and control frames.
 

@@ -37,6 +37,7 @@ receiver_limit: Final = 8191
 
 _SCAN = struct.Struct(">III16s").unpack_from
 _LENGTH = struct.Struct(">I").unpack_from
+_SIGNATURE: Final = SIGNATURE.to_bytes(4, "big")
 _DATA: Final = b"\x0a\x0dKDSDATAREPORT\x10"
 """How the wrapper of a data report starts: field 1, 13 characters, field 2."""
 _SENTINELS: Final = (0xABCD, 0xA9A9)
@@ -58,6 +59,7 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
     """Cut v0 frames out of ``data``; the contract is ``Generation.scan``."""
     position = first = start
     frames = 0
+    before = -1
     end = len(data)
     limit = scan.max_frame - 12
     verify = scan.verify
@@ -76,6 +78,11 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
                 _verify(data, position, stop, word, at)
             if head == _DATA and length >= 16:
                 frames += 1
+                if length == before and alone and not verify:
+                    more = _alike(data, stop, 12 + length)
+                    frames += more
+                    stop += more * (12 + length)
+                before = length
                 position = stop
                 continue
             frame = _unwrap(data, position, stop, at)
@@ -95,6 +102,15 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
     if frames:
         out.append(Run(Kind.PACKETS, data, first, position, frames, frames))
     return position
+
+
+def _alike(data: bytes, at: int, step: int) -> int:
+    """How many whole data reports from ``at`` on have the size of the one before them; see ``frames.alike``."""
+    first = at
+    head = data[at - step + 8 : at - step + 28]
+    while data[at + 8 : at + 28] == head and data[at : at + 4] == _SIGNATURE:
+        at += step
+    return (at - first) // step - (at > len(data))
 
 
 def _foreign(scan: Scan, word: int) -> bool:

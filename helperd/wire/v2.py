@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Final, cast
 
 from helperd.errors import RemoteProtocolError
-from helperd.wire.frames import ControlFrame, Kind, Run, packets_of
+from helperd.wire.frames import ControlFrame, Kind, Run, alike, packets_of
 from helperd.wire.messages import Ping
 from helperd.wire.pbpackets import quick
 
@@ -50,6 +50,7 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
     """Cut v2 frames out of ``data``; the contract is ``Generation.scan``."""
     position = first = start
     frames = 0
+    before = -1
     end = len(data)
     last = end - 48
     limit = scan.max_frame - 48
@@ -60,6 +61,11 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
             break
         if command == _DATA:
             frames += 1
+            if length == before:
+                more = alike(data, stop, 48 + length, 26)
+                frames += more
+                stop += more * (48 + length)
+            before = length
             position = stop
             continue
         if frames:

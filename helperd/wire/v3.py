@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from helperd.errors import RemoteProtocolError
 from helperd.wire import bulk, v3codec
-from helperd.wire.frames import ControlFrame, Kind, Run, packets_of
+from helperd.wire.frames import ControlFrame, Kind, Run, alike, packets_of
 from helperd.wire.mpack import Malformed, pack
 from helperd.wire.v3codec import Type
 from helperd.wire.v3packets import quick
@@ -53,6 +53,7 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
     """Cut v3 frames out of ``data``; the contract is ``Generation.scan``."""
     position = first = start
     frames = 0
+    before = -1
     end = len(data)
     last = end - 20
     limit = scan.max_frame - 20
@@ -63,6 +64,11 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
             break
         if kind == 16:
             frames += 1
+            if length == before:
+                more = alike(data, stop, 20 + length, 14)
+                frames += more
+                stop += more * (20 + length)
+            before = length
             position = stop
             continue
         if frames:
