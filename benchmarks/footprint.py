@@ -30,7 +30,7 @@ types = ["synthetic"]
 SOURCE = """
 [[source]]
 name = "radio{number}"
-definition = "radio{radio}:type=synthetic,rate=0.001"
+definition = "radio{radio}:type=synthetic,rate=0.001,uuid=00000000-0000-0000-0000-{number:012}"
 """
 
 

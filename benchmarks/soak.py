@@ -98,7 +98,9 @@ def configuration(helpers: int, rate: float) -> str:
     for number in range(helpers):
         kind = ("synthetic", "bad")[number % 2]
         name = f"s{number}"
-        definition = f"radio{number // 2 % 4}:type={kind},rate={rate:g}"
+        definition = (
+            f"radio{number // 2 % 4}:type={kind},rate={rate:g},uuid=00000000-0000-0000-0000-{number:012}"
+        )
         text += f'[[source]]\nname = "{name}"\ndefinition = "{definition}"\n'
     return text
 

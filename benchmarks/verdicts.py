@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from helperd.control.client import Client
 from tests.faults.stage import BUILTIN, HEAD, helper
@@ -201,7 +202,9 @@ def calm(minutes: float, helpers: int, busy: int) -> tuple[dict[str, object], li
     config = HEAD + BUILTIN + LOSSLESS
     for number in range(helpers):
         rate = (0.001, 20, 100)[number % 3]
-        config += source(f"s{number}", f"radio{number % 4}:type=synthetic,rate={rate:g}")
+        config += source(
+            f"s{number}", f"radio{number % 4}:type=synthetic,rate={rate:g},uuid={UUID(int=number)}"
+        )
     with tempfile.TemporaryDirectory(prefix="hd-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         wall = None

@@ -460,8 +460,10 @@ class Source:
 
         Raises:
             OpenRefused: "busy".
+            UsageError: "bad-definition": it cannot be read, or its hop rate is none.
         """
         definition = SourceDefinition.parse(self.spec.definition)
+        definition.rate()
         if definition.get("uuid"):
             return
         for other in self.shell.sources:
@@ -530,12 +532,13 @@ class Source:
         A definition with ``channel`` and neither ``channels`` nor ``channel_hop=true`` means that channel alone.
         """
         helper = self.helper
-        if helper is None or helper.can_tune is False or helper.can_hop is False or not self.spec.hop:
+        if helper is None or helper.can_tune is False or helper.can_hop is False:
+            return False
+        if not self.spec.hop or not self.reported:
             return False
         definition = SourceDefinition.parse(self.spec.definition)
         fixed = bool(definition.get("channel")) and not definition.get("channels")
-        can = bool(self.reported) and definition.flag("channel_hop", default=not fixed)
-        return can and len(self.own_channels()) > 1
+        return definition.flag("channel_hop", default=not fixed) and len(self.own_channels()) > 1
 
     async def configure(self, request: ConfigureRequest) -> ConfigureReport:
         """Tune a running source; what it was tuned to is asked for again after a restart.
@@ -691,8 +694,8 @@ class Source:
 
     def _on_finding(self, found: Finding) -> None:
         number = self.life.incarnation
-        if found.word in {"silent", "not-listening"}:
-            self.say("alert" if found.word == "silent" else "warning", f"{found.reason}: {found.text}")
+        if found.word in {"alert", "not-listening"}:
+            self.say("alert" if found.word == "alert" else "warning", f"{found.reason}: {found.text}")
         elif found.word == "timed-out":
             self.post(Event.DUE, incarnation=number, reason=found.reason, text=found.text)
         else:

@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     """What a turn found.
 
     Attributes:
-        word: ``hung``, ``timed-out``, ``silent`` (an alert only) or ``not-listening`` (a note).
+        word: ``hung``, ``timed-out``, ``alert`` (it is only told) or ``not-listening`` (a note).
         reason: the problem word.
         text: for people.
     """
@@ -88,13 +88,12 @@ class Watch:
     _children: ChildWatch | None = None
     _silence: Patience | None = None
     _told_stuck: bool = False
+    _told_childless: bool = False
     _own: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self._own = self.helper.builtin is not None
         self._next_ping_at = self.since + self.interval  # the greeting was one already
-        if self.helper.needs_child:
-            self._children = ChildWatch(self.helper.needs_child)
 
     @property
     def interval(self) -> float:
@@ -133,8 +132,10 @@ class Watch:
         if judged is not None and judged.hung:
             silent = f"no byte for {now - max(self.channel.life_at, self.since):.1f} s, PING unanswered"
             return Finding("hung", judged.reason, silent)
-        if self._children is not None and self._children.gone(vitals.living_descendants(self.pid), now):
-            return Finding("hung", "child-gone", "a process the helper depends on is gone")
+        if self.helper.needs_child:
+            found = self._childless(now)
+            if found is not None:
+                return found
         if spec.silence:
             found = self._silent(moment, spec.silence, spec.on_silence, last_packet_at)
             if found is not None:
@@ -191,6 +192,20 @@ class Watch:
             self.word, self.reason = judged.word, judged.reason
         return judged
 
+    def _childless(self, now: float) -> Finding | None:
+        """Judge a helper that lacks a process it depends on; as an alert it is told once, until all are there again."""
+        children = self._children
+        if children is None or children.needed != self.helper.needs_child:
+            children = self._children = ChildWatch(self.helper.needs_child)
+        if not children.gone(vitals.living_descendants(self.pid), now):
+            self._told_childless = self._told_childless and children.missing_at is not None
+            return None
+        alert = self.helper.on_child_gone == "alert"
+        if alert and self._told_childless:
+            return None
+        self._told_childless = alert
+        return Finding("alert" if alert else "hung", "child-gone", "a process the helper depends on is gone")
+
     def _silent(
         self, moment: Moment, limit: float, reaction: str, last_packet_at: float | None
     ) -> Finding | None:
@@ -204,4 +219,4 @@ class Watch:
         if not silence.over(now):
             return None
         silence.seen(now)
-        return Finding("silent" if reaction == "alert" else "hung", "silent", f"no packet for {limit:g} s")
+        return Finding("alert" if reaction == "alert" else "hung", "silent", f"no packet for {limit:g} s")

@@ -33,7 +33,7 @@ types = ["{kind}"]
 SOURCE = """
 [[source]]
 name = "r{number}"
-definition = "radio{number}:type={kind},rate={rate}"
+definition = "radio{radio}:type={kind},rate={rate},uuid=00000000-0000-0000-0000-{number:012}"
 """
 
 
@@ -48,7 +48,7 @@ class Scene:
 
     def text(self, *, order: int = 1, **rates: int) -> str:
         each = (
-            SOURCE.format(number=number, kind=self.kind, rate=rates.get(f"r{number}", 20))
+            SOURCE.format(number=number, radio=number % 4, kind=self.kind, rate=rates.get(f"r{number}", 20))
             for number in self.numbers[::order]
         )
         return HEAD.format(command=self.command, kind=self.kind) + "".join(each)

@@ -294,6 +294,14 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "helper",
+        "on_child_gone",
+        v.choice("restart", "alert"),
+        "What happens when fewer of its child processes live than needs_child: the helper is restarted, or only a "
+        "message is published.",
+        default="restart",
+    ),
+    Key(
+        "helper",
         "term_grace",
         v.duration(0.0, 60.0),
         "Time between SIGTERM and SIGKILL. Wi-Fi helpers want 2s, to remove the monitor interface they made.",

@@ -56,6 +56,7 @@ class HelperSpec:
     obeys_shutdown: bool = False
     status_meaningful: bool = False
     needs_child: int = 0
+    on_child_gone: str = "restart"
     term_grace: float = 1.0
     keepalive: float | None = None
     can_list: bool | None = None

@@ -382,6 +382,28 @@ def child_gone(stage: Stage) -> None:
     victim.leave()
 
 
+@kind("39b", "the same, where an alert was asked for")
+def child_gone_alert(stage: Stage) -> None:
+    path = stage.devices / "worker.pid"
+    path.unlink(missing_ok=True)
+    victim = stage.victim("wrap", kind="careless", pid_file=path)
+    victim.streaming()
+    stage.wait(path.exists, "the worker's pid")
+    time.sleep(0.6)  # let the watch see it once
+    os.kill(int(path.read_text()), signal.SIGKILL)
+
+    def told() -> list[str]:
+        messages = stage.rig.call("GetMessages")["messages"]
+        return [each["severity"] for each in messages if each["source"] == victim.name]
+
+    stage.wait(told, "an alert")
+    time.sleep(1)
+    assert told() == ["alert"]
+    victim.streaming()
+    assert (victim.row["incarnation"], victim.row["state"]) == (1, "running")
+    victim.leave()
+
+
 @kind("40", "answers PING and sends nothing (silence limit)")
 def mute(stage: Stage) -> None:
     victim = stage.fixed("quiet")

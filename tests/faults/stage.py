@@ -33,6 +33,7 @@ types = ["{name}"]
 keepalive = "1s"
 term_grace = "{grace}"
 needs_child = {children}
+on_child_gone = "{reaction}"
 """
 BYSTANDER = """
 [[source]]
@@ -68,12 +69,17 @@ types = ["synthetic"]
 
 
 def helper(
-    name: str, *words: str, command: list[str] | None = None, grace: str = "300ms", children: int = 0
+    name: str,
+    *words: str,
+    command: list[str] | None = None,
+    grace: str = "300ms",
+    children: int = 0,
+    reaction: str = "restart",
 ) -> str:
     """A [[helper]] that runs the peer with these words."""
     argv = command or [*PYTHON, str(PEER), *(words or ("good",))]
     quoted = ", ".join(f'"{word}"' for word in argv)
-    return HELPER.format(name=name, command=quoted, grace=grace, children=children)
+    return HELPER.format(name=name, command=quoted, grace=grace, children=children, reaction=reaction)
 
 
 class Stage:

@@ -47,6 +47,7 @@ def scene() -> Iterator[Stage]:
             helper("mute", "silence"),
             helper("strange", "wrong-version"),
             helper("wrapper", children=1),
+            helper("careless", children=1, reaction="alert"),
             fixed(),
         )
         with stage(folder, *more) as found:

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -28,7 +29,8 @@ hold = "20s"
 
 
 def synthetic(name: str, options: str = "rate=200", more: str = "") -> str:
-    return f'[[source]]\nname = "{name}"\ndefinition = "radio0:type=synthetic,{options}"\n{more}\n'
+    own = UUID(bytes=name.encode().ljust(16)[:16])
+    return f'[[source]]\nname = "{name}"\ndefinition = "radio0:type=synthetic,{options},uuid={own}"\n{more}\n'
 
 
 def test_26_without_descriptors_a_start_is_refused_and_a_stop_still_works(rundir):
