@@ -302,13 +302,20 @@ def _helpers(args: argparse.Namespace) -> Iterator[Row]:
     for source in sources:
         spec = settings.helper(source["helper"] or "")
         found = processes.privilege(source["pid"]) if source["pid"] else None
+        if not source["pid"]:
+            continue
         if spec is None or found is None:
+            text = (
+                "not in this configuration" if spec is None else f"/proc shows nothing of pid {source['pid']}"
+            )
+            fix = "name the daemon's configuration with -c" if spec is None else "sudo helperd doctor"
+            yield Row("running helpers", source["name"], good=False, needed=spec is None, text=text, fix=fix)
             continue
         declared = sum(1 << config.CAPABILITIES[name] for name in spec.capabilities)
         off = [
             name
-            for name, mask in (("permitted", found.permitted), ("effective", found.effective))
-            if mask & ~declared
+            for name, mask in found._asdict().items()
+            if name in {"permitted", "effective", "inheritable", "ambient"} and mask & ~declared
         ]
         off += ["no_new_privs"] if found.no_new_privs != spec.no_new_privs else []
         off += ["filter"] if bool(found.seccomp) != bool(spec.seal and spec.no_new_privs) else []
