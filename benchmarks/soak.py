@@ -186,7 +186,9 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, object], l
             "cpu_s": round(cpu_s(supervisor) + cpu_s(rig.process.pid), 1),
         }
         if status["bugs"]:
-            wrong.append(f"{status['bugs']} errors of our own; see the log")
+            log = (folder / "log").read_text(errors="replace").splitlines()
+            wrong.append(f"{status['bugs']} errors of our own")
+            wrong += [line for line in log if "bug: " in line]
         reader.close()
     return found, wrong
 
