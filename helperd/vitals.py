@@ -101,7 +101,9 @@ class Turn(NamedTuple):
 
 
 def sample(pid: int) -> Vitals | None:
-    """Read what may be read about one process; None when there is none."""
+    """Read what may be read about one process; None when there is none, or its pid was never known (-1)."""
+    if pid < 0:
+        return None
     try:
         process = psutil.Process(pid)
     except psutil.NoSuchProcess:

@@ -105,6 +105,11 @@ def test_one_process_is_read(spawn):
     assert abs(found.started - (other.create_time() - psutil.boot_time())) < 2
 
 
+def test_a_process_whose_pid_was_never_known_is_none():
+    assert vitals.sample(-1) is None
+    assert Sampler().sample([-1], 0.0) == {}
+
+
 def test_a_process_that_is_gone_is_none(spawn):
     child = spawn("print('ready', flush=True)")
     until(lambda: vitals.process_state(child.pid), "Z")
