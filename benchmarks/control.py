@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ types = ["synthetic"]
 
 def config(sources: int, rate: int) -> str:
     blocks = [
-        f'\n[[source]]\nname = "s{n}"\ndefinition = "radio{n % 4}:type=synthetic,rate={rate},channels=1"\n'
+        f'\n[[source]]\nname = "s{n}"\n'
+        f'definition = "radio{n % 4}:type=synthetic,rate={rate},channels=1,uuid={uuid.UUID(int=n + 1)}"\n'
         for n in range(sources)
     ]
     return HELPER + "".join(blocks)
