@@ -82,7 +82,7 @@ class Supervisor:
         self.on_beat: list[Callable[[float], None]] = []
         self.changes = 0
         self.drivers = Drivers()
-        self.tuning = Tuning(lambda: self.sources)
+        self.tuning = Tuning(lambda: self.sources, self.bug)
         self._lot = trio.lowlevel.ParkingLot()
         self.runtime_dir = ""
         self._running: dict[str, _Running] = {}

@@ -34,11 +34,15 @@ class Tuning:
 
     Args:
         sources: gives the sources in the order of the configuration.
+        bug: told of an error of ours: it costs a look, not the captures.
     """
 
-    def __init__(self, sources: Callable[[], Iterable[Source]]) -> None:
+    def __init__(
+        self, sources: Callable[[], Iterable[Source]], bug: Callable[[str, BaseException], None]
+    ) -> None:
         self.changed = Bell()
         self._sources = sources
+        self._bug = bug
         self._splitter = Splitter()
         self._refused: dict[str, int] = {}
 
@@ -50,12 +54,20 @@ class Tuning:
                 with trio.move_on_at(again):
                     await self.changed.wait()
                     await trio.sleep(SETTLE_S)
-                now = trio.current_time()
-                found = {source.name: source for source in self._sources()}
-                radios = [radio for source in found.values() if (radio := self._radio(source))]
-                walks, again = self._splitter.look(radios, now)
-                for name, walk in walks.items():
-                    nursery.start_soon(self._tell, found[name], walk)
+                try:
+                    again = self._look(nursery)
+                except Exception as error:  # noqa: BLE001 - radios that hop worse are better than none
+                    again = float("inf")
+                    self._bug("helperd", error)
+
+    def _look(self, nursery: trio.Nursery) -> float:
+        """Tell those who have to be told; returns by when to look again."""
+        found = {source.name: source for source in self._sources()}
+        radios = [radio for source in found.values() if (radio := self._radio(source))]
+        walks, again = self._splitter.look(radios, trio.current_time())
+        for name, walk in walks.items():
+            nursery.start_soon(self._tell, found[name], walk)
+        return again
 
     def _radio(self, source: Source) -> Radio | None:
         """What the plan has to know of a source; None: it does not hop."""
@@ -87,3 +99,5 @@ class Tuning:
                 self._refused[source.name] = number
                 source.say("warning", f"does not hop: {error.text}")
                 self.changed.ring()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._bug(source.name, error)

@@ -160,3 +160,23 @@ def until_offsets(rig: Rig, want: dict[str, int]) -> None:
             row["hop_offset"] == want[row["name"]] for row in status["sources"] if row["name"] in want
         )
     )
+
+
+def test_a_hop_rate_that_is_none_costs_that_source_alone(rundir: Path) -> None:
+    bad = """
+[[helper]]
+name = "other"
+command = ["builtin:synthetic"]
+types = ["other"]
+[[source]]
+name = "bad"
+definition = "radio3:type=other,channel_hoprate=often"
+"""
+    with daemon(rundir, radios(2) + bad) as rig:
+        status = rig.wait(
+            lambda status: any(row["exit"] for row in status["sources"] if row["name"] == "bad")
+        )
+        row = next(row for row in status["sources"] if row["name"] == "bad")
+        assert row["exit"]["problem"] == "bad-definition"
+        assert "'often' is not a rate; write 5/sec" in row["exit"]["text"]
+        until_split(rig, 2)
