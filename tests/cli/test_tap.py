@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from helperd import pcapng
+from helperd.client.packets import PacketReader
 from tests.rig import HELPERD, ROOT, Rig, daemon
 
 CONFIG = """
@@ -34,6 +35,8 @@ name = "radio0"
 definition = "radio1:type=synthetic,rate=1000,channels=\\"6\\""
 name = "radio1"
 """
+TAP_S = int(os.environ.get("HELPERD_TAP_SECONDS", "3"))
+"""Seconds that tshark reads from the pipe."""
 COUNTER = 40  # where a synthetic packet has its number, 64 bits, little-endian
 
 
@@ -135,6 +138,34 @@ def test_tshark_reads_the_pipe_at_once(rig: Rig) -> None:
     )
     assert done.stdout.split() == [str(n) for n in range(1, 21)]
     assert time.monotonic() - begin < 10
+
+
+@pytest.mark.need("tshark")
+@pytest.mark.timeout(60 + 2 * TAP_S)
+def test_what_tshark_reads_from_the_pipe_is_identical_byte_by_byte(rig: Rig, tmp_path: Path) -> None:
+    file = tmp_path / "x.pcapng"
+    line = (
+        f"{' '.join(HELPERD)} tap radio0 radio1 -q -w - -a duration:{TAP_S} --runtime-dir {rig.runtime}"
+        f" | tshark -n -r - -w {file}"
+    )
+    reference, found = PacketReader(), PacketReader()
+    with rig.connect() as sock:
+        expected = reference.feed(sock.recv(1 << 20))
+        with subprocess.Popen(["bash", "-c", line], cwd=ROOT, stderr=subprocess.PIPE) as process:
+            while process.poll() is None:
+                expected += reference.feed(sock.recv(1 << 20))
+            assert process.stderr is not None
+            assert process.returncode == 0, process.stderr.read()
+        read = found.feed(file.read_bytes())
+        while expected[-1].timestamp_ns < read[-1].timestamp_ns:
+            expected += reference.feed(sock.recv(1 << 20))
+    assert len(read) > 3000 * TAP_S
+    assert not any(reference.lost.values())
+    for name in ("radio0", "radio1"):
+        mine = [packet[1:] for packet in read if packet.interface.name == name]
+        others = [packet[1:] for packet in expected if packet.interface.name == name]
+        start = others.index(mine[0])
+        assert mine == others[start : start + len(mine)]
 
 
 @pytest.mark.skipif(
