@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +128,7 @@ async def test_a_reload_gives_a_new_fingerprint_and_bad_files_change_nothing(fil
             await trio.sleep(1.05)
             await launcher.refresh(reload=True)
             assert launcher.fingerprint != before
+            assert (launcher.mode, launcher.containment) == ("unprivileged", "ancestry")
 
 
 async def test_when_the_launcher_dies_every_wait_says_so(file: str):
@@ -177,6 +180,38 @@ async def test_events_that_overtake_the_caller_are_not_lost():
                     await process.empty()
                     assert process.pid == os.getpid()
     os.close(pidfd)
+
+
+async def test_our_own_standstill_is_not_held_against_the_launcher(monkeypatch: pytest.MonkeyPatch):
+    """It answers while this process stands still for longer than an answer may take."""
+    monkeypatch.setattr("helperd.launcher.REPLY_S", 0.4)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asked = threading.Event()
+
+    def answer() -> None:
+        for number in (1, 2):
+            data = theirs.recv(64)
+            if number == 2:
+                asked.set()
+                standing.wait(5)
+            theirs.send(WIRE.pack(MAGIC, PING | 0x80, 3, 0, number, 77, WIRE.unpack(data)[6]))
+
+    standing = threading.Event()
+
+    async def stand_still() -> None:
+        while not asked.is_set():  # noqa: ASYNC110 - another thread sets it
+            await trio.sleep(0.001)
+        standing.set()
+        time.sleep(0.6)  # noqa: ASYNC251 - the loop, and whatever waits in it
+
+    with theirs, trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, answer)
+            async with open_launcher(ours.detach()) as launcher:
+                assert (launcher.profiles, launcher.mode, launcher.containment) == (1, "root", "cgroup")
+                nursery.start_soon(stand_still)
+                await launcher.refresh()
+                assert launcher.profiles == 2
 
 
 def test_nobody_listens(tmp_path: Path):
