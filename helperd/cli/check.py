@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from helperd import config
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from helperd.config import Config, HelperSpec
+    from helperd.config.specs import SinkSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,12 +52,27 @@ def checked(path: str) -> Config:
 
 
 def warnings(settings: Config) -> Iterator[ConfigError]:
-    """What is allowed but probably not meant: weakened helpers, programs that are absent, unused helpers."""
+    """What is allowed but probably not meant: weakened helpers, programs and directories that are absent."""
     for number, helper in enumerate(settings.helpers, 1):
         for problem, key, text in _doubts(helper):
             yield ConfigError(
                 problem, text, file=settings.file, line=helper.line, key=f"helper[{number}].{key}"
             )
+    for number, sink in enumerate(settings.sinks, 1):
+        for problem, key, text in _sink_doubts(sink):
+            yield ConfigError(problem, text, file=settings.file, line=sink.line, key=f"sink[{number}].{key}")
+
+
+def _sink_doubts(sink: SinkSpec) -> Iterator[tuple[str, str, str]]:
+    if sink.type != "file":
+        return
+    folder = os.path.dirname(sink.path)
+    if not os.path.isdir(folder):
+        yield "sink-failed", "path", f"{folder} does not exist; the supervisor makes it if it may"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield "sink-failed", "path", f"this user may not make files in {folder}; the supervisor's user has to"
+    if sink.compress == "zstd" and find_spec("zstandard") is None:
+        yield "not-installed", "compress", "needs Python's zstandard; apt install python3-zstandard"
 
 
 def _doubts(helper: HelperSpec) -> Iterator[tuple[str, str, str]]:

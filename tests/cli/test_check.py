@@ -115,6 +115,47 @@ def test_what_is_probably_not_meant_is_a_warning(file: Path, capsys: pytest.Capt
     ]
 
 
+def test_a_place_for_files_that_is_not_there_is_a_warning(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sinks = [
+        f'[[sink]]\ntype = "file"\npath = "{tmp_path}/{name}"\n' for name in ("made/x.pcapng", "y.pcapng")
+    ]
+    file.write_text(GOOD + "".join(sinks))
+    assert cli.main(["check", str(file)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{file}:7: warning: {tmp_path}/made does not exist; the supervisor makes it if it may"
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('path = "x.pcapng"', "path of files must be absolute"),
+        ('path = "/a/%Y/x.pcapng"', "in its last part only"),
+        ('path = "/a/%Q.pcapng"', "has %Q, which is none of %Y"),
+        ('path = "/a/%"', "has %, which is none of"),
+        ('path = "/a/' + "x" * 250 + '"', "has a name of 250 bytes"),
+        ('path = "/a/x"\nkeep = 3', "keep needs a limit for each file"),
+        ('path = "/a/x"\nformat = "jsonl"', "format of files is"),
+        ('path = "/a/x"\noverflow = "disconnect"', "nobody to disconnect"),
+        ("sources = []", 'a sink of type "file" needs "path"'),
+    ],
+)
+def test_what_files_cannot_be_is_a_mistake(file: Path, lines: str, says: str) -> None:
+    file.write_text(f'{GOOD}[[sink]]\ntype = "file"\n{lines}\n')
+    with pytest.raises(ConfigRefused) as caught:
+        checked(str(file))
+    (mistake,) = caught.value.mistakes
+    assert says in str(mistake)
+
+
+def test_keys_of_files_mean_nothing_to_sockets(file: Path) -> None:
+    file.write_text(f'{GOOD}[[sink]]\npath = "x.sock"\nkeep = 3\n')
+    with pytest.raises(ConfigRefused) as caught:
+        checked(str(file))
+    assert 'keep is for files; write type = "file"' in str(caught.value)
+
+
 def test_without_a_file_it_checks_what_run_would_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check"]) == 0
     assert "helpers.toml: good: 2 helpers, 2 sources" in capsys.readouterr().out
