@@ -64,7 +64,7 @@ _helperd() {
     esac
     case $command in
         run) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --launcher --unprivileged" -- "$cur"); fi ;;
-        demo) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir" -- "$cur"); fi ;;
+        demo) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --live --chaos --runtime-dir" -- "$cur"); fi ;;
         status) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         top) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -d --delay -s --sort --runtime-dir" -- "$cur"); fi ;;
         list) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --json --runtime-dir --fresh" -- "$cur"); fi ;;

@@ -20,6 +20,8 @@ complete -c helperd -n '__fish_seen_subcommand_from run' -l launcher -x -d 'use 
 complete -c helperd -n '__fish_seen_subcommand_from run' -l unprivileged -d 'as root: stay one process tree of root'\''s, without uids of their own for supervisor and helpers'
 complete -c helperd -n __fish_use_subcommand -a demo -d 'run a replay and a synthetic radio; needs no root, no hardware'
 complete -c helperd -n '__fish_seen_subcommand_from demo' -s h -l help -d 'show this help message and exit'
+complete -c helperd -n '__fish_seen_subcommand_from demo' -l live -d 'capture live too: real packets on a pair of interfaces in namespaces of its own, without root'
+complete -c helperd -n '__fish_seen_subcommand_from demo' -l chaos -d 'kill a helper every few seconds, to see it come back'
 complete -c helperd -n '__fish_seen_subcommand_from demo' -l runtime-dir -xa '(__fish_complete_directories)' -d 'where the sockets are made'
 complete -c helperd -n __fish_use_subcommand -a status -d 'show what a running helperd is doing'
 complete -c helperd -n '__fish_seen_subcommand_from status' -s h -l help -d 'show this help message and exit'
