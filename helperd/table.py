@@ -315,7 +315,8 @@ def summary(snapshot: Mapping[str, Any]) -> str:
     total = sum(_finite(source.get("rate")) or 0 for source in sources)
     consumers = len(snapshot.get("consumers", []))
     health = snapshot.get("health")
-    bad = "" if health in {None, "ok"} else f", {health}"
+    words = sorted({str(sink["problem"]) for sink in snapshot.get("sinks", []) if sink.get("problem")})
+    bad = "" if health in {None, "ok"} else f", {' '.join(words) or health}"
     return clean(
         f"helperd {snapshot.get('version', '?')}, up {span(snapshot.get('uptime_s'))}{bad}: "
         f"{running} of {len(sources)} sources running, {rate(total)}, {consumers} consumer{'s' * (consumers != 1)}"

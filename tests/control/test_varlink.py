@@ -9,17 +9,29 @@ from pathlib import Path
 import pytest
 
 from tests.control.fake import TunableDaemon, served_in_thread
+from tests.rig import daemon
 
 varlink = pytest.importorskip(
     "varlink", reason="needs PyPI's varlink (pip install varlink), the independent judge"
 )
 
 
+CONFIG = """
+[[helper]]
+name = "synthetic"
+command = ["builtin:synthetic"]
+types = ["synthetic"]
+
+[[source]]
+definition = "radio0:type=synthetic"
+"""
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_an_independent_client_understands_everything(rundir: Path) -> None:
-    daemon = TunableDaemon()
-    daemon.post("hello")
-    with served_in_thread(rundir, daemon):
+    fake = TunableDaemon()
+    fake.post("hello")
+    with served_in_thread(rundir, fake):
         client = varlink.Client.new_with_address(f"unix:{rundir}/control.sock")
         with client, client.open("org.varlink.service") as service:
             info = service.GetInfo()
@@ -40,8 +52,28 @@ def test_an_independent_client_understands_everything(rundir: Path) -> None:
             assert caught.value.parameters()["nearest"] == "radio0"
             stream = helperd.GetStatus(_more=True)
             assert len(next(stream).sources) == 2
-            daemon.run_sync(lambda: daemon.change("radio0", state="failed"))
+            fake.run_sync(lambda: fake.change("radio0", state="failed"))
             assert next(stream).sources[0].state == "failed"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_an_independent_client_works_with_the_real_daemon(rundir: Path) -> None:
+    with daemon(rundir, CONFIG) as rig:
+        rig.wait_running()
+        client = varlink.Client.new_with_address(f"unix:{rundir}/control.sock")
+        with client, client.open("io.helperd", namespaced=True) as helperd:
+            assert helperd.GetStatus().sources[0].state == "running"
+            assert helperd.ListHelpers().helpers[0].builtin == "synthetic"
+            assert helperd.Stop("radio0").source.state == "down"
+            assert helperd.AddSource("radio1:type=synthetic", "extra").source.state == "running"
+            assert [row.source for row in helperd.GetLedger().sources] == ["radio0", "extra"]
+            helperd.RemoveSource("extra")
+            with pytest.raises(varlink.VarlinkError) as caught:
+                helperd.AddSource("radio1:type=nothing")
+            assert caught.value.parameters()["problem"] == "unknown-helper"
+            assert "synthetic" in caught.value.parameters()["text"]
+            stream = helperd.GetStatus(every_s=0.2, _more=True)
+            assert [len(next(stream).sources) for _ in range(3)] == [1, 1, 1]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
