@@ -14,6 +14,7 @@ from helperd import config
 from helperd.cli.commands import COMMANDS
 from helperd.cli.parser import build
 from helperd.errors import PROBLEMS, Code
+from helperd.extcap.shim import USAGE
 from helperd.wire.definition import SourceDefinition
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,21 @@ def test_every_problem_word_has_its_paragraph_and_no_other_has() -> None:
     assert set(words) == set(PROBLEMS)
     for word, paragraph in re.findall(r"(?ms)^### (\S+)\n\n(.*?)(?=^#|\Z)", text):
         assert len(paragraph.strip()) > 30, word
+
+
+def test_every_method_of_the_control_socket_is_documented_and_no_other() -> None:
+    interface = (ROOT / "helperd" / "control" / "io.helperd.varlink").read_text()
+    table = (DOCS / "control.md").read_text().partition("## Methods")[2].partition("\n## ")[0]
+    shown = {
+        name for row in re.findall(r"(?m)^\| (`[^|]+) \|", table) for name in re.findall(r"`(\w+)`", row)
+    } - {"more", "upgrade"}
+    assert shown == set(re.findall(r"(?m)^method (\w+)", interface))
+
+
+def test_every_option_of_the_shim_is_in_its_manual() -> None:
+    text = (MAN / "helperd-extcap.1.scd").read_text()
+    for option in set(re.findall(r"--[a-z-]+", USAGE)):
+        assert f"*{option}*" in text, option
 
 
 def test_every_exit_code_is_in_the_manual() -> None:
