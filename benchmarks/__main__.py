@@ -1,13 +1,18 @@
 """One command, one table: `python -m benchmarks [--quick]`.
 
-Every case moves the same packets, one after the other and round after round, so that a busy moment of the machine
-hits all of them. The figures are medians over the rounds; the ratio to `cat` is the median of the ratios within each
-round. The status is 1 if a case failed or lost a packet. The processor and the kernel belong to a figure: quote them.
+Every case moves packets through one path, one case after the other and round after round, so that a busy moment of the
+machine hits all of them. Figures are medians over the rounds; the ratio to `cat` is the median of the ratios within
+each round. In every run every packet is counted: what arrived, what was told lost, and what the ledger says have to
+agree to the packet, or the run is a fault and gives no figure.
+
+`cat`, dumpcap, tcpdump or the supervisor have the second processor to themselves; producers and consumers share the
+first. The processor, the kernel and the interpreter's build belong to a figure: quote them.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -17,47 +22,60 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import baselines, path
-from benchmarks.measure import Case, Figure
-from benchmarks.workload import Workload, make
+from benchmarks import baselines, crowd, path
+from benchmarks.measure import Bench, Case
+from benchmarks.wire import build
 
 CASES: list[Case] = [  # add a case here
     *baselines.CASES,
     *path.CASES,
+    *crowd.CASES,
 ]
-REFERENCE = "cat"
+REFERENCE = baselines.CAT.name
+SIZES = (128, 1400)
+Runs = dict[str, list[dict[str, object]]]
+"""Figures by case and size, one per round; "reference" in each is the rate of `cat` in its round."""
 
 
-def measure(
-    cases: list[Case], workload: Workload, rounds: int
-) -> tuple[dict[str, list[Figure]], dict[str, str]]:
+def measure(cases: list[Case], bench: Bench, sizes: list[int], rounds: int) -> tuple[Runs, dict[str, str]]:
     """Run all cases `rounds` times, interleaved, each round in another order.
 
     Returns:
-        Figures by case name, one per round; and reasons by name for cases that cannot run, failed or lost packets.
+        Figures; and reasons by key for cases that cannot run, failed or lost packets.
     """
-    figures: dict[str, list[Figure]] = {case.name: [] for case in cases}
+    runs: Runs = {}
     faults: dict[str, str] = {}
+    search = f"{os.environ.get('PATH', '')}:/usr/sbin"
     for number in range(rounds):
+        bench.rates.clear()
         start = number % len(cases)
-        for case in cases[start:] + cases[:start]:
-            if case.name in faults:
-                continue
-            path = f"{os.environ.get('PATH', '')}:/usr/sbin"
-            if lacking := [program for program in case.programs if not shutil.which(program, path=path)]:
-                faults[case.name] = f"not installed: {', '.join(lacking)}"
-                continue
-            progress(f"round {number + 1} of {rounds}: {case.name}")
-            try:
-                figure = case.run(workload)
-            except Exception as error:
-                faults[case.name] = f"failed: {error}"
-                continue
-            figures[case.name].append(figure)
-            if (figure.packets, figure.nbytes) != (workload.packets, workload.nbytes):
-                faults[case.name] = f"lost {workload.packets - figure.packets} of {workload.packets} packets"
+        for size in sizes:
+            bench.size = size
+            fresh = []
+            for case in cases[start:] + cases[:start]:
+                key = f"{case.name} @{size}"
+                if size not in case.sizes or key in faults or (case.once and number):
+                    continue
+                if lacking := [
+                    program for program in case.programs if not shutil.which(program, path=search)
+                ]:
+                    faults[key] = f"not installed: {', '.join(lacking)}"
+                    continue
+                progress(f"round {number + 1} of {rounds}: {key}")
+                try:
+                    figure = case.run(bench)
+                except Exception as error:
+                    faults[key] = f"failed: {error}"
+                    continue
+                if figure.packets_per_s:
+                    bench.rates[f"{case.name} {size}"] = figure.packets_per_s
+                row = dataclasses.asdict(figure)
+                runs.setdefault(key, []).append(row)
+                fresh.append(row)
+            for row in fresh:
+                row["reference"] = bench.rates.get(f"{REFERENCE} {size}")
     progress("")
-    return figures, faults
+    return runs, faults
 
 
 def progress(text: str) -> None:
@@ -66,40 +84,75 @@ def progress(text: str) -> None:
         print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def summarise(figures: dict[str, list[Figure]], faults: dict[str, str]) -> list[dict[str, object]]:
-    """Rows of the table, with medians; rates are per second, MB are 10**6 bytes of packet content."""
+def summarise(runs: Runs, faults: dict[str, str]) -> list[dict[str, object]]:
+    """Rows of the table, with medians."""
     rows = []
-    reference = figures.get(REFERENCE, [])
-    for name, found in figures.items():
-        row: dict[str, object] = {"case": name, "rounds": len(found), "fault": faults.get(name)}
-        if found:
-            rates = [figure.packets / figure.seconds for figure in found]
-            row |= {
-                "packets_per_s": statistics.median(rates),
-                "mb_per_s": statistics.median(figure.nbytes / figure.seconds / 1e6 for figure in found),
-                "low": min(rates),
-                "high": max(rates),
-            }
-            if pairs := list(zip(found, reference, strict=False)):
-                row["to_cat"] = statistics.median(
-                    (mine.packets / mine.seconds) / (cats.packets / cats.seconds) for mine, cats in pairs
-                )
+    order = {case.name: number for number, case in enumerate(CASES)}
+    for key in sorted(
+        {**runs, **faults},
+        key=lambda key: (int(key.rpartition("@")[2]), order.get(key.rpartition(" @")[0], 99)),
+    ):
+        name, _, size = key.rpartition(" @")
+        found = runs.get(key, [])
+        row: dict[str, object] = {
+            "case": name,
+            "size": int(size),
+            "rounds": len(found),
+            "fault": faults.get(key),
+        }
+        for field in ("packets_per_s", "mb_per_s", "cpu_ns", "p50_ms", "p99_ms", "rss_mb"):
+            row[field] = middle([one[field] for one in found])
+        row["to_cat"] = middle(
+            [
+                one["packets_per_s"] / one["reference"]
+                for one in found
+                if one["packets_per_s"] and one.get("reference")
+            ]
+        )
+        names = dict.fromkeys(name for one in found for name in one["more"])
+        row["more"] = {name: middle([one["more"].get(name) for one in found]) for name in names}
         rows.append(row)
     return rows
+
+
+def middle(values: list[float | None]) -> float | None:
+    """The median of what there is."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+COLUMNS = (
+    ("packets_per_s", "packets/s", 11, ",.0f"),
+    ("mb_per_s", "MB/s", 6, ",.0f"),
+    ("to_cat", "x cat", 6, ".3f"),
+    ("cpu_ns", "cpu ns/pkt", 10, ",.0f"),
+    ("p50_ms", "p50 ms", 7, ".3f"),
+    ("p99_ms", "p99 ms", 7, ".3f"),
+    ("rss_mb", "RSS MB", 6, ".1f"),
+)
 
 
 def table(rows: list[dict[str, object]]) -> str:
     """The rows as text."""
     width = max(len(str(row["case"])) for row in rows)
-    lines = [f"{'case':{width}}  {'packets/s':>12}  {'MB/s':>8}  {'x cat':>6}  {'lowest .. highest':>25}"]
+    lines = [f"{'path':{width}} bytes" + "".join(f"  {title:>{room}}" for _, title, room, _ in COLUMNS)]
     for row in rows:
-        line = f"{row['case']:{width}}"
-        if "packets_per_s" in row:
-            ratio = f"{row['to_cat']:6.3f}" if "to_cat" in row else "     -"
-            line += f"  {row['packets_per_s']:12,.0f}  {row['mb_per_s']:8,.1f}  {ratio}"
-            line += f"  {row['low']:11,.0f} .. {row['high']:10,.0f}"
+        line = f"{row['case']:{width}} {row['size']:5}"
+        for field, _, room, form in COLUMNS:
+            line += "  " + ("-" if row[field] is None else format(row[field], form)).rjust(room)
+        for name, value in row["more"].items():
+            line += f"  {value:.3g} {name}" if value is not None else ""
         lines.append(line + (f"  ({row['fault']})" if row["fault"] else ""))
     return "\n".join(lines)
+
+
+def machine() -> str:
+    """What belongs to every figure, in a few words."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+    return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, {build()}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,19 +163,22 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="fewer packets and rounds: to see that all of it runs"
+        "--quick", action="store_true", help="short runs, one round: to see that all of it runs"
     )
-    parser.add_argument("--rounds", type=int, help="how often each case runs (default 7, quick 3)")
-    parser.add_argument("--packets", type=int, help="packets in a run (default 500,000, quick 50,000)")
+    parser.add_argument("--rounds", type=int, help="how often each case runs (default 5, quick 1)")
+    parser.add_argument("--seconds", type=float, help="length of a run (default 1, quick 0.1)")
     parser.add_argument(
-        "--size", type=int, help="bytes of each packet, at least 8 (default: mixed, 60 to 1514)"
+        "--long", type=float, help="length of a run that watches memory, seconds (default 60, quick 1)"
     )
+    parser.add_argument("--size", type=int, action="append", choices=SIZES, help="packet size; repeatable")
     parser.add_argument(
-        "--case", action="append", metavar="TEXT", help="only cases whose name holds this; repeatable"
+        "--case", action="append", metavar="TEXT", help="cases whose name holds this; repeatable"
     )
+    parser.add_argument("--free", action="store_true", help="let the scheduler choose processors")
     parser.add_argument(
-        "--json", metavar="FILE", help="write all figures there as JSON; - is stdout, without the table"
+        "--add", metavar="FILE", help="add the figures to those of FILE, and print the medians of all"
     )
+    parser.add_argument("--json", metavar="FILE", help="write the rows there; - is stdout, without the table")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
     options = parser.parse_args(argv)
     cases = [case for case in CASES if not options.case or any(text in case.name for text in options.case)]
@@ -131,31 +187,30 @@ def main(argv: list[str] | None = None) -> int:
     if options.list:
         print("\n".join(case.name for case in cases))
         return 0
-    if (options.size or 8) < 8 or (options.rounds or 1) < 1 or (options.packets or 1) < 1:
-        parser.error("--size is at least 8, --rounds and --packets at least 1")
-    rounds = options.rounds or (3 if options.quick else 7)
-    packets = options.packets or (50_000 if options.quick else 500_000)
+    rounds = options.rounds or (1 if options.quick else 5)
+    available = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="helperd-bench-") as folder:
-        workload = make(Path(folder), packets=packets, size=options.size)
-        figures, faults = measure(cases, workload, rounds)
-    rows = summarise(figures, faults)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}"
-    machine += f", Python {platform.python_version()}"
+        bench = Bench(
+            Path(folder),
+            seconds=options.seconds or (0.1 if options.quick else 1.0),
+            long_s=options.long or (1.0 if options.quick else 60.0),
+            cpus=None if options.free or len(available) < 2 else (available[0], available[1]),
+        )
+        runs, faults = measure(cases, bench, options.size or list(SIZES), rounds)
+    if options.add:
+        file = Path(options.add)
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        runs = {key: [*kept.get(key, []), *runs.get(key, [])] for key in {**kept, **runs}}
+        file.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+    rows = summarise(runs, faults)
     if options.json:
-        report = {
-            "machine": machine,
-            "packets": packets,
-            "nbytes": workload.nbytes,
-            "rounds": rounds,
-            "cases": rows,
-        }
-        text = json.dumps(report, indent=1) + "\n"
+        text = json.dumps({"machine": machine(), "seconds": bench.seconds, "cases": rows}, indent=1) + "\n"
         if options.json == "-":
             print(text, end="")
         else:
             Path(options.json).write_text(text, encoding="utf-8")
     if options.json != "-":
-        print(f"{packets:,} packets, {workload.nbytes / 1e6:,.1f} MB, medians of {rounds} rounds; {machine}")
+        print(f"medians; runs of {bench.seconds:g} s; {machine()}")
         print(table(rows))
     return int(any(not fault.startswith("not installed") for fault in faults.values()))
 

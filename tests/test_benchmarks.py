@@ -1,4 +1,4 @@
-"""The benchmark command runs, and its figures are about the bytes it says they are about."""
+"""The benchmark command runs, its producer and its consumer agree to the packet, and a fault gives no figure."""
 
 from __future__ import annotations
 
@@ -11,73 +11,76 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import baselines
-from benchmarks.measure import Case, Figure
-from benchmarks.workload import make
+from benchmarks import baselines, crowd, path
+from benchmarks.measure import Bench, Case, Figure
+
+SECONDS = 0.03
 
 
-def test_one_command_prints_one_table(root: Path, tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "benchmarks", "--packets=500", "--rounds=2", "--case=cat"]
-    argv += [f"--json={tmp_path / 'figures.json'}"]
-    done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=True, timeout=60)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["500", "case", "cat"]
-    [row] = json.loads((tmp_path / "figures.json").read_text())["cases"]
+@pytest.fixture
+def bench(need: Callable[..., None], tmp_path: Path) -> Bench:
+    need("gcc")
+    return Bench(tmp_path, seconds=SECONDS, long_s=0.2)
+
+
+def test_one_command_prints_one_table(need: Callable[..., None], root: Path, tmp_path: Path) -> None:
+    need("gcc")
+    argv = [sys.executable, "-m", "benchmarks", "--quick", "--seconds=0.03", "--size=128", "--case=cat"]
+    for _ in range(2):
+        command = [*argv, f"--json={tmp_path / 'rows'}", f"--add={tmp_path / 'all'}"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=60)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["medians;", "path", "cat"]
+    [row] = json.loads((tmp_path / "rows").read_text())["cases"]
     assert (row["case"], row["rounds"], row["fault"], row["to_cat"]) == ("cat", 2, None, 1.0)
 
 
-def test_the_two_files_hold_the_same_packets(need: Callable[..., None], tmp_path: Path) -> None:
-    need("tshark")
-    workload = make(tmp_path, packets=300, size=None)
-    fields = ["-T", "fields", "-e", "frame.time_epoch", "-e", "frame.len", "-e", "frame.md5_hash"]
-    hashing = ["-o", "frame.generate_md5_hash:TRUE"]
-    seen = [
-        subprocess.run(
-            ["tshark", "-r", str(path), *hashing, *fields], capture_output=True, text=True, check=True
-        ).stdout
-        for path in (workload.pcap, workload.pcapng)
-    ]
-    assert seen[0] == seen[1]
-    assert len(seen[0].splitlines()) == 300
-    assert sum(int(line.split("\t")[1]) for line in seen[0].splitlines()) == workload.nbytes
+@pytest.mark.parametrize("size", [128, 1400])
+def test_the_baselines_lose_nothing(bench: Bench, size: int) -> None:
+    bench.size = size
+    for command in ((), ("cat",)):
+        drained, _ = baselines.hop(bench, command)
+        assert drained.whole().packets == drained.total > 0
 
 
-@pytest.mark.parametrize("case", baselines.CASES, ids=lambda case: case.name)
-def test_the_baselines_lose_nothing(case: Case, need: Callable[..., None], tmp_path: Path) -> None:
-    if "dumpcap" in case.programs:
-        need("dumpcap")
-    workload = make(tmp_path, packets=2000, size=200)
-    figure = case.run(workload)
-    assert (figure.packets, figure.nbytes) == (2000, 400_000)
-    assert figure.seconds > 0
+@pytest.mark.parametrize(
+    ("form", "sink"), [("v3", "pcapng"), ("v2", "frames"), ("trusted", "frames"), ("bulk", "frames")]
+)
+def test_every_kind_of_producer_is_counted_to_the_packet(bench: Bench, form: str, sink: str) -> None:
+    with path.running(bench) as daemon:
+        drained, cost = path.run(daemon, [path.definition(bench, form)], sink)
+    assert drained.packets == drained.total > 0
+    assert cost > 0
 
 
-def test_a_case_that_fails_or_loses_is_told_and_the_others_go_on(tmp_path: Path) -> None:
-    workload = make(tmp_path, packets=100, size=100)
+def test_sources_consumers_and_those_that_stand_still_are_counted_to_the_packet(bench: Bench) -> None:
+    assert crowd.sources(bench, count=3, rate=100).more["% of a core"] > 0
+    assert crowd.consumers(bench, count=2).more["x one consumer"] > 0
+    assert crowd.memory(bench, count=2, full=True).rss_mb
+    crowd.framewise(bench, sink="pcapng")
 
+
+def test_a_case_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     def broken(_: object) -> Figure:
         raise RuntimeError("no such luck")
 
     cases = [
-        Case("cat", lambda _: Figure(0.5, 100, 10_000)),
+        Case("cat", lambda _: Figure(200.0, 1.0)),
         Case("broken", broken),
-        Case("leaky", lambda _: Figure(1.0, 99, 9_900)),
         Case("absent", broken, ("no-such-program",)),
-        Case("half", lambda _: Figure(1.0, 100, 10_000)),
+        Case("half", lambda _: Figure(100.0, 1.0)),
+        Case("too short for a rate", lambda _: Figure()),
     ]
-    figures, faults = benchmark.measure(cases, workload, rounds=3)
-    assert faults == {
-        "broken": "failed: no such luck",
-        "leaky": "lost 1 of 100 packets",
-        "absent": "not installed: no-such-program",
-    }
-    rows = {row["case"]: row for row in benchmark.summarise(figures, faults)}
+    runs, faults = benchmark.measure(cases, Bench(tmp_path), [128], rounds=3)
+    assert faults == {"broken @128": "failed: no such luck", "absent @128": "not installed: no-such-program"}
+    rows = {row["case"]: row for row in benchmark.summarise(runs, faults)}
     assert rows["half"]["to_cat"] == 0.5
     assert rows["half"]["packets_per_s"] == 100
-    assert "(lost 1 of 100 packets)" in benchmark.table(list(rows.values()))
+    assert rows["too short for a rate"]["packets_per_s"] is None
+    assert "(failed: no such luck)" in benchmark.table(list(rows.values()))
 
 
 def test_a_case_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         benchmark.main(["--case=nonsense"])
     assert caught.value.code == 2
-    assert "there are: cat, dumpcap -i -" in capsys.readouterr().err
+    assert "there are: cat, producer straight" in capsys.readouterr().err
