@@ -29,6 +29,8 @@ STAMPS = {
     "logs.Log.write": "so is a log line",
     "view.LiveView.write": "and one on a terminal",
     "source.Source._translate": "packets that come without a time get that of their arrival",
+    "sinks.files": "files are named by the clock, and begin at its marks where the user asks for that",
+    "sinks.naming": "so their names",
     "sinks.forms": "statistics blocks carry a time",
     "helpers": "helpers stamp packets; they are processes of their own",
     "cli": "commands are processes of their own, and print",

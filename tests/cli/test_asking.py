@@ -212,8 +212,7 @@ def test_list_and_probe_ask_the_daemon_when_there_is_one(
     [
         ("wait",),
         ("wait", "--running", "--timeout", "soon"),
-        ("tap",),
-        ("tap", "x", "--all"),
+        ("tap", "x", "-b", "files:soon"),
         ("hop", "x", "--rate", "fast"),
     ],
 )
