@@ -163,6 +163,7 @@ def test_killed_at_any_moment_a_ring_of_tap_is_whole(rundir: Path, tmp_path: Pat
 def test_what_is_sent_is_in_the_files_or_in_the_ledger(rundir: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.pcapng"
     text = SOURCES.replace("rate=3000", "rate=3000,count=6000").replace("rate=1000", "rate=1000,count=2000")
+    text = text.replace("\n[[source]]", '\n[[source]]\nrestart = "temporary"')
     with daemon(rundir, text + sink(path, 'rotate_size = "100KiB"', "keep = 100")) as rig:
         rig.wait(lambda status: sum(row["packets"] for row in status["consumers"]) == 8000)
         assert consumer(rig, path)["lost"] == 0
