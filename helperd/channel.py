@@ -4,6 +4,7 @@ Rules:
   1. One read per turn of the loop, however much there is: a flooding helper gets no more turns than a quiet one.
   2. Any byte is life. What was read before a protocol error is still delivered.
   3. Writing never waits: frames that the pipe does not take are kept, whole and few, and leave when it has room.
+  4. A helper that writes now and then may be read a little later, together with others; not while it owes an answer.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 import trio
 
 from helperd.errors import HelperExited, RemoteProtocolError
+from helperd.gather import GATHER_S, room
 from helperd.wire.frames import Run
 from helperd.wire.messages import ConfigureReport, ConfigureRequest, Message, Ping, Pong, Register
+from helperd.wire.session import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,6 +42,8 @@ BUSY: Final = 16 << 10
 as reading."""
 NUDGE_S: Final = 0.2
 """Seconds after which a request without an answer is followed by a PING."""
+QUIET_S: Final = 2 * GATHER_S
+"""Seconds between two reads from which on a helper is a quiet one, which loses nothing by being read a little later."""
 MAX_UNSENT: Final = 64 << 10
 """Bytes kept for a helper that does not read."""
 
@@ -90,6 +95,8 @@ class Channel:
         self._reports: dict[int, ConfigureReport] = {}
         self._unsent = bytearray()
         self._writable = trio.Event()
+        self._gather = room()
+        self._quiet = False
         self.life_at = trio.current_time()
         self.ping_sent_at: float | None = None
         self.pings_stuck = 0
@@ -113,6 +120,7 @@ class Channel:
         """
         if len(self._unsent) > MAX_UNSENT:
             return False
+        self._gather.recall(self._from_helper)
         self._write(self.session.send(message))
         if isinstance(message, Register) and self.session.bulk is not None:
             self._widen()
@@ -185,6 +193,8 @@ class Channel:
         """
         if self._busy:
             await trio.lowlevel.checkpoint()
+        elif self._quiet and self.ping_sent_at is None and not self._awaited:
+            await self._gather.readable(self._from_helper)
         else:
             await trio.lowlevel.wait_readable(self._from_helper)
         try:
@@ -200,7 +210,9 @@ class Channel:
                 self._end_of_output()
             return False
         self._busy = len(data) >= BUSY
-        self.life_at = trio.current_time()
+        now = trio.current_time()
+        self._quiet = now - self.life_at >= QUIET_S and self.session.phase is Phase.OPEN
+        self.life_at = now
         if self.refused:
             return True
         try:
@@ -356,6 +368,7 @@ class Channel:
         """Close both descriptors."""
         self.close_input()
         if self._from_helper >= 0:
+            self._gather.forget(self._from_helper)
             trio.lowlevel.notify_closing(self._from_helper)
             os.close(self._from_helper)
             self._from_helper = -1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from helperd import vitals
+from helperd import gather, vitals
 from helperd.bell import Bell
 from helperd.bus import MessageBus
 from helperd.config.keys import KEYS
@@ -171,6 +171,7 @@ class Supervisor:
         """Keep all sources until cancelled; ``stop`` first, or their processes end by the launcher's hand."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            gather.room()  # from the beginning: no descriptor more later
             nursery.start_soon(self._heartbeat)
             nursery.start_soon(self._watch_vitals)
             nursery.start_soon(self.tuning.run)

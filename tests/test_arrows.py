@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("routing",),
     ("pcapng", "layout", "relay", "reports"),
     ("wire",),
-    ("config", "sandbox", "runtime", "table", "bell"),
+    ("config", "sandbox", "runtime", "table", "bell", "gather"),
     ("errors",),
 )
 
@@ -70,7 +70,7 @@ FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
         "asking",
         "incarnation",
     }
-    | {"channel", "sinks", "launcher", "bus", "gate", "bell", "logs", "notify", "status", "vitals", "client"},
+    | {"channel", "sinks", "launcher", "bus", "gate", "bell", "gather", "logs", "notify", "status", "vitals", "client"},
     "tomli": {"config"},
     "prctl": {"privsep", "sandbox"},
     "psutil": {"vitals"},
