@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,7 @@ command = ["{program}"]
 types = ["{type}"]
 wire = "{wire}"
 verify = {verify}
-keepalive = "2s"
+keepalive = "4s"
 """
 OWN = f"""
 [[helper]]
@@ -78,10 +79,15 @@ class Daemon:
         Raises:
             WrongError: it does not say what was produced.
         """
-        rows = [self.rig.source(name) for name in names]
-        received = sum(row["packets"] for row in rows)
-        if received != produced:
-            raise WrongError(f"the ledger says {received} packets of {produced} were received")
+        deadline = time.monotonic() + 2  # a status may be a moment old
+        while True:
+            rows = [row for row in self.rig.status()["sources"] if row["name"] in names]
+            received = sum(row["packets"] for row in rows)
+            if received == produced:
+                break
+            if time.monotonic() > deadline:
+                raise WrongError(f"the ledger says {received} packets of {produced} were received")
+            time.sleep(0.02)
         if routed and (lost := {name: n for row in rows for name, n in row["lost"].items() if n}):
             raise WrongError(f"the ledger says lost: {lost}")
         for name in names:
