@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from helperd.config.request import LAUNCH, MAGIC, SIGNAL, WIRE, Request, check_descriptors, parse
 from helperd.errors import RequestRefused
-from helperd.sandbox import processes
+from helperd.sandbox import custody, processes
+from helperd.sandbox.become import Child
 from tests.attack.asker import Asker, Refused, Running, pair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -211,6 +212,46 @@ def test_a_wrong_command_line_says_so(argv: list[str], status: int):
         [sys.executable, "-I", "-S", str(SCRIPT), *argv], capture_output=True, check=False, timeout=10
     )
     assert done.returncode == status
+
+
+def test_a_missing_library_is_named_with_what_installs_it():
+    launch = str(ROOT / "helperd" / "launch.py")
+    code = (
+        "import runpy, sys\n"
+        "class Without:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'prctl': raise ModuleNotFoundError('none', name=name)\n"
+        "sys.meta_path.insert(0, Without())\n"
+        f"sys.argv = [{launch!r}, '--config=/none']\n"
+        f"runpy.run_path({launch!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False, timeout=10
+    )
+    assert done.returncode == 69
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"helperd-launcher: {sys.executable} has no prctl: apt install python3-prctl")
+
+
+@pytest.mark.parametrize("failing", ["pidfd_open", "fork"])
+def test_no_child_runs_that_nobody_could_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing: str):
+    def refused(*_: object) -> int:
+        raise OSError(errno.ENFILE, "no descriptor")
+
+    before = len(os.listdir("/proc/self/fd"))
+    program = os.open("/bin/sh", os.O_PATH)
+    words = ("sh", "-c", f"echo > {tmp_path}/ran")
+    place = {0: program, 1: program, 2: program}
+    child = Child(words, (), place, program, -1, 0, os.getpid())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, refused)
+        with pytest.raises(OSError, match="no descriptor"):
+            custody.fork(child)
+    os.close(program)
+    if failing == "pidfd_open":
+        assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
+    assert not (tmp_path / "ran").exists()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_launcher_is_small():

@@ -182,6 +182,7 @@ class CaptureRecording:
         if self._head is None:
             source.rewind()
         self.dlt: int | None = dlt
+        self.unpacked_by_program = source.compression == "zstd"
         self.kind = f"{parser.format} file" + (f", {source.compression}" if source.compression else "")
 
     def batches(self) -> Iterator[list[Captured]]:

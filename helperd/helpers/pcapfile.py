@@ -21,7 +21,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from helperd.helpers._clock import monotonic
-from helperd.helpers._recording import open_file, open_recording
+from helperd.helpers._recording import CaptureRecording, open_file, open_recording
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class PcapFile(Helper):
     SUMMARY = "replays pcap and pcapng files, also inside gzip or zstd, and logs of Kismet"
     IDENTITY = "kismet_cap_pcapfile"
     SHARED = True
+    SEALED = True  # a recording may be anybody's; not where it is read by opening files or starting programs
     OPTIONS = {  # noqa: RUF012 - a constant of the class, as in Helper
         "realtime": "true (default): at the recorded speed; false: as fast as possible",
         "loop": "true: for ever; a number: so many times; default once",
@@ -71,6 +72,9 @@ class PcapFile(Helper):
         if definition.get("hold"):
             self.hold = _flag(definition, "hold", default=False)
         self._recording = open_recording(self._path)
+        self.SEALED = (
+            isinstance(self._recording, CaptureRecording) and not self._recording.unpacked_by_program
+        )
         return _device(self._path, self._recording)
 
     def capture(self, writer: Writer) -> str:

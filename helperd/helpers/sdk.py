@@ -121,9 +121,10 @@ class Helper:
     """Whether to stay after ``capture`` has returned; None: only under a Kismet server, which would start
     the source anew."""
 
-    SEALED: ClassVar[bool] = False
+    SEALED: bool = False
     """True: between ``open`` and ``capture`` the process gives up its capabilities and everything it has not open:
-    files, sockets, programs, threads (``helperd.sandbox.seal``). What ``capture`` needs must be open by then."""
+    files, sockets, programs, threads (``helperd.sandbox.seal``). What ``capture`` needs must be open by then;
+    ``open`` may still set it for one device."""
 
     def known_options(self) -> Mapping[str, str]:
         """The options of a definition, each with its meaning; ``OPTIONS`` unless the command line has a say."""

@@ -123,6 +123,7 @@ class Synthetic(Helper):
 
     TYPE = "synthetic"
     SHARED = True
+    SEALED = True
     SUMMARY = "a radio without hardware: seeded 802.11 beacons with a counter in each"
     OPTIONS = {  # noqa: RUF012 - a constant of the class, as in Helper
         "rate": "packets per second; 0: as fast as they are taken; default 100",
