@@ -72,7 +72,7 @@ MUTATIONS = [
     Mutation("socket's mode", DOOR, "        os.fchmod(sock.fileno(), 0o660)\n", "        os.fchmod(sock.fileno(), 0o666)\n", "doors"),
     Mutation("socket's group", DOOR, "            os.setegid(gid)\n", "", "doors"),
     Mutation("import closure", LAUNCHER, "        trust.check_closure()\n", "", "planted_faults"),
-    Mutation("owner", TRUST, "    if status.st_uid != 0 and (root or status.st_uid != os.geteuid()):", "    if False:", "planted_faults"),
+    Mutation("owner", TRUST, "    if status.st_uid != 0 and (root or status.st_uid not in {os.geteuid(), roots_face()}):", "    if False:", "planted_faults"),
     Mutation("writable by others", TRUST, "    if (mode & stat.S_IWOTH and not sticky)", "    if (False)", "planted_faults"),
     Mutation("writable by the group", TRUST, "(mode & stat.S_IWGRP and not sticky and not own_group)", "False", "planted_faults"),
     Mutation("sticky is no excuse", TRUST, "    sticky = not root and ", "    sticky = ", "planted_faults"),
