@@ -407,7 +407,11 @@ def test_databases_that_are_no_logs_or_damaged_are_refused(tmp_path):
         database.execute("CREATE TABLE t (x)")
     empty = kismet_log(tmp_path / "empty.kismet", [])
     damaged = write(tmp_path / "damaged.kismet", b"SQLite format 3\0" + b"\xff" * 5000)
-    for path, words in ((other, "not a log of Kismet"), (empty, "holds neither a packet nor JSON"), (damaged, "is damaged")):
+    for path, words in (
+        (other, "not a log of Kismet"),
+        (empty, "holds neither a packet nor JSON"),
+        (damaged, "is damaged"),
+    ):
         with Peer("pcapfile") as peer:
             peer.send(OpenRequest(f"{path}:type=pcapfile"))
             assert words in peer.expect(OpenReport).message
