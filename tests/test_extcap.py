@@ -413,8 +413,10 @@ def test_the_toolbar_shows_what_a_helper_says_and_goes_on_without_the_daemon(run
 # tshark
 
 
-def in_tshark(shim: Path, *words: str, runtime: Path) -> subprocess.CompletedProcess[str]:
-    """Run tshark where our shim is the only one in the folder that it looks into."""
+def in_tshark(
+    shim: Path, *words: str, runtime: Path, become: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run tshark where our shim is the only one in the folder that it looks into; ``become`` runs it."""
     folder = shim.parent / "extcap"
     folder.mkdir(exist_ok=True)
     link = folder / "helperd-extcap"
@@ -423,7 +425,7 @@ def in_tshark(shim: Path, *words: str, runtime: Path) -> subprocess.CompletedPro
     told = subprocess.run(["tshark", "-G", "folders"], capture_output=True, text=True, check=True).stdout
     place = next(line.partition(":")[2].strip() for line in told.splitlines() if "xtcap path" in line)
     script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-    argv = ["unshare", "-m", "sh", "-c", script, "sh", str(folder), place, "tshark", *words]
+    argv = ["unshare", "-m", "sh", "-c", script, "sh", str(folder), place, *become, "tshark", *words]
     return subprocess.run(
         argv, env=environment(runtime), capture_output=True, text=True, check=False, timeout=CAPTURE_S + 60
     )
@@ -463,6 +465,36 @@ def test_tshark_lists_them_and_captures_identical_packets(shim: Path, rig: Rig, 
     assert len(captured) > 300 * CAPTURE_S * 0.5, done.stderr
     first = seen.index(captured[0])
     assert seen[first : first + len(captured)] == captured, "not the same bytes, or not in the same order"
+
+
+@pytest.mark.need("tshark", "mountns", "root")
+def test_an_analyst_without_root_captures_through_tshark(rig: Rig) -> None:
+    """All that uid 65534 needs is the shim, a Python and the control socket."""
+    everybodys = Path("/usr/bin/python3")
+    if not everybodys.exists():
+        pytest.skip("there is no /usr/bin/python3 that another user could run")
+    analyst = (
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=-all",
+        "env",
+        "HOME=/",
+    )
+    with tempfile.TemporaryDirectory(prefix="hd-", dir="/tmp") as path:
+        folder = Path(path)
+        folder.chmod(0o755)
+        shutil.copytree(ROOT / "helperd", folder / "helperd", ignore=shutil.ignore_patterns("__pycache__"))
+        shim = program(folder)
+        shim.write_text(shim.read_text().replace(sys.executable, str(everybodys)).replace(str(ROOT), path))
+        listed = in_tshark(shim, "-D", runtime=rig.runtime, become=analyst)
+        assert "helperd.radio0 (helperd: radio0" in listed.stdout, listed.stderr
+        done = in_tshark(
+            shim, "-i", "helperd.radio0", "-c", "50", "-T", "fields", "-e", "frame.number",
+            runtime=rig.runtime, become=analyst,
+        )  # fmt: skip
+        assert done.stdout.split() == [str(number) for number in range(1, 51)], done.stderr
 
 
 class _File:
