@@ -163,3 +163,9 @@ def test_an_option_that_no_helper_knows_is_refused_with_the_nearest(rundir: Path
 )
 def test_what_a_uuid_looks_like(text: str, form: str) -> None:
     assert canonical(text) == form
+
+
+def test_short_names_have_identities_of_their_own_although_the_protocols_checksum_of_them_is_0() -> None:
+    names = ["", "a", "b", "r0", "r1", "lan", "lam", "wlan"]
+    assert len({uuid_of("helperd_c", name) for name in names}) == len(names)
+    assert all(canonical(uuid_of("helperd_c", name)) for name in names)

@@ -2,6 +2,7 @@
 
 ``PPPPPPPP-0000-0000-0000-0000DDDDDDDD``: P is the checksum of the helper's name, D of the device's. The
 checksum is the protocol's own, so that ``pcapfile`` gives a file the identity that Kismet's helper gives it.
+That checksum is 0 for all names of less than 4 bytes: these stand for themselves, so that ``r0`` is not ``r1``.
 
 Source of facts: kismet-protocol.md, sections 1.4, 4.6 and appendix C.
 """
@@ -29,7 +30,8 @@ def uuid_of(helper: str, device: str) -> str:
         device: e.g. the path of a file.
     """
     head = checksum(helper.encode())
-    tail = checksum(device.encode("utf-8", "surrogateescape"))
+    name = device.encode("utf-8", "surrogateescape")
+    tail = checksum(name) if len(name) >= 4 else int.from_bytes(name, "big")
     return f"{head:08X}-0000-0000-0000-0000{tail:08X}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -178,8 +179,11 @@ def test_50_a_launcher_that_does_not_answer_for_a_while_delays_a_start_and_nothi
 
 def page_of(pid: int) -> int:
     """What the one helper of ours has counted, read from the memory that its supervisor holds."""
-    folder = Path(f"/proc/{pid}/fd")
-    [page] = [name for name in os.listdir(folder) if "helperd-produced" in os.readlink(folder / name)]
+    folder, found = Path(f"/proc/{pid}/fd"), []
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found += [name] if "helperd-produced" in os.readlink(folder / name) else []
+    [page] = found
     with open(folder / page, "rb") as file:
         return int.from_bytes(file.read(8), "little")
 

@@ -572,8 +572,10 @@ def test_the_helper_leaves_no_descriptor_open_that_it_was_not_given():
     with Peer("synthetic") as peer:
         peer.send(OpenRequest("radio0:rate=10"))
         peer.until_packets(1)
-        fds = os.listdir(f"/proc/{peer.process.pid}/fd")
-        assert len(fds) <= 3 + 2 + 2  # stdio, in and out, the waker
+        folder = f"/proc/{peer.process.pid}/fd"
+        files = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+        ours = [file for file in files if not file.endswith(".dump")]  # where tests/cover.py writes
+        assert len(ours) <= 3 + 2 + 2  # stdio, in and out, the waker
 
 
 def test_environment_is_what_the_launcher_gives():
