@@ -16,8 +16,9 @@ class Bell:
 
     def ring(self) -> None:
         """Wake whoever waits now, or whoever waits next."""
-        self._rung = True
-        self._lot.unpark_all()
+        if not self._rung:  # else whoever waited has been woken, and has not run yet
+            self._rung = True
+            self._lot.unpark_all()
 
     async def wait(self) -> None:
         """Wait for the next ring, or return at once if there was one."""

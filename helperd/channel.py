@@ -22,7 +22,6 @@ from helperd.errors import HelperExited, RemoteProtocolError
 from helperd.gather import GATHER_S, room
 from helperd.wire.frames import Run
 from helperd.wire.messages import ConfigureReport, ConfigureRequest, Message, Ping, Pong, Register
-from helperd.wire.session import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,10 +39,14 @@ OWN_READ: Final = 1 << 20
 BUSY: Final = 16 << 10
 """Bytes in a read after which the next is tried at once: for a flooding helper, asking the kernel first costs as much
 as reading."""
+LATE_S: Final = 0.25
+"""Seconds after which an answer to PING is late anyway, and no reason any more to read its helper at once."""
 NUDGE_S: Final = 0.2
 """Seconds after which a request without an answer is followed by a PING."""
 QUIET_S: Final = 2 * GATHER_S
-"""Seconds between two reads from which on a helper is a quiet one, which loses nothing by being read a little later."""
+"""Seconds between two reads of a quiet helper, which loses nothing by being read a little later."""
+QUIET_READS: Final = 4
+"""Such reads, less those that came sooner, which make a helper quiet; none left make it a busy one again."""
 MAX_UNSENT: Final = 64 << 10
 """Bytes kept for a helper that does not read."""
 
@@ -97,6 +100,7 @@ class Channel:
         self._writable = trio.Event()
         self._gather = room()
         self._quiet = False
+        self._quiet_reads = 0
         self.life_at = trio.current_time()
         self.ping_sent_at: float | None = None
         self.pings_stuck = 0
@@ -183,6 +187,14 @@ class Channel:
     # reading
 
     async def _turn(self) -> bool:
+        """Wait and read once; as ``_read``."""
+        if self._busy:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self._from_helper)
+        return self._read()
+
+    def _read(self) -> bool:
         """Read once and hand on what came.
 
         Returns:
@@ -191,12 +203,6 @@ class Channel:
         Raises:
             RemoteProtocolError: what came is refused; whatever came before it has been handed on.
         """
-        if self._busy:
-            await trio.lowlevel.checkpoint()
-        elif self._quiet and self.ping_sent_at is None and not self._awaited:
-            await self._gather.readable(self._from_helper)
-        else:
-            await trio.lowlevel.wait_readable(self._from_helper)
         try:
             data = os.read(self._from_helper, self._read_size)
         except BlockingIOError:
@@ -209,10 +215,7 @@ class Channel:
             if not self.refused:
                 self._end_of_output()
             return False
-        self._busy = len(data) >= BUSY
-        now = trio.current_time()
-        self._quiet = now - self.life_at >= QUIET_S and self.session.phase is Phase.OPEN
-        self.life_at = now
+        self._keep_pace(len(data))
         if self.refused:
             return True
         try:
@@ -226,6 +229,19 @@ class Channel:
             self.refused = True
             raise
         return True
+
+    def _keep_pace(self, size: int) -> None:
+        """Note when a read came, how large it was, and what kind of helper that makes it."""
+        now = trio.current_time()
+        self._busy = size >= BUSY
+        if self._busy:
+            self._quiet_reads = 0
+        elif now - self.life_at >= QUIET_S:
+            self._quiet_reads = min(self._quiet_reads + 1, QUIET_READS)
+        elif self._quiet_reads:
+            self._quiet_reads -= 1
+        self._quiet = self._quiet_reads == QUIET_READS or (self._quiet and self._quiet_reads > 0)
+        self.life_at = now
 
     def _end_of_output(self) -> None:
         try:
@@ -328,10 +344,23 @@ class Channel:
         Raises:
             RemoteProtocolError: the bytes were refused, or the output ended inside a frame.
         """
-        while await self._turn():
+
+        def turn() -> bool:
+            return self._read() and self._quiet and not self._inbox and not holding()
+
+        while not self.eof:
+            if self._quiet and not self._awaits_answer():
+                await self._gather.attend(self._from_helper, turn)
+            else:
+                await self._turn()
             self._inbox.clear()
             while holding():
                 await wait_for_room()
+
+    def _awaits_answer(self) -> bool:
+        if self.ping_sent_at is not None and trio.current_time() - self.ping_sent_at < LATE_S:
+            return True
+        return bool(self._awaited)
 
     async def drain(self, held_up: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint) -> None:
         """Deliver what still comes after the decision to stop; ends at the end of the output.
@@ -368,7 +397,7 @@ class Channel:
         """Close both descriptors."""
         self.close_input()
         if self._from_helper >= 0:
-            self._gather.forget(self._from_helper)
+            self._gather.recall(self._from_helper)
             trio.lowlevel.notify_closing(self._from_helper)
             os.close(self._from_helper)
             self._from_helper = -1

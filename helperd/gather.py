@@ -1,16 +1,16 @@
 """Waits for what many quiet helpers write, and wakes up less often than they do.
 
 Rules:
-  1. Who waits here is in one epoll of ours, which is one descriptor to the loop. All that is ready is woken at once.
-  2. Only while there is much to wake, more than ``BUSY`` a second, the first that is ready waits up to ``GATHER_S`` for
-     others. After a silence nobody waits.
+  1. Who is attended to here is in one epoll of ours, which is one descriptor to the loop. All that is ready is read in
+     one turn, by calls: no task of theirs is woken for it.
+  2. Only while there is much to read, more than ``BUSY`` times a second, the first that is ready waits up to
+     ``GATHER_S`` for others. After a silence nobody waits.
   3. Who expects an answer does not wait here, and who begins to expect one is called back (``recall``).
 """
 
 from __future__ import annotations
 
 import select
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GATHER_S: Final = 0.002
 """Seconds that something readable may wait for others."""
 BUSY: Final = 1000
-"""Wake-ups a second from which on gathering pays."""
+"""Reads a second from which on gathering pays."""
 _WINDOW_S: Final = 0.05
 
 
@@ -29,60 +29,62 @@ class Gather:
     """The waiting room of one loop.
 
     Attributes:
-        rate: wake-ups a second, of the last window.
-        woken: how often somebody was woken.
-        turns: in how many turns.
+        rate: reads a second, of the last window.
+        read: how often somebody's turn came.
+        turns: in how many turns of the room.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._known: set[int] = set()
-        self._waiting: dict[int, trio.lowlevel.Task] = {}
+        self._waiting: dict[int, tuple[trio.lowlevel.Task, Callable[[], bool]]] = {}
+        self._failed: dict[int, Exception] = {}
         self._since = trio.current_time()
-        self._woken_before = 0
+        self._read_before = 0
+        self._at_turn = -1
+        self._called_back = False
         self.rate = 0.0
-        self.woken = 0
+        self.read = 0
         self.turns = 0
 
-    async def readable(self, fd: int) -> None:
-        """Wait until a descriptor is readable, or at its end; or until it is called back."""
-        flags = select.EPOLLIN | select.EPOLLONESHOT
-        if fd in self._known:
-            self._epoll.modify(fd, flags)
-        else:
-            self._epoll.register(fd, flags)
-            self._known.add(fd)
-        self._waiting[fd] = trio.lowlevel.current_task()
+    async def attend(self, fd: int, turn: Callable[[], bool]) -> None:
+        """Call ``turn`` each time that a descriptor is readable or at its end.
+
+        Ends when ``turn`` returns False, or when the descriptor is called back.
+
+        Raises:
+            Exception: whatever ``turn`` raises.
+        """
+        self._epoll.register(fd, select.EPOLLIN)
+        self._waiting[fd] = (trio.lowlevel.current_task(), turn)
 
         def abort(_raise: Callable[[], object]) -> trio.lowlevel.Abort:
-            del self._waiting[fd]
+            self._leave(fd)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+        if fd in self._failed:
+            raise self._failed.pop(fd)
 
     def recall(self, fd: int) -> None:
-        """Wake who waits for this descriptor, ready or not."""
-        task = self._waiting.pop(fd, None)
-        if task is not None:
-            trio.lowlevel.reschedule(task)
+        """Wake who waits for this descriptor, ready or not; to be called before it is closed."""
+        if fd == self._at_turn:  # in the middle of it: at its end
+            self._called_back = True
+        elif fd in self._waiting:
+            trio.lowlevel.reschedule(self._leave(fd))
 
-    def forget(self, fd: int) -> None:
-        """Let a descriptor go; to be called before it is closed."""
-        self.recall(fd)
-        if fd in self._known:
-            self._known.discard(fd)
-            with suppress(OSError):
-                self._epoll.unregister(fd)
+    def _leave(self, fd: int) -> trio.lowlevel.Task:
+        self._epoll.unregister(fd)
+        return self._waiting.pop(fd)[0]
 
     def _busy(self) -> bool:
         now = trio.current_time()
         if now - self._since >= _WINDOW_S:
-            self.rate = (self.woken - self._woken_before) / (now - self._since)
-            self._since, self._woken_before = now, self.woken
+            self.rate = (self.read - self._read_before) / (now - self._since)
+            self._since, self._read_before = now, self.read
         return self.rate >= BUSY
 
     async def run(self) -> None:
-        """Wake who is ready, until cancelled."""
+        """Give everybody who is ready a turn, until cancelled."""
         with self._epoll:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
@@ -90,8 +92,20 @@ class Gather:
                     await trio.sleep(GATHER_S)
                 self.turns += 1
                 for fd, _ in self._epoll.poll(0):
-                    self.woken += fd in self._waiting
-                    self.recall(fd)
+                    if fd in self._waiting:  # else an earlier turn has called it back
+                        self._turn(fd)
+
+    def _turn(self, fd: int) -> None:
+        self.read += 1
+        self._at_turn, self._called_back = fd, False
+        try:
+            stays = self._waiting[fd][1]()
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever is attended to
+            self._failed[fd] = error
+            stays = False
+        self._at_turn = -1
+        if not stays or self._called_back:
+            trio.lowlevel.reschedule(self._leave(fd))
 
 
 _of_this_loop: trio.lowlevel.RunVar[Gather] = trio.lowlevel.RunVar("helperd.gather")

@@ -15,7 +15,7 @@ Rules:
 
     v3  | 20 header | 81 04 85 01 dlt 02 ce sec 03 ce | usec  | 04 original 06 size | content |
     v2  | 48 header | 1a len 08 sec 10                | usec  | 18 dlt 20 n 2a size | content | [30 original] |
-                      `---------- the same ----------'  3 or 4  `----- the same ----'             `- the same -'
+                      `---------- the same ----------'  2 to 4  `----- the same ----'             `- the same -'
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     Unpack = Callable[[bytes, int], tuple[Any, ...]]
     Pack = Callable[..., bytes]
 
-    Mould = tuple[Unpack, bytes, bytes, bytes, Pack, bytes, int, int, bytes, int]
+    Mould = tuple[
+        Unpack, bytes, bytes, bytes, Pack, bytes, int, int, bytes, int, "tuple[dict[int, int], ...]"
+    ]
     """Unpack a frame; what must stand before the microseconds, behind them and behind the content; pack a block;
-    its first words, high and low word of the second, captured and original length, total length."""
+    its first words, high and low word of the second, captured and original length, total length; nanoseconds by each
+    byte of the microseconds, where they are unpacked as bytes."""
 
     Fill = Callable[[bytes, int, int, dict[int, Mould], Callable[[bytes], None]], int]
 
@@ -49,14 +52,12 @@ _MAX_SECONDS: Final = 0x1_0000_0000
 """Seconds from here on (the year 2106) go the general way, which knows what does not fit into a stamp."""
 
 
-_USEC_FORM: Final = {2: "H", 3: "3B", 4: "I"}
-"""How microseconds of so many bytes are unpacked: numbers of v3, single bytes of v2."""
-
-
 class Shape(NamedTuple):
     """One frame taken apart.
 
     Attributes:
+        usec: how the microseconds are unpacked.
+        nanoseconds: tables for them, when that gives bytes.
         dlt: libpcap link type.
         sec: seconds since 1970.
         original: length on the air or wire, in bytes.
@@ -67,6 +68,8 @@ class Shape(NamedTuple):
         stop: offset behind the frame.
     """
 
+    usec: str
+    nanoseconds: tuple[dict[int, int], ...]
     dlt: int
     sec: int
     original: int
@@ -100,9 +103,8 @@ def mould(data: bytes, position: int, shape: Shape, header: int, interface: int)
         header: bytes of the generation's frame header.
         interface: number of the interface that its packets belong to.
     """
-    _, sec, original, before, behind, content, end, stop = shape
+    usec, nanoseconds, _, sec, original, before, behind, content, end, stop = shape
     size = end - content
-    usec = _USEC_FORM[behind - before]
     start = position + header
     total = 32 + size + (-size & 3)
     base = sec * 1_000_000_000
@@ -117,6 +119,7 @@ def mould(data: bytes, position: int, shape: Shape, header: int, interface: int)
         base & _MASK,
         _LENGTHS(size, original),
         total,
+        nanoseconds,
     )
 
 
@@ -133,10 +136,11 @@ def shape_v3(data: bytes, position: int, stop: int) -> Shape | None:
         if data[at : at + 2] != b"\x02\xce":
             return None
         sec, at = _number(data, at + 1)
-        if data[at] != 3 or data[at + 1] not in _USEC_WIDTH:
+        if data[at] != 3:
             return None
+        usec, width = _USEC[data[at + 1]]
         before = at + 2
-        behind = at = before + _USEC_WIDTH[data[at + 1]]
+        behind = at = before + width
         if data[at] != 4:
             return None
         original, at = _number(data, at + 1)
@@ -148,10 +152,10 @@ def shape_v3(data: bytes, position: int, stop: int) -> Shape | None:
     end = at + size
     if end != stop or size > MAX_CONTENT:
         return None
-    return Shape(dlt, sec, original, before, behind, at, end, stop)
+    return Shape(usec, (), dlt, sec, original, before, behind, at, end, stop)
 
 
-_USEC_WIDTH: Final = {0xCD: 2, 0xCE: 4}
+_USEC: Final = {0xCD: ("H", 2), 0xCE: ("I", 4)}
 _BINARY: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _UNSIGNED: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4}
 
@@ -186,7 +190,7 @@ def fill_v3(
     while position < stop:
         length = length_at(data, position + 8)[0]
         try:
-            unpack, before, behind, _, pack, first, high, low, lengths, total = moulds[length]
+            unpack, before, behind, _, pack, first, high, low, lengths, total, _ = moulds[length]
         except KeyError:
             break
         while True:
@@ -220,10 +224,11 @@ def shape_v2(data: bytes, position: int, stop: int) -> Shape | None:  # noqa: PL
         if data[at] != 0x10 or sec >= _MAX_SECONDS:
             return None
         before = at + 1
-        usec, behind = _varint(data, before)
-        if behind - before != 3 or not usec >> 14 or data[behind] != 0x18:
+        usec, at = _varint(data, before)
+        if at - before not in _NANOSECONDS or not usec >> 7 * (at - before - 1) or data[at] != 0x18:
             return None
-        dlt, at = _varint(data, behind + 1)
+        nanoseconds = _NANOSECONDS[at - before]
+        dlt, at = _varint(data, at + 1)
         if data[at] != 0x20 or dlt > _MASK:
             return None
         _, at = _varint(data, at + 1)
@@ -242,7 +247,7 @@ def shape_v2(data: bytes, position: int, stop: int) -> Shape | None:  # noqa: PL
         return None
     if size > MAX_CONTENT:
         return None
-    return Shape(dlt, sec, original or size, before, behind, at, end, stop)
+    return Shape("3B", nanoseconds, dlt, sec, original or size, before, before + 3, at, end, stop)
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -263,22 +268,23 @@ def fill_v2(
 ) -> int:
     """Turn frames into blocks as long as they fit their moulds; as ``fill_v3``.
 
-    The microseconds are three bytes of seven bits, the lowest first; tables turn each into nanoseconds.
+    The microseconds are two or three bytes of seven bits, the lowest first; tables turn each into nanoseconds. Behind
+    two of them the next field's tag, always the same, is unpacked in the place of the third.
     """
     length_at = _LENGTH
-    lowest, middlemost, highest = _NANOSECONDS
     while position < stop:
         length = length_at(data, position + 8)[0]
         try:
-            unpack, before, behind, after, pack, first, high, low, lengths, total = moulds[length]
+            unpack, before, behind, after, pack, first, high, low, lengths, total, tables = moulds[length]
         except KeyError:
             break
+        lowest, second, highest = tables
         while True:
             head, one, two, three, middle, content, tail = unpack(data, position)
             if head != before or middle != behind or tail != after:
                 return position
             try:
-                stamp = low + lowest[one] + middlemost[two] + highest[three]
+                stamp = low + lowest[one] + second[two] + highest[three]
             except KeyError:
                 return position
             if stamp > _MASK:
@@ -291,12 +297,16 @@ def fill_v2(
     return position
 
 
-_NANOSECONDS: Final = (
-    {0x80 | bits: bits * 1000 for bits in range(128)},
-    {0x80 | bits: (bits << 7) * 1000 for bits in range(128)},
-    {bits: (bits << 14) * 1000 for bits in range(1, 128)},
-)
-"""What the bytes of a number of microseconds say, the lowest first, when it has exactly three."""
+_LOWEST: Final = {0x80 | bits: bits * 1000 for bits in range(128)}
+_NANOSECONDS: Final = {
+    2: (_LOWEST, {bits: (bits << 7) * 1000 for bits in range(1, 128)}, {0x18: 0}),
+    3: (
+        _LOWEST,
+        {0x80 | bits: (bits << 7) * 1000 for bits in range(128)},
+        {bits: (bits << 14) * 1000 for bits in range(1, 128)},
+    ),
+}
+"""What the bytes of a number of microseconds say, the lowest first, when it has exactly so many."""
 
 
 class Layout(NamedTuple):

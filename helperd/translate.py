@@ -47,7 +47,7 @@ def _close(
 ) -> None:
     """Make what has been gathered a segment, if it is anything."""
     if blocks:
-        joined = b"".join(blocks)
+        joined = b"".join(blocks) if len(blocks) > 1 else blocks[0]
         told = tuple(reports) if reports else ()
         segments.append(Segment(interface, (joined,), len(joined), len(blocks), told))
         blocks.clear()
@@ -64,7 +64,6 @@ class Translator:
         generation: what the helper speaks.
 
     Attributes:
-        empty: data reports so far that held no packet.
         cut: packets so far that were longer than readers take.
     """
 
@@ -78,7 +77,6 @@ class Translator:
         self.dlt: int | None = None
         self.hardware = ""
         self.definition = ""
-        self.empty = 0
         self.cut = 0
 
     def number(self, dlt: int) -> int:
@@ -113,26 +111,19 @@ class Translator:
         segments = [] if segments is None else segments
         index = 0
         for run in runs:
-            if run.kind is Kind.PACKETS:
-                self._rewrite(run, arrived_ns, segments, index)
-            else:
+            if run.kind is not Kind.PACKETS:
                 self._pass(run, segments)
+            elif run.frames >= _WORTH_A_MOULD and self._layout is not None:
+                self._rewrite_usual(run, self._layout, arrived_ns, segments, index)
+            else:
+                self._rewrite_any(run, arrived_ns, segments, index)
             index += run.packets
         return segments
-
-    def _rewrite(self, run: Run, arrived_ns: int, segments: list[Segment], index: int) -> None:
-        """Frames of a usual layout go the short way, in stretches; what it does not take goes the general way."""
-        layout = self._layout if run.frames >= _WORTH_A_MOULD else None
-        before = sum(segment.packets for segment in segments)
-        if layout is None:
-            self._rewrite_any(run, arrived_ns, segments, index)
-        else:
-            self._rewrite_usual(run, layout, arrived_ns, segments, index)
-        self.empty += run.packets + before - sum(segment.packets for segment in segments)
 
     def _rewrite_usual(
         self, run: Run, layout: Layout, arrived_ns: int, segments: list[Segment], index: int
     ) -> None:
+        """Frames of a usual layout go the short way, in stretches; what it does not take goes the general way."""
         data, position, end = run.data, run.start, run.stop
         header, shape, fill = layout
         blocks: list[bytes] = []

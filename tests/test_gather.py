@@ -1,4 +1,4 @@
-"""Waiting for many: at once when there is little to wake, together when there is much, and never longer than said."""
+"""Waiting for many: at once when there is little to read, together when there is much, and never longer than said."""
 
 from __future__ import annotations
 
@@ -25,48 +25,53 @@ def pipes(count: int) -> Iterator[list[tuple[int, int]]]:
                 os.close(fd)
 
 
-async def test_what_is_alone_is_woken_at_once():
+async def test_what_is_alone_is_read_at_once():
     room = gather.room()
     assert gather.room() is room
+    got = []
     with pipes(1) as [(inside, outside)]:
-        for number in range(5):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(room.readable, inside)
-                await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(room.attend, inside, lambda: got.append(os.read(inside, 1)) is None)
+            await trio.testing.wait_all_tasks_blocked()
+            for number in range(5):
                 os.write(outside, b"x")
-            assert room.woken == number + 1
-            os.read(inside, 1)
-        assert room.rate < BUSY
-        room.forget(inside)
+                with trio.fail_after(5):
+                    while len(got) == number:
+                        await trio.testing.wait_all_tasks_blocked()
+                assert room.rate < BUSY
+            nursery.cancel_scope.cancel()
+    assert got == [b"x"] * 5
+    assert room.read == 5
 
 
 async def test_at_an_end_and_with_bytes_already_there_nobody_waits():
     room = gather.room()
-    with pipes(1) as [(inside, outside)]:
+    got = []
+    with pipes(1) as [(inside, outside)], trio.fail_after(5):
         os.write(outside, b"x")
-        await room.readable(inside)
-        os.read(inside, 1)
+        await room.attend(inside, lambda: got.append(os.read(inside, 1)))
         os.dup2(inside, outside)  # the last writer goes
-        await room.readable(inside)
-        assert os.read(inside, 1) == b""
-        room.forget(inside)
+        await room.attend(inside, lambda: got.append(os.read(inside, 1)))
+    assert got == [b"x", b""]
 
 
-async def test_much_is_woken_together_and_is_read_in_its_turn():
+async def test_much_is_read_together():
     room = Gather()
     read = 0
 
-    async def pump(fd: int) -> None:
-        nonlocal read
-        while True:
-            await room.readable(fd)
+    async def attend(fd: int) -> None:
+        def turn() -> bool:
+            nonlocal read
             read += len(os.read(fd, 4096))
+            return True
+
+        await room.attend(fd, turn)
 
     with pipes(50) as made:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(room.run)
             for inside, _ in made:
-                nursery.start_soon(pump, inside)
+                nursery.start_soon(attend, inside)
             await trio.testing.wait_all_tasks_blocked()
             written = 0
             while room.rate < BUSY:
@@ -74,7 +79,7 @@ async def test_much_is_woken_together_and_is_read_in_its_turn():
                     os.write(outside, b"x")
                     written += 1
                 await trio.sleep(0.001)
-            turns, woken = room.turns, room.woken
+            turns, before = room.turns, room.read
             for _ in range(10):
                 for _, outside in made:
                     os.write(outside, b"x")
@@ -83,44 +88,59 @@ async def test_much_is_woken_together_and_is_read_in_its_turn():
             with trio.fail_after(5):
                 while read < written:  # noqa: ASYNC110 - what is looked at is how many turns it takes
                     await trio.sleep(GATHER_S / 2)
-            assert (room.woken - woken) / (room.turns - turns) > 5, "many in a turn"
+            assert (room.read - before) / (room.turns - turns) > 5, "many in a turn"
             nursery.cancel_scope.cancel()
-        for inside, _ in made:
-            room._known.discard(inside)  # the room is closed
 
 
 async def test_who_is_called_back_does_not_wait_on():
     room = gather.room()
-    with pipes(2) as [(first, _), (second, other)]:
+    with pipes(2) as [(first, _), (second, other)], trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(room.readable, first)
+            nursery.start_soon(room.attend, first, lambda: True)
             await trio.testing.wait_all_tasks_blocked()
             room.recall(first)
-        room.recall(first)
+            room.recall(first)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(room.readable, second)
+            nursery.start_soon(room.attend, second, lambda: True)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         os.write(other, b"x")  # an event for nobody
         await trio.testing.wait_all_tasks_blocked()
-        with trio.fail_after(5):
-            await room.readable(second)
-        room.forget(first)
-        room.forget(second)
-        room.forget(second)
+        await room.attend(second, lambda: False)
 
 
-@pytest.mark.parametrize("known", [False, True])
-async def test_a_number_that_is_used_again_is_another_descriptor(known):
+async def test_who_is_called_back_by_another_s_turn_has_none():
     room = gather.room()
-    with pipes(1) as [(inside, outside)]:
+    seen = []
+    with pipes(2) as made, trio.fail_after(5):
+        for _, outside in made:
+            os.write(outside, b"x")
+        [one, other] = [inside for inside, _ in made]
+
+        def turn(me: int, them: int) -> bool:
+            seen.append(me)
+            room.recall(them)
+            return False
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(room.attend, one, lambda: turn(one, other))
+            nursery.start_soon(room.attend, other, lambda: turn(other, one))
+    assert len(seen) == 1
+
+
+async def test_who_calls_itself_back_ends_after_its_turn():
+    room = gather.room()
+    with pipes(1) as [(inside, outside)], trio.fail_after(5):
         os.write(outside, b"x")
-        await room.readable(inside)
-        if known:
-            room.forget(inside)
-    with pipes(1) as [(inside, outside)]:
-        os.write(outside, b"x")
-        if known:
-            with trio.fail_after(5):
-                await room.readable(inside)
-        room.forget(inside)
+        await room.attend(inside, lambda: room.recall(inside) is None)
+        await room.attend(inside, lambda: os.read(inside, 1) == b"")
+
+
+async def test_what_a_turn_raises_is_its_own_affair():
+    room = gather.room()
+    with pipes(2) as [(first, bad), (second, good)], trio.fail_after(5):
+        os.write(bad, b"x")
+        with pytest.raises(ZeroDivisionError):
+            await room.attend(first, lambda: bool(room.recall(first)) or 1 // 0 == 1)
+        os.write(good, b"x")
+        await room.attend(second, lambda: False)
