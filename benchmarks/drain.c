@@ -91,6 +91,12 @@ static size_t pcap(size_t at, size_t end) {
     return at;
 }
 
+static size_t bulk_frame(size_t p) {
+    size_t q = p + 28 + 8 * le(data + p + 24), stop = p + 20 + be(data + p + 8);
+    for (; q < stop; q += le(data + q + 4)) content(data + q + 28);
+    return stop;
+}
+
 static void packet_frames(const uint8_t *p, const uint8_t *end) {
     while (p < end) {
         uint32_t word = be(p + 4);
@@ -104,7 +110,8 @@ static size_t raw(size_t at, size_t end) {
         uint32_t word = be(data + at + 4);
         size_t n = be(data + at + 8) + (word == 0xA9A90003 ? 20 : word == 0xABCD0002 ? 48 : 12);
         if (n > end - at) break;
-        packet_frames(data + at, data + at + n);
+        if (word == 0xA9A90003 && be(data + at + 12) >> 16 == 0x4844) bulk_frame(at);
+        else packet_frames(data + at, data + at + n);
         at += n;
     }
     return at;
@@ -121,12 +128,7 @@ static size_t frames(size_t at, size_t end) {
         if (kind != 1) lost += le64(data + at + 32);
         if (kind == 2) packet_frames(data + at + 40, data + at + 40 + length);
         if (kind == 3)
-            for (size_t p = at + 40; p < at + 40 + length;) {
-                uint32_t n = be(data + p + 8), runs = le(data + p + 24);
-                size_t q = p + 28 + 8 * runs, stop = p + 20 + n;
-                for (; q < stop; q += le(data + q + 4)) content(data + q + 28);
-                p = stop;
-            }
+            for (size_t p = at + 40; p < at + 40 + length;) p = bulk_frame(p);
         if (packets - before != held) { fprintf(stderr, "drain: %u packets announced\n", held); exit(1); }
         at += 40 + length;
     }

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
+import os
 import sys
 import tempfile
 import time
@@ -20,6 +22,10 @@ from pathlib import Path
 from benchmarks.baselines import half_load
 from benchmarks.measure import Bench, Case, Drained, Figure, WrongError, cpu_ns, drain, rss_mb
 from benchmarks.workload import make
+from helperd.channel import BULK_PIPE
+from helperd.wire.bulk import SUBSYSTEM
+from helperd.wire.messages import OpenReport, OpenRequest, Register
+from tests.helpers.peer import Peer
 from tests.rig import Rig, daemon
 
 CONFIG = """
@@ -161,6 +167,22 @@ def pcapfile(bench: Bench) -> Figure:
         return full.full(bench, cpu_ns=cost, rss_mb=rss_mb(path.pid))
 
 
+def pcapfile_alone(bench: Bench) -> Figure:
+    """The same helper, its bulk frames straight into a drain: what a direct path could give at most."""
+    file = make(bench.folder, packets=int(400_000 * bench.seconds) + 1000, size=bench.size)
+    with Peer("pcapfile", interface=None) as helper:
+        bench.pin(helper.process.pid)
+        fcntl.fcntl(helper.source, fcntl.F_SETPIPE_SZ, BULK_PIPE)
+        helper.send(OpenRequest(f"{file}:type=pcapfile,realtime=false"))
+        helper.expect(OpenReport)  # packets come once their interface has a number
+        with (
+            os.fdopen(os.dup(helper.source), "rb") as output,
+            drain(bench, "raw", stdin=output, measured=True) as saw,
+        ):
+            helper.send(Register(SUBSYSTEM, 0))
+            return saw().whole().full(bench)
+
+
 def one_by_one(bench: Bench) -> Figure:
     """A helper of somebody's own, on the SDK: a call of ``writer.packet`` for each packet."""
     file = make(bench.folder, packets=int(150_000 * bench.seconds) + 1000, size=bench.size)
@@ -185,5 +207,6 @@ CASES = [
     case("bulk -> pcapng", "bulk", "pcapng"),
     case("bulk -> frames", "bulk", "frames"),
     Case("builtin:pcapfile -> pcapng", pcapfile, ("cc",)),
+    Case("builtin:pcapfile straight into a drain", pcapfile_alone, ("cc",)),
     Case("SDK, writer.packet() -> pcapng", one_by_one, ("cc",)),
 ]

@@ -45,6 +45,8 @@ NUDGE_S: Final = 0.2
 """Seconds after which a request without an answer is followed by a PING."""
 QUIET_S: Final = 2 * GATHER_S
 """Seconds between two reads of a quiet helper, which loses nothing by being read a little later."""
+QUIET_READ: Final = 4 << 10
+"""Bytes in a read of a quiet helper at most: a read of many packets is worth its own turn."""
 QUIET_READS: Final = 4
 """Such reads, less those that came sooner, which make a helper quiet; none left make it a busy one again."""
 MAX_UNSENT: Final = 64 << 10
@@ -236,7 +238,7 @@ class Channel:
         self._busy = size >= BUSY
         if self._busy:
             self._quiet_reads = 0
-        elif now - self.life_at >= QUIET_S:
+        elif now - self.life_at >= QUIET_S and size <= QUIET_READ:
             self._quiet_reads = min(self._quiet_reads + 1, QUIET_READS)
         elif self._quiet_reads:
             self._quiet_reads -= 1
@@ -252,7 +254,7 @@ class Channel:
 
     def _hand_on(self, came: list[Message | Run], size: int) -> None:
         """Messages first: no packet comes before the report that it depends on, and no answer waits for packets."""
-        runs = [item for item in came if isinstance(item, Run)]
+        runs = [item for item in came if type(item) is Run]
         if len(runs) < len(came):
             for item in came:
                 if not isinstance(item, Run):

@@ -480,19 +480,18 @@ class Route:
         try:
             translate(runs, segments)
         except RemoteProtocolError:
+            passed = self.dispatch(segments, read)
             if not self._frames:
-                self.ledger.lost["refused"] += packets - sum(segment.packets for segment in segments)
+                self.ledger.lost["refused"] += packets - passed
             raise
-        else:
-            if not self._frames:
-                self.ledger.empty += packets - sum(segment.packets for segment in segments)
-        finally:
-            self.dispatch(segments, read)
+        passed = self.dispatch(segments, read)
+        if not self._frames:
+            self.ledger.empty += packets - passed
 
-    def dispatch(self, segments: Sequence[Segment], read: int) -> None:
-        """Hand one read's packets to every outbox that wants them as pcapng."""
+    def dispatch(self, segments: Sequence[Segment], read: int) -> int:
+        """Hand one read's packets to every outbox that wants them as pcapng; returns how many there are."""
         if not segments:
-            return
+            return 0
         if self._lines:
             self._dispatch_lines(segments)
         batch = batch_of(segments, read)
@@ -503,6 +502,7 @@ class Route:
                 self._dispatch_some(segments, read, tap, batch)
             else:
                 tap.outbox.put(batch)
+        return batch.packets
 
     def _dispatch_some(self, segments: Sequence[Segment], read: int, tap: Tap, whole: Batch) -> None:
         """For an outbox that gets some of the link types; ``whole`` is the batch of all segments."""

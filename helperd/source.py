@@ -580,7 +580,8 @@ class Source:
     # packets and messages
 
     def _deliver(self, runs: list[Run], _size: int) -> None:
-        self.last_packet_at = trio.current_time()
+        assert self.incarnation is not None
+        self.last_packet_at = self.incarnation.channel.life_at
         self.route.deliver(runs, self._translate)
 
     def _translate(self, runs: Sequence[Run], segments: list[Segment]) -> None:

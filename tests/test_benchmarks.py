@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import baselines, crowd, path
+from benchmarks import baselines, crowd, growth, path
 from benchmarks.measure import Bench, Case, Figure
 
 SECONDS = 0.03
@@ -57,6 +57,18 @@ def test_sources_consumers_and_those_that_stand_still_are_counted_to_the_packet(
     assert crowd.consumers(bench, count=2).more["x one consumer"] > 0
     assert crowd.memory(bench, count=2, full=True).rss_mb
     crowd.framewise(bench, sink="pcapng")
+    assert growth.share(bench, rate=20_000, sources=2, consumers=2) > 0
+
+
+def test_a_bundled_helper_alone_is_counted_to_the_packet(bench: Bench) -> None:
+    path.pcapfile_alone(bench)
+
+
+def test_the_plot_has_a_bar_for_each_and_the_longest_fills_it() -> None:
+    assert growth.plot({1: 10.0, 1000: 20.0}) == [
+        f"        1 | {'#' * 25}{' ' * 25}  10.0 %",
+        f"    1,000 | {'#' * 50}  20.0 %",
+    ]
 
 
 def test_a_case_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:

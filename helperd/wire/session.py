@@ -145,6 +145,9 @@ ALLOWED: Final[dict[Role, Table]] = {
 }
 """Who may say what, when, and where it leads. A missing entry is a protocol error of whoever sent it."""
 
+_OF_DATA: Final = tuple(
+    ALLOWED[Role.HELPER][DataReport]
+)  # looked at in each read: by identity, without hashing
 
 LATE: Final = {
     Role.SUPERVISOR: (ListRequest, ProbeRequest, OpenRequest, ConfigureRequest, CloseRequest, Register),
@@ -385,7 +388,7 @@ class Session:
         """Judge what the scanner found, in order."""
         for item in items:
             if isinstance(item, Run):
-                if self.role is not Role.SUPERVISOR or self.phase not in ALLOWED[Role.HELPER][DataReport]:
+                if self.role is not Role.SUPERVISOR or self.phase not in _OF_DATA:
                     raise self._refusal("data", base, item.data[item.start : item.start + 64])
                 self.generation = self._scanner.current
                 out.append(item)
