@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 import trio
 
 from helperd.errors import HelperExited, RemoteProtocolError
-from helperd.gather import GATHER_S, room
+from helperd.gather import GATHER_S, rooms
 from helperd.wire.frames import Run
 from helperd.wire.messages import ConfigureReport, ConfigureRequest, Message, Ping, Pong, Register
 
@@ -100,7 +100,7 @@ class Channel:
         self._reports: dict[int, ConfigureReport] = {}
         self._unsent = bytearray()
         self._writable = trio.Event()
-        self._gather = room()
+        self._rooms = rooms()
         self._quiet = False
         self._quiet_reads = 0
         self.life_at = trio.current_time()
@@ -126,7 +126,7 @@ class Channel:
         """
         if len(self._unsent) > MAX_UNSENT:
             return False
-        self._gather.recall(self._from_helper)
+        self._rooms.patient.recall(self._from_helper)
         self._write(self.session.send(message))
         if isinstance(message, Register) and self.session.bulk is not None:
             self._widen()
@@ -347,14 +347,22 @@ class Channel:
             RemoteProtocolError: the bytes were refused, or the output ended inside a frame.
         """
 
-        def turn() -> bool:
-            return self._read() and self._quiet and not self._inbox and not holding()
+        def goes_on() -> bool:
+            return not (self._busy or self._inbox or holding())
+
+        def prompt_turn() -> bool:
+            return self._read() and not self._quiet and goes_on()
+
+        def patient_turn() -> bool:
+            return self._read() and self._quiet and goes_on()
 
         while not self.eof:
-            if self._quiet and not self._awaits_answer():
-                await self._gather.attend(self._from_helper, turn)
-            else:
+            if self._busy:
                 await self._turn()
+            elif self._quiet and not self._awaits_answer():
+                await self._rooms.patient.attend(self._from_helper, patient_turn)
+            else:
+                await self._rooms.prompt.attend(self._from_helper, prompt_turn)
             self._inbox.clear()
             while holding():
                 await wait_for_room()
@@ -399,7 +407,8 @@ class Channel:
         """Close both descriptors."""
         self.close_input()
         if self._from_helper >= 0:
-            self._gather.recall(self._from_helper)
+            for room in self._rooms:
+                room.recall(self._from_helper)
             trio.lowlevel.notify_closing(self._from_helper)
             os.close(self._from_helper)
             self._from_helper = -1

@@ -1,17 +1,18 @@
-"""Waits for what many quiet helpers write, and wakes up less often than they do.
+"""Waits for what many helpers write, and wakes up less often than they do.
 
 Rules:
-  1. Who is attended to here is in one epoll of ours, which is one descriptor to the loop. All that is ready is read in
-     one turn, by calls: no task of theirs is woken for it.
-  2. Only while there is much to read, more than ``BUSY`` times a second, the first that is ready waits up to
-     ``GATHER_S`` for others. After a silence nobody waits.
-  3. Who expects an answer does not wait here, and who begins to expect one is called back (``recall``).
+  1. Who is attended to here is in one epoll of ours, which is one descriptor to the loop. What is ready is read in one
+     turn of the room, by calls: no task of theirs is woken for it.
+  2. There are two rooms. In the prompt one nobody waits for anybody, and after ``TURN`` of them others have their turn.
+  3. In the patient one, while there is much to read, more than ``BUSY`` times a second, the first that is ready waits
+     up to ``GATHER_S`` for others. After a silence nobody waits.
+  4. Who expects an answer does not wait in the patient one; who begins to expect one is called back (``recall``).
 """
 
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
@@ -22,11 +23,16 @@ GATHER_S: Final = 0.002
 """Seconds that something readable may wait for others."""
 BUSY: Final = 1000
 """Reads a second from which on gathering pays."""
+TURN: Final = 16
+"""Reads in a turn of the prompt room at most."""
 _WINDOW_S: Final = 0.05
 
 
 class Gather:
-    """The waiting room of one loop.
+    """A waiting room of one loop.
+
+    Args:
+        patient: whether what is ready waits for more, where that pays.
 
     Attributes:
         rate: reads a second, of the last window.
@@ -34,7 +40,8 @@ class Gather:
         turns: in how many turns of the room.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool) -> None:
+        self._patient = patient
         self._epoll = select.epoll()
         self._waiting: dict[int, tuple[trio.lowlevel.Task, Callable[[], bool]]] = {}
         self._failed: dict[int, Exception] = {}
@@ -88,10 +95,10 @@ class Gather:
         with self._epoll:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                if self._busy():
+                if self._patient and self._busy():
                     await trio.sleep(GATHER_S)
                 self.turns += 1
-                for fd, _ in self._epoll.poll(0):
+                for fd, _ in self._epoll.poll(0, -1 if self._patient else TURN):
                     if fd in self._waiting:  # else an earlier turn has called it back
                         self._turn(fd)
 
@@ -108,15 +115,23 @@ class Gather:
             trio.lowlevel.reschedule(self._leave(fd))
 
 
-_of_this_loop: trio.lowlevel.RunVar[Gather] = trio.lowlevel.RunVar("helperd.gather")
+class Rooms(NamedTuple):
+    """The waiting rooms of one loop."""
+
+    prompt: Gather
+    patient: Gather
 
 
-def room() -> Gather:
-    """The waiting room of the running loop; it lives as long."""
+_of_this_loop: trio.lowlevel.RunVar[Rooms] = trio.lowlevel.RunVar("helperd.gather")
+
+
+def rooms() -> Rooms:
+    """The waiting rooms of the running loop; they live as long."""
     try:
         return _of_this_loop.get()
     except LookupError:
-        made = Gather()
+        made = Rooms(Gather(patient=False), Gather(patient=True))
         _of_this_loop.set(made)
-        trio.lowlevel.spawn_system_task(made.run)
+        for room in made:
+            trio.lowlevel.spawn_system_task(room.run)
         return made

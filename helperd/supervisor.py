@@ -171,7 +171,7 @@ class Supervisor:
         """Keep all sources until cancelled; ``stop`` first, or their processes end by the launcher's hand."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            gather.room()  # from the beginning: no descriptor more later
+            gather.rooms()  # from the beginning: no descriptors more later
             nursery.start_soon(self._heartbeat)
             nursery.start_soon(self._watch_vitals)
             nursery.start_soon(self.tuning.run)

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from helperd import gather
-from helperd.gather import BUSY, GATHER_S, Gather
+from helperd.gather import BUSY, GATHER_S, TURN, Gather
 
 
 @contextmanager
@@ -26,8 +26,8 @@ def pipes(count: int) -> Iterator[list[tuple[int, int]]]:
 
 
 async def test_what_is_alone_is_read_at_once():
-    room = gather.room()
-    assert gather.room() is room
+    room = gather.rooms().prompt
+    assert gather.rooms().prompt is room
     got = []
     with pipes(1) as [(inside, outside)]:
         async with trio.open_nursery() as nursery:
@@ -45,7 +45,7 @@ async def test_what_is_alone_is_read_at_once():
 
 
 async def test_at_an_end_and_with_bytes_already_there_nobody_waits():
-    room = gather.room()
+    room = gather.rooms().prompt
     got = []
     with pipes(1) as [(inside, outside)], trio.fail_after(5):
         os.write(outside, b"x")
@@ -56,7 +56,7 @@ async def test_at_an_end_and_with_bytes_already_there_nobody_waits():
 
 
 async def test_much_is_read_together():
-    room = Gather()
+    room = Gather(patient=True)
     read = 0
 
     async def attend(fd: int) -> None:
@@ -92,8 +92,23 @@ async def test_much_is_read_together():
             nursery.cancel_scope.cancel()
 
 
+async def test_in_the_prompt_room_others_have_their_turn_after_so_many():
+    room = gather.rooms().prompt
+    read = []
+    with pipes(TURN + 5) as made, trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for inside, outside in made:
+                os.write(outside, b"x")
+                nursery.start_soon(room.attend, inside, lambda fd=inside: read.append(os.read(fd, 9)))
+            while not read:
+                await trio.lowlevel.checkpoint()
+            assert len(read) == TURN
+    assert len(read) == TURN + 5
+    assert room.turns == 2
+
+
 async def test_who_is_called_back_does_not_wait_on():
-    room = gather.room()
+    room = gather.rooms().prompt
     with pipes(2) as [(first, _), (second, other)], trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(room.attend, first, lambda: True)
@@ -110,7 +125,7 @@ async def test_who_is_called_back_does_not_wait_on():
 
 
 async def test_who_is_called_back_by_another_s_turn_has_none():
-    room = gather.room()
+    room = gather.rooms().prompt
     seen = []
     with pipes(2) as made, trio.fail_after(5):
         for _, outside in made:
@@ -129,7 +144,7 @@ async def test_who_is_called_back_by_another_s_turn_has_none():
 
 
 async def test_who_calls_itself_back_ends_after_its_turn():
-    room = gather.room()
+    room = gather.rooms().prompt
     with pipes(1) as [(inside, outside)], trio.fail_after(5):
         os.write(outside, b"x")
         await room.attend(inside, lambda: room.recall(inside) is None)
@@ -137,7 +152,7 @@ async def test_who_calls_itself_back_ends_after_its_turn():
 
 
 async def test_what_a_turn_raises_is_its_own_affair():
-    room = gather.room()
+    room = gather.rooms().prompt
     with pipes(2) as [(first, bad), (second, good)], trio.fail_after(5):
         os.write(bad, b"x")
         with pytest.raises(ZeroDivisionError):
