@@ -185,9 +185,9 @@ class Daemon:
         found = snapshot(self.supervisor, self.sinks, self.runtime_dir, self.started_at, now)
         return found | {"log": log_status(self.log.counts)}
 
-    async def order(self, source: str, verb: str) -> None:
+    async def order(self, name: str, verb: str) -> None:
         """Carry out start, stop, restart, pause or resume."""
-        await self.supervisor.order(source, verb)
+        await self.supervisor.order(name, verb)
 
     async def set_channel(self, source: str, channel: str) -> None:
         """Tune a source to one channel."""
@@ -215,7 +215,7 @@ class Daemon:
 
     def free_name(self, definition: str) -> str:
         """The name that a definition gives by itself, with a number behind it where it is taken."""
-        taken = {source.name for source in self.supervisor.sources}
+        taken = {source.name for source in self.supervisor.all}
         base = name = source_name(definition)
         for number in count(2):
             if name not in taken:

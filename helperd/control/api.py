@@ -27,8 +27,8 @@ class ControlApi(Protocol):
     def snapshot(self) -> Plain:
         """The outputs of ``GetStatus``, all sources in it."""
 
-    async def order(self, source: str, verb: str) -> None:
-        """Carry out a ``Verb`` and return when it is done.
+    async def order(self, name: str, verb: str) -> None:
+        """Carry out a ``Verb`` on a source, or a service, and return when it is done.
 
         Raises:
             HelperdError: "unknown-source", or what the source ended with instead.

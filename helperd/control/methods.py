@@ -166,16 +166,19 @@ def _source(room: Room, name: str) -> bytes:
 
 
 def _order(verb: str) -> Callable[[Room, Call], Awaitable[bytes]]:
-    """A method that is an order to one source."""
+    """A method that is an order to one source, or to one service where that has a meaning."""
+
+    def named(room: Room, name: str) -> dict[str, Any]:
+        return {"source": room.source(name)} if verb in {"pause", "resume"} else room.ordered(name)
 
     async def order(room: Room, call: Call) -> bytes:
         name = call.parameters["source"]
-        room.source(name)
+        named(room, name)
         try:
             await room.daemon.order(name, verb)
         finally:
             room.changes.beat()
-        return _source(room, name)
+        return encode_reply(named(room, name))
 
     return order
 
