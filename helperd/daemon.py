@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from itertools import count
@@ -22,6 +22,7 @@ import trio
 from helperd import __version__, config, pcapng
 from helperd.config.check import source_name
 from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
+from helperd.control.api import Reader
 from helperd.control.peer import Admins
 from helperd.control.server import serve as serve_control
 from helperd.drivers import probe
@@ -53,7 +54,7 @@ from helperd.wire.definition import SourceDefinition
 from helperd.wire.messages import ConfigureRequest, Hopping
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 FLUSH_S: Final = 1.0
 """Seconds that consumers have to read what is queued when the daemon stops."""
@@ -185,9 +186,9 @@ class Daemon:
         found = snapshot(self.supervisor, self.sinks, self.runtime_dir, self.started_at, now)
         return found | {"log": log_status(self.log.counts)}
 
-    async def order(self, source: str, verb: str) -> None:
+    async def order(self, name: str, verb: str) -> None:
         """Carry out start, stop, restart, pause or resume."""
-        await self.supervisor.order(source, verb)
+        await self.supervisor.order(name, verb)
 
     async def set_channel(self, source: str, channel: str) -> None:
         """Tune a source to one channel."""
@@ -204,10 +205,11 @@ class Daemon:
                 found.tuned = None
                 self.supervisor.changed()
 
-    async def add_source(self, definition: str, name: str | None) -> str:
-        """Open a definition until the daemon ends; returns the source's name."""
+    async def add_source(self, definition: str, name: str | None, *, once: bool = False) -> str:
+        """Open a definition until the daemon ends; returns the source's name, before the source has begun."""
         SourceDefinition.parse(definition)
-        spec = SourceSpec(definition=definition, name=name or source_name(definition))
+        restart = "transient" if once else "permanent"
+        spec = SourceSpec(definition=definition, name=name or source_name(definition), restart=restart)
         self.supervisor.add(spec)
         if self.spec.implicit_sinks:
             self._open_own_sockets(spec.name)
@@ -215,7 +217,7 @@ class Daemon:
 
     def free_name(self, definition: str) -> str:
         """The name that a definition gives by itself, with a number behind it where it is taken."""
-        taken = {source.name for source in self.supervisor.sources}
+        taken = {source.name for source in self.supervisor.all}
         base = name = source_name(definition)
         for number in count(2):
             if name not in taken:
@@ -224,20 +226,33 @@ class Daemon:
             name = base[: 32 - len(tail)] + tail
         return name
 
-    async def serve_stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> None:
+    @contextmanager
+    def stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> Iterator[Reader]:
         """Make a control connection a consumer's; with one source, of that source's one link type."""
         assert self.control is not None
         spec = SinkSpec(path=CONTROL_SOCKET, sources=tuple(sorted(sources)), format=form)
         single = next(iter(sources)) if len(sources) == 1 else None
         sink = self._sink(spec, single, self.control)
         sink.lent = True
+        consumer = sink.admit(sock)
         self.sinks.append(sink)
-        try:
+
+        async def serve() -> None:
             with sink.scope:
-                await sink.serve_one(sock)
+                await sink.attend(consumer)
+
+        try:
+            yield Reader(serve, consumer.finish)
         finally:
+            sink.dismiss(consumer)
             if sink in self.sinks:  # its source has not been removed
                 self.sinks.remove(sink)
+
+    async def wait_done(self, source: str) -> None:
+        """Wait until a source has ended by itself, for good."""
+        life = self.supervisor.source(source).life
+        while (life.state, life.why) != (State.DOWN, "done"):
+            await self.supervisor.wait_change()
 
     async def remove_source(self, name: str) -> None:
         """Stop a source and forget it; its own socket goes with it."""

@@ -61,6 +61,7 @@ class Service(Source):
                 life.post(event, trio.current_time(), number)
                 life.enter(state, trio.current_time())
             slot.release()
+            await trio.lowlevel.checkpoint()  # however soon it ends, who waits for it to run sees it run
             incarnation.channel.tell(json.dumps({"runtime_dir": shell.runtime_dir}).encode() + b"\n")
             async with trio.open_nursery() as inside:
                 inside.start_soon(incarnation.channel.keep_writing)

@@ -430,6 +430,7 @@ class Source:
         )
         if self.tuned is not None and self.opened.tunable:
             channel.send(self.tuned)
+        await trio.lowlevel.checkpoint()  # however soon it is done, who waits for it to run sees it run
         await channel.pump(self._holding, self._wait_for_room)
         self.post(Event.ENDED, incarnation=number)
 

@@ -180,12 +180,13 @@ class Supervisor:
             for service in self.config.services:
                 self._serve(service)
 
-    def _serve(self, spec: ServiceSpec) -> None:
+    def _serve(self, spec: ServiceSpec, *, start: bool = True) -> None:
         assert self._nursery is not None
         running = _Running(Service(spec, self), trio.Event())
         self._serving[spec.name] = running
         self._nursery.start_soon(self._keep, running, self._serving)
-        running.source.post(Event.START)
+        if start:
+            running.source.post(Event.START)
 
     def _add(self, spec: SourceSpec) -> Source:
         assert self._nursery is not None
@@ -312,7 +313,8 @@ class Supervisor:
         return what
 
     async def _reload_services(self, old: Config, new: Config) -> None:
-        """A service that is no longer as it was ends; one that is new, or another one now, starts."""
+        """One that is no longer as it was ends; one that is new, or another now, starts if nobody has stopped it."""
+        stopped = {service.name for service in self.services if service.life.wanted == "down"}
         before = {spec.name: spec for spec in old.services}
         after = {spec.name: spec for spec in new.services}
         for name, spec in before.items():
@@ -324,7 +326,7 @@ class Supervisor:
             self.table.drop(name)
         for name, spec in after.items():
             if before.get(name) != spec:
-                self._serve(spec)
+                self._serve(spec, start=name not in stopped)
 
     def add(self, spec: SourceSpec) -> Source:
         """Add a source until the daemon ends.
@@ -354,17 +356,17 @@ class Supervisor:
     # orders
 
     async def order(self, name: str, verb: str) -> None:
-        """Carry out an operator's order and wait until it is done, or its failure known.
+        """Carry out an operator's order to a source or service and wait until it is done, or its failure known.
 
         Raises:
-            UnknownSource: no such source.
-            HelperdError: what the source ended with instead.
+            UnknownSource: no such source or service.
+            HelperdError: what it ended with instead.
         """
-        source = self.source(name)
         if verb in {"pause", "resume"}:
-            source.route.paused = verb == "pause"
+            self.source(name).route.paused = verb == "pause"
             self.changed()
             return
+        source = self._serving[name].source if name in self._serving else self.source(name)
         source.post(Event(verb))
         life = source.life
         if verb == "stop":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -324,6 +325,45 @@ def test_what_cannot_be_is_said_on_stderr_with_a_code(shim: Path, rig: Rig) -> N
         assert "colour" in errors
 
 
+def test_a_device_is_captured_from_its_first_packet_to_its_last(shim: Path, rundir: Path) -> None:
+    """Its first packets come with the word that it is open, and it is done before anybody has looked."""
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(ROOT / "tests/peers/bad_helper.py"),
+        "--together=50",
+        "--count=60",
+    ]
+    helper = f'[[helper]]\nname = "eager"\ncommand = {json.dumps(words)}\ntypes = ["bad"]\nstatus_meaningful = true\n'
+    with daemon(rundir, helper) as rig:
+        with capturing(shim, rig, "helperd.eager.bad0") as (capture, reader):
+            packets = list(Stream(_File(reader)).packets())
+            assert [int.from_bytes(packet.content[8:16]) for packet in packets] == list(range(60))
+            _, errors = capture.process.communicate(timeout=20)
+            assert (capture.process.returncode, errors) == (0, ""), "what is done ends the capture, and well"
+        rig.wait(lambda status: not status["sources"])
+
+
+def test_a_daemon_that_ends_is_told_by_a_capture_of_a_device(shim: Path, rundir: Path) -> None:
+    words = [sys.executable, "-I", "-S", str(ROOT / "tests/peers/bad_helper.py")]
+    helper = f'[[helper]]\nname = "bad"\ncommand = {json.dumps(words)}\ntypes = ["bad"]\n'
+    with (
+        daemon(rundir, helper, ends_with=None) as rig,
+        capturing(shim, rig, "helperd.bad.bad0") as (capture, reader),
+    ):
+        assert os.read(reader, 1)
+        os.kill(rig.status()["pid"], signal.SIGKILL)
+        while os.read(reader, 65536):
+            pass
+        _, errors = capture.process.communicate(timeout=20)
+        assert capture.process.returncode == 69
+        assert "no-daemon" in errors
+        rig.process.wait(20)
+        for path in rundir.glob("**/*.sock"):
+            path.unlink()
+
+
 @pytest.mark.need("uid65534")
 def test_who_may_only_look_can_read_but_not_open(rig: Rig) -> None:
     folder = Path(tempfile.mkdtemp(prefix="hd-", dir="/tmp"))
@@ -500,8 +540,8 @@ def test_an_analyst_without_root_captures_through_tshark(rig: Rig) -> None:
 class _File:
     """A file that reads like a socket."""
 
-    def __init__(self, path: Path) -> None:
-        self.file = path.open("rb", buffering=0)
+    def __init__(self, path: Path | int) -> None:
+        self.file = open(path, "rb", buffering=0, closefd=not isinstance(path, int))  # noqa: SIM115
 
     def recv(self, size: int) -> bytes:
         return self.file.read(size) or self.file.close() or b""
@@ -509,6 +549,28 @@ class _File:
 
 def _of(path: Path) -> _File:
     return _File(path)
+
+
+@pytest.mark.need("tshark", "mountns", "root")
+def test_tshark_gets_the_whole_of_a_file(shim: Path, rundir: Path) -> None:
+    recording, lister, file = (rundir / name for name in ("r.pcap", "files.py", "captured.pcapng"))
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 147)
+    records = (struct.pack("<IIIII", 1_700_000_000, at * 100, 4, 4, at) for at in range(3000))
+    recording.write_bytes(head + b"".join(records))
+    lister.write_text(
+        f"import sys\n\nsys.path[:0] = [{str(ROOT)!r}]\nfrom helperd.helpers.pcapfile import PcapFile\n"
+        "from helperd.helpers.sdk import Interface, main\n\n\nclass Files(PcapFile):\n    def list(self):\n"
+        f"        return [Interface({str(recording)!r})]\n\n\nmain(Files)\n"
+    )
+    words = json.dumps([sys.executable, str(lister)])
+    with daemon(rundir, f'[[helper]]\nname = "files"\ncommand = {words}\ntypes = ["pcapfile"]\n') as rig:
+        name = interface_of(Place(helper="files", device=str(recording)))
+        done = in_tshark(shim, "-i", name, "-w", str(file), "-q", runtime=rig.runtime)
+    assert done.returncode == 0, done.stderr
+    numbers = [int.from_bytes(packet.content, "little") for packet in Stream(_of(file)).packets()]
+    assert numbers == list(range(3000)), done.stderr
+    told = subprocess.run(["capinfos", "-TMrc", str(file)], capture_output=True, text=True, check=True).stdout
+    assert told.split()[-1] == "3000"
 
 
 @pytest.mark.need("tshark", "mountns", "root")

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from helperd import config
+from helperd.cli import main
 from helperd.config.profile import Accounts, compile_profiles
+from helperd.control.server import load_interface
 from helperd.errors import ConfigRefused
 from helperd.services import exporter
 from helperd.table import render
@@ -37,6 +39,7 @@ METRICS = """
 name = "metrics"
 command = ["builtin:exporter", "--listen=127.0.0.1:0"]
 """
+INTERFACE = load_interface("io.helperd")
 SAMPLE = re.compile(
     r'[a-z_]+(\{([a-z_]+="([^"\\]|\\.)*",?)+\})? (-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?|nan|inf)', re.ASCII
 )
@@ -168,6 +171,44 @@ def test_a_reload_touches_the_services_that_changed(rundir: Path) -> None:
         kept = rig.status()
         assert [service(kept, name)["pid"] for name in "bc"] == [b, c]
         assert rig.source("radio0")["restarts"] == 0
+
+
+def test_an_operator_stops_and_starts_a_service_by_its_name(
+    rundir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sleeping = '\n[[service]]\nname = "mine"\ncommand = ["/bin/sleep", "1000"]\n'
+
+    def run(*words: str) -> int:
+        return main([*words, "--runtime-dir", str(rundir)])
+
+    with daemon(rundir, CONFIG + sleeping) as rig:
+        assert run("wait", "--running", "radio0", "mine") == 0
+        first = service(rig.status(), "mine")["pid"]
+        assert run("restart", "mine") == 0
+        second = service(rig.status(), "mine")["pid"]
+        assert second != first
+        assert run("close", "mine", "radio0") == 0
+        assert capsys.readouterr().out == "mine: running\nmine: down\nradio0: down\n"
+        assert not Path(f"/proc/{second}").exists()
+        assert rig.status()["health"] == "ok", "nothing that was stopped by order is in trouble"
+        assert run("wait", "--stopped", "mine") == 0
+
+        (rundir / "helpers.toml").write_text(CONFIG + sleeping.replace("1000", "2000"))
+        rig.call("Reload")
+        assert service(rig.status(), "mine")["state"] == "down", "a reload starts nothing that was stopped"
+
+        assert run("open", "mine", "--json") == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["sources"], said["services"][0]["state"]) == ([], "running")
+        for method, state in (("Stop", "down"), ("Start", "running"), ("Restart", "running")):
+            reply = rig.call(method, source="mine")
+            assert INTERFACE.wrong(reply, INTERFACE.methods[method].outputs) == ""
+            assert reply["service"]["state"] == state
+
+        assert run("close", "min") == 64
+        assert "no source or service is named 'min'; did you mean 'mine'?" in capsys.readouterr().err
+        assert run("pause", "mine") == 64, "it has no packets"
+        assert "no source is named 'mine'" in capsys.readouterr().err
 
 
 # the exporter

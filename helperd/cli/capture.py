@@ -146,7 +146,6 @@ async def _capture(settings: Config, path: str, installed: str | None, ring: Rin
                     consumer.finish()
 
                 nursery.start_soon(consumer.serve)
-                await trio.lowlevel.checkpoint()
                 nursery.start_soon(supervisor.run)
                 nursery.start_soon(interrupted)
                 nursery.start_soon(ended)

@@ -1,4 +1,4 @@
-"""``helperd close NAME...``: stop sources, so that their devices are free."""
+"""``helperd close NAME...``: stop sources, so that their devices are free, and services."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "name", metavar="NAME", nargs="+", help="a source to stop; it stays stopped until it is opened again"
+        "name",
+        metavar="NAME",
+        nargs="+",
+        help="a source or service to stop; it stays stopped until it is opened again",
     )
     running.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Give the order, and print what became of each source.
+    """Give the order, and print what became of each.
 
     Returns:
-        0, or the exit code of the first source that failed.
+        0, or the exit code of the first that failed.
     """
     return running.order(args, "Stop", args.name)

@@ -1,4 +1,4 @@
-"""``helperd restart NAME...``: stop and start sources."""
+"""``helperd restart NAME...``: stop and start sources and services."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", metavar="NAME", nargs="+", help="a source to stop and start")
+    parser.add_argument("name", metavar="NAME", nargs="+", help="a source or service to stop and start")
     running.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Give the order, and print what became of each source.
+    """Give the order, and print what became of each.
 
     Returns:
-        0, or the exit code of the first source that failed.
+        0, or the exit code of the first that failed.
     """
     return running.order(args, "Restart", args.name)

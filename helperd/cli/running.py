@@ -59,32 +59,34 @@ def print_json(value: object) -> None:
 
 
 def order(args: argparse.Namespace, method: str, names: Iterable[str], **parameters: Any) -> int:
-    """Give one order to sources, one after the other; a source that refuses does not keep the others from theirs.
+    """Give one order to all who are named, one after the other; who refuses does not keep the others from theirs.
 
     Returns:
         0, or the exit code of the first that failed.
     """
     code = 0
-    done: list[dict[str, Any]] = []
+    done: dict[str, list[dict[str, Any]]] = {"sources": []}
     with connect(args, ORDER_S) as client:
         for name in names:
             try:
-                done.append(client.call(method, source=name, **parameters)["source"])
+                answer = client.call(method, source=name, **parameters)
             except HelperdError as error:
                 if error.exit_code == Code.UNAVAILABLE:
                     raise
                 code = code or error.exit_code
                 print(f"helperd: {clean(str(error))}", file=sys.stderr)
                 continue
-            if not args.json:
-                print(said(done[-1]))
+            for kind, row in answer.items():  # a source, or a service
+                done.setdefault(f"{kind}s", []).append(row)
+                if not args.json:
+                    print(said(row))
     if args.json:
-        print_json({"sources": done})
+        print_json(done)
     return code
 
 
 def said(source: dict[str, Any]) -> str:
-    """One line about a source after an order."""
+    """One line about a source or service after an order."""
     channel = (
         f", channel {clean(source['channel'])}"
         if source["state"] == "running" and source.get("channel")

@@ -1,4 +1,4 @@
-"""``helperd wait --running NAME``: return when sources are in a state, for scripts."""
+"""``helperd wait --running NAME``: return when sources and services are in a state, for scripts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ _DOWN: Final = frozenset({"down", "failed"})
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     goal = parser.add_mutually_exclusive_group(required=True)
-    goal.add_argument("--running", metavar="NAME", nargs="*", help="until these run, or all if none is named")
+    goal.add_argument(
+        "--running", metavar="NAME", nargs="*", help="until these run, or all sources if none is named"
+    )
     goal.add_argument("--stopped", metavar="NAME", nargs="*", help="until these are down")
     parser.add_argument(
         "--timeout",
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Wait for a daemon, then for its sources.
+    """Wait for a daemon, then for what it runs.
 
     Returns:
         0 when all are there; 1 when one failed for good or the time is up; 69 when no daemon came up in time.
@@ -83,10 +85,12 @@ def _connect(args: argparse.Namespace, deadline: float) -> Client:
 
 
 def _chosen(snapshot: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
-    """The sources named, or all; one that does not exist (yet) counts as lacking."""
-    by_name = {source["name"]: source for source in snapshot["sources"]}
-    unknown = {"state": "unknown", "why": "no source has that name"}
-    return [by_name.get(name, unknown | {"name": name}) for name in names or by_name]
+    """The sources and services named, or all sources; one that does not exist (yet) counts as lacking."""
+    if not names:
+        return list(snapshot["sources"])
+    by_name = {row["name"]: row for row in [*snapshot["sources"], *(snapshot.get("services") or [])]}
+    unknown = {"state": "unknown", "why": "no source or service has that name"}
+    return [by_name.get(name, unknown | {"name": name}) for name in names]
 
 
 def _there(source: dict[str, Any], *, running_wanted: bool) -> bool:

@@ -8,10 +8,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import trio
 
 Plain = Mapping[str, Any]
@@ -27,8 +29,8 @@ class ControlApi(Protocol):
     def snapshot(self) -> Plain:
         """The outputs of ``GetStatus``, all sources in it."""
 
-    async def order(self, source: str, verb: str) -> None:
-        """Carry out a ``Verb`` and return when it is done.
+    async def order(self, name: str, verb: str) -> None:
+        """Carry out a ``Verb`` on a source, or a service, and return when it is done.
 
         Raises:
             HelperdError: "unknown-source", or what the source ended with instead.
@@ -83,11 +85,25 @@ class TuneApi(Protocol):
         """
 
 
+class Reader(NamedTuple):
+    """A consumer at a control connection.
+
+    Attributes:
+        serve: sends what is queued and what comes, until the reader or the daemon ends.
+        finish: what is queued is still sent, then the stream ends.
+    """
+
+    serve: Callable[[], Awaitable[None]]
+    finish: Callable[[], None]
+
+
 class StreamApi(Protocol):
     """A daemon that can make a consumer of a control connection."""
 
-    async def serve_stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> None:
-        """Send live packets until the reader or the daemon ends; a consumer like any other, and shown as one.
+    def stream(
+        self, sock: trio.socket.SocketType, sources: frozenset[str], form: str
+    ) -> AbstractContextManager[Reader]:
+        """Have a consumer like any other, and shown as one, for which packets are queued from now on.
 
         Args:
             sock: the reader's; the caller closes it afterwards.
@@ -106,8 +122,13 @@ class HelpersApi(Protocol):
 class AddApi(Protocol):
     """A daemon that opens definitions which are not in its configuration."""
 
-    async def add_source(self, definition: str, name: str | None) -> str:
-        """Open a definition; return the source's name.
+    async def add_source(self, definition: str, name: str | None, *, once: bool = False) -> str:
+        """Open a definition; return the source's name, before the source has begun.
+
+        Args:
+            definition: what to open.
+            name: None: the one that the definition gives.
+            once: what says that it is done, as a file at its end, is not opened again.
 
         Raises:
             HelperdError: "bad-definition", "unknown-helper", "duplicate-name", or why it did not open.
@@ -115,6 +136,9 @@ class AddApi(Protocol):
 
     def free_name(self, definition: str) -> str:
         """The name that a definition gives by itself, with a number behind it where it is taken."""
+
+    async def wait_done(self, source: str) -> None:
+        """Wait until a source has ended by itself and is not opened again."""
 
     async def remove_source(self, source: str) -> None:
         """Stop an added source and forget it.

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import trio
@@ -33,16 +34,16 @@ _NAME: Final = re.compile("[a-z0-9][a-z0-9_-]{0,31}")
 Send = Callable[[bytes], Awaitable[None]]
 
 
-class Loan(NamedTuple):
-    """A source that exists for the length of a connection.
+class Upgrade(NamedTuple):
+    """What a connection becomes.
 
     Attributes:
-        open: adds and starts it; returns its name. Cancelled when the client goes away meanwhile: leaves nothing then.
-        close: stops it and forgets it.
+        reply: the last message.
+        serve: has the connection after it, until either side ends.
     """
 
-    open: Callable[[Room, Call], Awaitable[str]]
-    close: Callable[[Room, str], Awaitable[None]]
+    reply: bytes
+    serve: Callable[[], Awaitable[None]]
 
 
 class Entry(NamedTuple):
@@ -53,18 +54,18 @@ class Entry(NamedTuple):
         stream: gives the replies of ``more``; None: ``more`` gets one reply.
         changes: only admins may call it.
         needs: name of the daemon's function without which it is not implemented; empty: always there.
-        takes_over: for ``upgrade``: what has the connection after the reply; a method with it needs ``upgrade``.
-        attended: given up when the client goes away. What changes something is carried out to its end.
-        loan: for ``upgrade``: what is opened before the reply, whose source the answer is about, and closed at the end.
+        upgrade: makes something else of the connection, for as long as its context lasts; given up when the client goes
+            away before it is made. A method with it needs ``upgrade``, and has no other answer.
     """
 
-    answer: Callable[[Room, Call], Awaitable[bytes]]
+    answer: Callable[[Room, Call], Awaitable[bytes]] | None = None
     stream: Callable[[Room, Call, Send], Awaitable[None]] | None = None
     changes: bool = False
     needs: str = ""
     attended: bool = False
-    takes_over: Callable[[Room, Call, trio.socket.SocketType], Awaitable[None]] | None = None
-    loan: Loan | None = None
+    upgrade: Callable[[Room, Call, trio.socket.SocketType], AbstractAsyncContextManager[Upgrade]] | None = (
+        None
+    )
 
 
 async def get_status(room: Room, call: Call) -> bytes:
@@ -94,44 +95,54 @@ async def watch_status(room: Room, call: Call, send: Send) -> None:
         await trio.sleep_until(began + GAP_S)
 
 
-async def stream(room: Room, call: Call) -> bytes:
-    """Check what is asked for before the connection becomes a stream."""
-    for name in call.parameters.get("sources") or []:
+@asynccontextmanager
+async def stream(room: Room, call: Call, sock: trio.socket.SocketType) -> AsyncIterator[Upgrade]:
+    """Be a consumer socket."""
+    names = call.parameters.get("sources") or []
+    for name in names:
         room.source(name)
     form = call.parameters.get("format")
-    if form is not None and form not in FORMATS:
+    if form is None:
+        form = FORMATS[0]
+    elif form not in FORMATS:
         text = f"format is one of {', '.join(FORMATS)}, not {form[:40]!r}"
         raise service_error("InvalidParameter", {"parameter": "format"}, "bad-value", text)
-    return encode_reply({})
+    with cast("StreamApi", room.daemon).stream(sock, frozenset(names), form) as reader:
+        yield Upgrade(encode_reply({}), reader.serve)
 
 
-async def carry_stream(room: Room, call: Call, sock: trio.socket.SocketType) -> None:
-    """Be a consumer socket until either side ends."""
-    sources = frozenset(call.parameters.get("sources") or [])
-    form = call.parameters.get("format") or FORMATS[0]
-    await cast("StreamApi", room.daemon).serve_stream(sock, sources, form)
-
-
-async def lend(room: Room, call: Call) -> str:
-    """Open a definition under a name that is free."""
+@asynccontextmanager
+async def capture(room: Room, call: Call, sock: trio.socket.SocketType) -> AsyncIterator[Upgrade]:
+    """Open a definition under a name that is free, and be a consumer of it from its first packet to its last."""
     daemon = cast("AddApi", room.daemon)
     wished = call.parameters.get("name")
     if wished is not None:
         _check_name(wished)
     definition = call.parameters["definition"]
-    name = await daemon.add_source(definition, wished or daemon.free_name(definition))
+    name = await daemon.add_source(definition, wished or daemon.free_name(definition), once=True)
     try:
-        await room.daemon.order(name, "start")
-    except BaseException:  # also when the client has gone
+        with cast("StreamApi", room.daemon).stream(sock, frozenset({name}), FORMATS[0]) as reader:
+
+            async def finish_when_done() -> None:
+                await daemon.wait_done(name)
+                reader.finish()
+
+            async def serve() -> None:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(finish_when_done)
+                    await reader.serve()
+                    nursery.cancel_scope.cancel()
+
+            await room.daemon.order(name, "start")
+            room.changes.beat()
+            yield Upgrade(_source(room, name), serve)
+    finally:
         with trio.CancelScope(shield=True):
-            await take_back(room, name)
-        raise
-    room.changes.beat()
-    return name
+            await _take_back(room, name)
 
 
-async def take_back(room: Room, name: str) -> None:
-    """Close a lent source; somebody may have removed it meanwhile."""
+async def _take_back(room: Room, name: str) -> None:
+    """Close a captured source; somebody may have removed it meanwhile."""
     try:
         await cast("AddApi", room.daemon).remove_source(name)
     except HelperdError as error:
@@ -139,16 +150,6 @@ async def take_back(room: Room, name: str) -> None:
             raise
     finally:
         room.changes.beat()
-
-
-async def lent(room: Room, call: Call) -> bytes:
-    """The source that was opened."""
-    return _source(room, call.parameters["source"])
-
-
-async def carry_lent(room: Room, call: Call, sock: trio.socket.SocketType) -> None:
-    """Be a consumer of the opened source."""
-    await cast("StreamApi", room.daemon).serve_stream(sock, frozenset({call.parameters["source"]}), "pcapng")
 
 
 async def list_sources(room: Room, _call: Call) -> bytes:
@@ -166,16 +167,19 @@ def _source(room: Room, name: str) -> bytes:
 
 
 def _order(verb: str) -> Callable[[Room, Call], Awaitable[bytes]]:
-    """A method that is an order to one source."""
+    """A method that is an order to one source, or to one service where that has a meaning."""
+
+    def named(room: Room, name: str) -> dict[str, Any]:
+        return {"source": room.source(name)} if verb in {"pause", "resume"} else room.ordered(name)
 
     async def order(room: Room, call: Call) -> bytes:
         name = call.parameters["source"]
-        room.source(name)
+        named(room, name)
         try:
             await room.daemon.order(name, verb)
         finally:
             room.changes.beat()
-        return _source(room, name)
+        return encode_reply(named(room, name))
 
     return order
 
@@ -397,10 +401,8 @@ async def get_info(_room: Room, _call: Call) -> bytes:
 
 
 METHODS: Final[Mapping[str, Entry]] = {
-    "Stream": Entry(stream, needs="serve_stream", takes_over=carry_stream),
-    "Capture": Entry(
-        lent, changes=True, needs="serve_stream", takes_over=carry_lent, loan=Loan(lend, take_back)
-    ),
+    "Stream": Entry(upgrade=stream, needs="stream"),
+    "Capture": Entry(upgrade=capture, changes=True, needs="stream"),
     "GetStatus": Entry(get_status, stream=watch_status),
     "ListSources": Entry(list_sources),
     "GetSource": Entry(get_source),

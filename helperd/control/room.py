@@ -104,14 +104,26 @@ class Room:
         Raises:
             CallError: UnknownSource, with the nearest name.
         """
-        sources = self.snapshot["sources"]
-        for source in sources:
-            if source["name"] == name:
-                return dict(source)
-        names = [source["name"] for source in sources]
+        return self._find(name, "source")["source"]
+
+    def ordered(self, name: str) -> dict[str, dict[str, Any]]:
+        """What an order names: a ``source`` or a ``service``, which share their names.
+
+        Raises:
+            CallError: UnknownSource, with the nearest name.
+        """
+        return self._find(name, "source", "service")
+
+    def _find(self, name: str, *kinds: str) -> dict[str, dict[str, Any]]:
+        names = []
+        for kind in kinds:
+            for row in self.snapshot.get(f"{kind}s") or ():
+                if row["name"] == name:
+                    return {kind: dict(row)}
+                names.append(row["name"])
         near = next(iter(get_close_matches(name[:64], names, 1, 0.5)), None)
         hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(names[:20]) or 'none'}"
-        error = UsageError("unknown-source", f"no source is named {name[:64]!r}; {hint}")
+        error = UsageError("unknown-source", f"no {' or '.join(kinds)} is named {name[:64]!r}; {hint}")
         raise error_of(error, source=name, nearest=near)
 
     async def ask(self, key: tuple[str, ...], question: Callable[[], Awaitable[Plain]]) -> Plain:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import logging
 import select
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from helperd.control.api import ControlApi
-    from helperd.control.methods import Loan
+    from helperd.control.methods import Upgrade
 
 _LOG: Final = logging.getLogger("helperd.control")
 _READ: Final = 16 << 10
@@ -223,8 +224,8 @@ class Connection:
             entry = self.service.entry(call)
             if entry.changes:
                 self._must_be_admin(call)
-            if call.upgrade or entry.takes_over is not None:
-                await self._take_over(entry, call)
+            if call.upgrade or entry.upgrade is not None:
+                await self._upgrade(entry, call)
             elif call.more and entry.stream is not None and not call.oneway:
                 await self._attend(self._stream, entry, call)
             elif entry.attended:
@@ -242,48 +243,33 @@ class Connection:
             raise error_of(HelperdError("bug", text)) from None
 
     async def _reply(self, entry: Entry, call: Call) -> None:
+        assert entry.answer is not None
         reply = await entry.answer(self.service.room, call)
         if not call.oneway:
             await self._send(reply)
 
-    async def _take_over(self, entry: Entry, call: Call) -> None:
+    async def _upgrade(self, entry: Entry, call: Call) -> None:
         """Reply, and let the connection be something else from then on; it ends with it."""
-        if entry.takes_over is None:
+        if entry.upgrade is None:
             raise bad_request(f'{call.method} cannot be called with "upgrade"')
         if not call.upgrade:
             raise bad_request(f'{call.method} must be called with "upgrade": its answer is a stream of bytes')
-        if entry.loan is None:
-            await self._hand_over(entry, call)
-        else:
-            await self._lend(entry.loan, entry, call)
+        made: list[Upgrade] = []
+        async with AsyncExitStack() as stack:
+            context = entry.upgrade(self.service.room, call, self.stream.socket)
+
+            async def make(_entry: Entry, _call: Call) -> None:
+                made.append(await stack.enter_async_context(context))
+
+            await self._attend(make, entry, call)
+            for reply, serve in made:
+                await self._send(reply)
+                try:
+                    await serve()
+                except Exception:  # noqa: BLE001 - the reader gets no more than the end of its stream
+                    self.service.bugs += 1
+                    _LOG.exception("control: %s", call.method)
         raise _Gone
-
-    async def _hand_over(self, entry: Entry, call: Call) -> None:
-        assert entry.takes_over is not None
-        await self._send(await entry.answer(self.service.room, call))
-        try:
-            await entry.takes_over(self.service.room, call, self.stream.socket)
-        except Exception:  # noqa: BLE001 - the reader gets no more than the end of its stream
-            self.service.bugs += 1
-            _LOG.exception("control: %s", call.method)
-
-    async def _lend(self, loan: Loan, entry: Entry, call: Call) -> None:
-        """Hand over what is open for as long as the connection lasts."""
-        names: list[str] = []
-
-        async def open_it(_entry: Entry, asked: Call) -> None:
-            names.append(await loan.open(self.service.room, asked))
-
-        try:
-            await self._attend(open_it, entry, call)
-            if names:
-                await self._hand_over(
-                    entry, replace(call, parameters={**call.parameters, "source": names[0]})
-                )
-        finally:
-            with trio.CancelScope(shield=True):
-                for name in names:
-                    await loan.close(self.service.room, name)
 
     async def _stream(self, entry: Entry, call: Call) -> None:
         assert entry.stream is not None

@@ -89,8 +89,12 @@ def _capture(wanted: Wanted) -> None:
             from helperd.extcap.toolbar import Toolbar
 
             Toolbar(wanted.control, name, wanted.control_in, wanted.control_out).start()
-        if not _pump(stream.socket, stream.head, fifo):
+        if _pump(stream.socket, stream.head, fifo):
+            return
+        if not wanted.place.helper:
             raise UnavailableError("no-daemon", "the daemon has ended the stream")
+        with Client(wanted.control) as still_there:  # then the device is done, as a file at its end
+            still_there.call("GetHealth")
 
 
 def _source(client: Client, wanted: Wanted) -> str:

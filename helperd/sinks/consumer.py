@@ -1,7 +1,8 @@
 """One consumer of a live stream: its outbox on one side, its socket on the other.
 
 Rules:
-  1. The head of the stream leaves at once; what a reader must know leaves before the first packets that need it.
+  1. Packets are queued for it from its making on. The head of the stream leaves at once when it is served; what a
+     reader must know leaves before the first packets that need it.
   2. A loss is told in the stream, before the packets that follow it, in the words of the stream's form.
   3. One send per batch of parts, never per packet; nothing here can delay another consumer.
 """
@@ -108,6 +109,18 @@ class Consumer:
         )
         single = None if self.single is None else self.outbox
         self._form = form_of(self.form, self.header, self.table, single)
+        self.table.connect(
+            self.outbox,
+            self.sources,
+            single=self.single is not None and self.form == "pcapng",
+            form=self.form,
+            linktypes=self.linktypes,
+        )
+
+    def withdraw(self) -> None:
+        """Get no more packets, at once; what is queued is lost, counted."""
+        self.table.disconnect(self.outbox)
+        self.outbox.clear("consumer-left")
 
     def finish(self) -> None:
         """Send what is queued, tell the totals, end the stream."""
@@ -126,13 +139,6 @@ class Consumer:
 
     async def serve(self) -> None:
         """Send until the peer goes, the outbox is told to disconnect, or ``finish`` has sent all."""
-        self.table.connect(
-            self.outbox,
-            self.sources,
-            single=self.single is not None and self.form == "pcapng",
-            form=self.form,
-            linktypes=self.linktypes,
-        )
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -143,8 +149,7 @@ class Consumer:
         except* OSError:  # however its connection ends, it ends nobody else
             pass
         finally:
-            self.table.disconnect(self.outbox)
-            self.outbox.clear("consumer-left")
+            self.withdraw()
             self.sock.close()
 
     async def _pump(self) -> None:

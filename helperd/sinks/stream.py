@@ -111,6 +111,10 @@ class StreamSink:
         if self.listener.closed:
             sock.close()
             return
+        await self.attend(self.admit(sock))
+
+    def admit(self, sock: trio.socket.SocketType) -> Consumer:
+        """Take a consumer in: packets are queued for it from now on. It is to be attended or dismissed."""
         consumer = Consumer(
             sink=self.name,
             sock=sock,
@@ -128,14 +132,23 @@ class StreamSink:
         )
         self.consumers.append(consumer)
         self.on_change()
+        return consumer
+
+    async def attend(self, consumer: Consumer) -> None:
+        """Serve a consumer until its stream ends; its socket is closed then."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(consumer.serve)
-                await trio.lowlevel.checkpoint()
-                self.on_connect(self.sources)
+            self.on_connect(self.sources)
+            await consumer.serve()
         except* Exception as bug:  # noqa: BLE001 - the border: one consumer ends, and nobody else
             self.on_bug(self.name, bug)
         finally:
+            consumer.sock.close()
+            self.dismiss(consumer)
+
+    def dismiss(self, consumer: Consumer) -> None:
+        """Let a consumer go, at once; its socket is left as it is. Nothing the second time."""
+        if consumer in self.consumers:
+            consumer.withdraw()
             self.consumers.remove(consumer)
             self.on_change()
 

@@ -185,7 +185,7 @@ def test_wait_gives_up_with_the_reason(
     assert "bad is failed" in capsys.readouterr().err
     assert run("wait", "--stopped", "bad") == 0
     assert run("wait", "--running", "nobody", "--timeout", "50ms") == 1
-    assert "no source has that name" in capsys.readouterr().err
+    assert "no source or service has that name" in capsys.readouterr().err
 
 
 def test_wait_waits_for_the_daemon_too(rundir: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from helperd.control.api import Reader
 from helperd.control.server import Limits, Service, serve
 from helperd.errors import HelperdError, UsageError
 
@@ -188,13 +189,20 @@ class TunableDaemon(FakeDaemon):
     async def hop(self, name: str, channels: list[str], rate: float | None) -> None:
         self.change(name, channel=",".join(channels or ["all"]) + f"@{rate}")
 
-    async def serve_stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> None:
-        for name in sorted(sources) or ["all"]:
-            await sock.send(f"{form}:{name}\n".encode())
-        while await sock.recv(100):
-            pass
+    @contextlib.contextmanager
+    def stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> Iterator[Reader]:
+        async def serve() -> None:
+            for name in sorted(sources) or ["all"]:
+                await sock.send(f"{form}:{name}\n".encode())
+            while await sock.recv(100):
+                pass
 
-    async def add_source(self, definition: str, name: str | None) -> str:
+        yield Reader(serve, lambda: sock.shutdown(socket.SHUT_RD))
+
+    async def wait_done(self, name: str) -> None:
+        await trio.sleep_forever()
+
+    async def add_source(self, definition: str, name: str | None, *, once: bool = False) -> str:
         added = name or definition.partition(":")[0]
         if added in self.sources:
             raise HelperdError("duplicate-name", f"there is a source {added!r} already")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helperd.control import methods
+from helperd.control.api import Reader
 from helperd.control.call import OWN, SERVICE, parse_call
 from helperd.control.peer import Admins
 from helperd.control.room import Room
@@ -621,11 +622,12 @@ async def test_health_names_every_source_in_trouble(rundir: Path) -> None:
 async def test_a_stream_that_breaks_inside_the_daemon_ends_its_connection_alone(
     rundir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def serve_stream(*_: object) -> None:
+    async def serve() -> None:
         raise ZeroDivisionError("oops")
 
     daemon = TunableDaemon()
-    monkeypatch.setattr(daemon, "serve_stream", serve_stream)
+    reader = Reader(serve, lambda: None)
+    monkeypatch.setattr(daemon, "stream", lambda *_: contextlib.nullcontext(reader))
     async with served(rundir, daemon) as (path, service), wire(path) as client, wire(path) as other:
         with trio.fail_after(5):
             await client.send({"method": "io.helperd.Stream", "upgrade": True})

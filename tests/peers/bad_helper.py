@@ -34,6 +34,7 @@ Modes
 Options
   --rate=N       packets a second (default 100); 0 sends none; `max` as fast as possible
   --count=N      packets until the helper is done and ends with status 0 (default: no end)
+  --together=N   so many of them in the same write as the open report (default 0)
   --size=N       bytes in a packet (default 64, at least 16)
   --dlt=N        link type (default 147, USER0)
   --start=N      number of the first packet (default 0)
@@ -219,7 +220,8 @@ class BadHelper:
                 return
             time.sleep(self.number("delay", 3))
         body = {1: seqno, 2: int(self.number("dlt", 147)), 3: "bad0", 7: "misbehaving", 9: "", 10: "bad"}
-        self.write(frame(OPEN_REPORT, pack(body), code=1, seqno=seqno))
+        report = frame(OPEN_REPORT, pack(body), code=1, seqno=seqno)
+        self.write(report + b"".join(self.packet() for _ in range(int(self.number("together", 0)))))
         self.streaming, self.began = True, time.monotonic()
 
     # --- packets ---------------------------------------------------------------------------------------
