@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helperd.config.profile import script_of
+from helperd.config.profile import Accounts, daemon_ids, script_of
 from helperd.config.request import LAUNCH, MAGIC, SIGNAL, WIRE, Request, check_descriptors, parse
-from helperd.errors import RequestRefused
+from helperd.config.specs import DaemonSpec
+from helperd.errors import CannotDrop, RequestRefused
 from helperd.sandbox import custody, processes
 from helperd.sandbox.become import Child
 from tests.attack.asker import Asker, Refused, Running, pair
@@ -282,6 +283,13 @@ def test_no_child_runs_that_nobody_could_end(monkeypatch: pytest.MonkeyPatch, tm
         assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
     assert not (tmp_path / "ran").exists()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_the_supervisors_user_every_way_out_is_named(tmp_path: Path):
+    with pytest.raises(
+        CannotDrop, match="no user 'helperd'.*useradd.*user and group in .helperd.*--unprivileged"
+    ):
+        daemon_ids(DaemonSpec(), Accounts(str(tmp_path)))
 
 
 def test_the_launcher_is_small():

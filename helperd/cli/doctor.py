@@ -191,7 +191,7 @@ def _accounts() -> Iterator[Row]:
         ("user helperd", accounts.user("helperd")),
         ("group helperd", accounts.group("helperd")),
     ):
-        text = "exists" if found else "does not exist (needed only with an installed launcher)"
+        text = "exists" if found else "does not exist (an installed launcher and helperd run as root need it)"
         yield Row("accounts", what, bool(found), needed=installed, text=text, fix="sudo ./scripts/install")
     group = accounts.group("helperd")
     if group is not None and os.geteuid():

@@ -277,7 +277,9 @@ def daemon_ids(spec: DaemonSpec, accounts: Accounts) -> tuple[int, int]:
         missing = f"user {spec.user!r}" if user is None else f"group {spec.group!r}"
         fix = "useradd --system --user-group --no-create-home --shell /usr/sbin/nologin helperd"
         raise CannotDrop(
-            "not-permitted", f"there is no {missing} for the supervisor: {fix}; or run as that user"
+            "not-permitted",
+            f"there is no {missing} for the supervisor: {fix}; or name others with user and group in [helperd], or try "
+            "it with --unprivileged",
         )
     if user[0] == 0 or group == 0:
         raise CannotDrop("not-permitted", "the supervisor must not be root: set [helperd] user and group")

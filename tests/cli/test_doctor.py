@@ -123,6 +123,7 @@ def test_what_is_missing_is_named_with_its_fix(
         ("accounts/user helperd", "./scripts/install"),
     ):
         assert (rows[name]["good"], fix in rows[name]["fix"]) == (False, True), rows[name]
+    assert "helperd run as root" in rows["accounts/user helperd"]["text"]
     monkeypatch.setattr(doctor.landlock, "abi", lambda: 3)
     _, rows = ask(capsys, config)
     assert rows["kernel/Landlock"]["good"]
