@@ -287,7 +287,7 @@ def test_no_child_runs_that_nobody_could_end(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_without_the_supervisors_user_every_way_out_is_named(tmp_path: Path):
     with pytest.raises(
-        CannotDrop, match="no user 'helperd'.*useradd.*user and group in .helperd.*--unprivileged"
+        CannotDrop, match=r"no user 'helperd'.*useradd.*user and group in .helperd.*--unprivileged"
     ):
         daemon_ids(DaemonSpec(), Accounts(str(tmp_path)))
 
