@@ -41,6 +41,7 @@ from helperd.runtime import (
     SOURCES_DIR,
     claim_runtime_dir,
     default_runtime_dir,
+    leave_runtime_dir,
 )
 from helperd.sinks.doorman import Doorman
 from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
@@ -487,8 +488,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--runtime-dir")
     parser.add_argument("--demo", action="store_true")
+    parser.add_argument("--made", action="append", default=[])  # for this run; goes with it
     options = parser.parse_args(argv)
     early = _EarlySignals()
+    made: list[str] = options.made
     try:
         settings = config.load(options.config)
         if options.demo:
@@ -496,12 +499,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         runtime_dir = os.path.abspath(
             options.runtime_dir or settings.helperd.runtime_dir or default_runtime_dir()
         )
-        claim_runtime_dir(runtime_dir)
+        made += claim_runtime_dir(runtime_dir)
         _raise_fd_limit()
         view = LiveView() if sys.stdout.isatty() else None
         with Log(form=settings.helperd.log_format, level=settings.helperd.log_level) as log:
             if options.demo:
-                _invite(runtime_dir)
+                _invite(runtime_dir, settings)
             return trio.run(_run_quietly, settings, options.launcher_fd, runtime_dir, log, view, early)
     except ConfigRefused as refused:
         print(refused, file=sys.stderr)
@@ -509,6 +512,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HelperdError as error:
         print(f"helperd: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        leave_runtime_dir(made)
 
 
 class _EarlySignals:
@@ -551,15 +556,16 @@ def _raise_fd_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _invite(runtime_dir: str) -> None:
+def _invite(runtime_dir: str, settings: Config) -> None:
     """Print what to try next, ready to be copied."""
     checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     command = os.path.join(checkout, ".venv", "bin", "helperd")
     if not os.access(command, os.X_OK):
         command = "helperd"
     where = f"--runtime-dir={runtime_dir}"
+    shown = f"{len(settings.sources)} sources, each a real process"
     for line in (
-        "helperd demo: two real helper processes, no root, no hardware. In another terminal, try:",
+        f"helperd demo: {shown}; needs no root, no hardware. In another terminal, try:",
         f"  tshark -i {runtime_dir}/{ALL_SOCKET}",
         f"  {command} tap {where} radio0 | tcpdump -n -r -",
         f"  {command} status {where}",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from helperd.channel import FOREIGN_READ, OWN_READ, Channel
+from helperd.config.profile import script_of
 from helperd.errors import LaunchFailed, LocalProtocolError
 from helperd.lifecycle import ladder
 from helperd.logs import StderrLines
@@ -69,17 +70,9 @@ class Ends:
                 os.close(fd)
 
 
-_INTERPRETERS: Final = ("python", "perl", "ruby", "node", "sh", "bash")
-
-
 def program_of(helper: HelperSpec) -> Program | None:
-    """The file whose change makes a helper another program; None when it cannot be looked at.
-
-    For an interpreter that is the script: the first absolute path behind it.
-    """
-    path = helper.command[0]
-    if os.path.basename(path).startswith(_INTERPRETERS):
-        path = next((word for word in helper.command[1:] if word.startswith("/")), path)
+    """The file whose change makes a helper another program, or its script; None when it cannot be looked at."""
+    path = script_of(helper.command) or helper.command[0]
     try:
         found = os.stat(path)
     except OSError:

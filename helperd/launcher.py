@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import trio
 
+from helperd.config.profile import script_of
 from helperd.config.request import AS_ROOT, EMPTY, EXITED, HOW, LAUNCH, LEAVES, MAGIC, PING, SIGNAL, WIRE
 from helperd.errors import LauncherGone, LaunchFailed, RequestRefused
 
@@ -49,9 +50,12 @@ REFUSALS: dict[int, tuple[str, str]] = {
     errno.ENOEXEC: ("exec-failed", "the program is not executable: chmod +x it, or name what runs it"),
     errno.EKEYREJECTED: (
         "unsafe-file",
-        "the program, or a directory above it, can be changed by another user",
+        "another user can change it or a directory above it; helperd check, as root, says which",
     ),
-    errno.ELOOP: ("unsafe-file", "a symbolic link is in the program's path; name the real path"),
+    errno.ELOOP: (
+        "unsafe-file",
+        "a symbolic link is in the path: name the real one; for a virtual environment, python3 -m venv --copies",
+    ),
     errno.EDQUOT: ("no-resources", "no further process may be made: a limit on processes is reached"),
     errno.EMFILE: ("no-resources", "the launcher has no descriptor left"),
     errno.ENFILE: ("no-resources", "the system has no descriptor left"),
@@ -228,12 +232,10 @@ class Launcher:
                 f"{name} needs {', '.join(spec.capabilities)}: start helperd-launcher.socket and join group helperd, "
                 'or use "sudo helperd run"',
             )
-        program = (
-            f" ({spec.command[0]})"
-            if spec and word in {"not-installed", "unsafe-file", "exec-failed"}
-            else ""
-        )
-        return LaunchFailed(word, f"{name}{program}: {text}")
+        files = ""
+        if spec and word in {"not-installed", "unsafe-file", "exec-failed"}:
+            files = f" ({' '.join(filter(None, (spec.command[0], script_of(spec.command))))})"
+        return LaunchFailed(word, f"{name}{files}: {text}")
 
     async def ask(
         self, op: int, *, profile: int = 0, handle: int = 0, arg: int = 0, fds: Sequence[int] = ()

@@ -17,6 +17,7 @@ What it stands on: see "Boxes and arrows" in docs/privsep.md.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -391,20 +392,24 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     if "--listen" in options:
         trust.check_folder(os.path.dirname(os.path.abspath(options["--listen"])), root=root)
         listener = door.listen(options["--listen"], ids[1] if ids else -1)
-    more = [] if listener or client else door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids)
-    if root:
-        launcher.harden()
-    if listener:
-        listener.setblocking(False)  # noqa: FBT003
-        launcher.loop.watch(listener.fileno(), lambda _: launcher.on_connection(listener))
-    elif client:
-        launcher.admit(Client(client, "client", -1, len(custody.POOL)))
-    else:
-        launcher.start_supervisor(more + rest, ids)
-    gc.freeze()  # what is here stays: looking at it again would copy the pages that a fork shares
+    more, made = list[str](), ""
+    if not listener and not client:
+        more, made = door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids)
     try:
+        if root:
+            launcher.harden()
+        if listener:
+            listener.setblocking(False)  # noqa: FBT003
+            launcher.loop.watch(listener.fileno(), lambda _: launcher.on_connection(listener))
+        elif client:
+            launcher.admit(Client(client, "client", -1, len(custody.POOL)))
+        else:
+            launcher.start_supervisor(more + rest, ids)
+        gc.freeze()  # what is here stays: looking at it again would copy the pages that a fork shares
         return launcher.run()
     finally:
+        with contextlib.suppress(OSError):  # somebody else's files are in it by now
+            os.rmdir(made)
         if "--listen" in options:  # still listening: nobody else can have that name by now
             os.unlink(options["--listen"])
 

@@ -2,7 +2,8 @@
 
 Rules:
   1. Standard library only; a client pays for this import at every start.
-  2. The daemon uses ``default_runtime_dir``, then ``claim_runtime_dir``; a client ``find_runtime_dir``.
+  2. The daemon uses ``default_runtime_dir``, then ``claim_runtime_dir``, at its end ``leave_runtime_dir``; a client
+     ``find_runtime_dir``.
   3. A directory below the shared temporary one is believed only if it is ours and nobody else can write it.
 """
 
@@ -10,8 +11,13 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from helperd.errors import HelperdError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SYSTEM_DIR = "/run/helperd"
 CONTROL_SOCKET = "control.sock"
@@ -70,30 +76,45 @@ def find_runtime_dir(given: str | None = None) -> str:
     return own
 
 
-def claim_runtime_dir(path: str, mode: int = 0o755) -> None:
+def claim_runtime_dir(path: str, mode: int = 0o755) -> list[str]:
     """Make the daemon's directory and its ``sources`` below it, or accept what is there.
 
     Args:
         path: the directory; its parents are not made.
         mode: of a directory made here. Sockets have their own modes; 0o711 hides their names.
 
+    Returns:
+        What was made, for ``leave_runtime_dir``.
+
     Raises:
         HelperdError: "no-runtime-dir" (cannot be made or written), "unsafe-file" (others can change it).
     """
     fix = "; choose another with --runtime-dir or runtime_dir in [helperd]"
+    left = ": if another user's helperd has left it behind, remove it"
+    made = []
     for directory in (path, os.path.join(path, SOURCES_DIR)):
         try:
             os.mkdir(directory, mode)
+            made.append(directory)
             os.chmod(directory, mode)  # a strict umask must not lock consumers out
         except FileExistsError:
             pass
         except OSError as error:
             raise HelperdError("no-runtime-dir", f"cannot make {directory}: {error.strerror}{fix}") from error
         if not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
-            raise HelperdError("no-runtime-dir", f"{directory} is not a directory this user can write{fix}")
+            text = f"{directory} is not a directory this user can write{left}{fix}"
+            raise HelperdError("no-runtime-dir", text)
         fault = _fault(directory)
         if fault:
-            raise HelperdError("unsafe-file", f"{directory}: {fault}{fix}")
+            raise HelperdError("unsafe-file", f"{directory}: {fault}{left}{fix}")
+    return made
+
+
+def leave_runtime_dir(made: Sequence[str]) -> None:
+    """Remove what a run has made, the last first; a directory that holds anything else stays."""
+    for path in reversed(made):
+        with suppress(OSError):
+            (os.rmdir if os.path.isdir(path) else os.unlink)(path)
 
 
 def _fault(path: str) -> str:

@@ -17,6 +17,18 @@ from tests.rig import ROOT, Stream, daemon
 SHIPPED = ROOT / "config" / "helpers.toml"
 
 
+@pytest.mark.parametrize("options", [(), ("--chaos",)])
+def test_it_leaves_nothing_behind(rundir: Path, options: tuple[str, ...]) -> None:
+    with daemon(rundir / "r", SHIPPED, *options, command="demo", log=rundir / "log") as rig:
+        rig.wait(lambda _: True)
+        assert (rundir / "r" / "demo.toml").exists() == bool(options)
+    assert not (rundir / "r").exists()
+    (said,) = [
+        line for line in (rundir / "log").read_text().splitlines() if line.startswith("helperd demo: ")
+    ]
+    assert said.startswith("helperd demo: 2 sources, each a real process; ")
+
+
 def test_what_the_options_add_is_good() -> None:
     text = SHIPPED.read_text() + LIVE.format(captured="demo0", address="192.0.2.1") + CHAOS
     settings = config.parse(text, "demo.toml")

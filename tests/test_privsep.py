@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helperd.config.profile import Accounts, daemon_ids, script_of
 from helperd.config.request import LAUNCH, MAGIC, SIGNAL, WIRE, Request, check_descriptors, parse
-from helperd.errors import RequestRefused
+from helperd.config.specs import DaemonSpec
+from helperd.errors import CannotDrop, RequestRefused
 from helperd.sandbox import custody, processes
 from helperd.sandbox.become import Child
 from tests.attack.asker import Asker, Refused, Running, pair
@@ -46,15 +48,18 @@ command = ["{{folder}}/script"]
 [[helper]]
 name = "nonsense"
 command = ["{{folder}}/nonsense"]
+[[helper]]
+name = "free"
+command = ["/bin/sh", "{{folder}}/free"]
 """
 
 
 @pytest.fixture
 def asker(tmp_path: Path) -> Iterator[Asker]:
     """A launcher of our own, over a socket pair, after the first PING."""
-    for name, text in (("script", "#!/bin/sh\necho script $1 >&4\n"), ("nonsense", "hello")):
+    for name, text in (("script", "#!/bin/sh\necho script $1 >&4\n"), ("nonsense", "hello"), ("free", "")):
         (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
+        (tmp_path / name).chmod(0o666 if name == "free" else 0o755)
     config = tmp_path / "helpers.toml"
     config.write_text(CONFIG.replace("{folder}", str(tmp_path)))
     ours, theirs = pair()
@@ -155,7 +160,14 @@ def test_a_launcher_that_is_killed_takes_its_helpers_with_it(asker: Asker):
 
 @pytest.mark.parametrize(
     ("profile", "number"),
-    [(3, errno.ENOENT), (4, errno.EPERM), (6, errno.ENOEXEC), (7, errno.EINVAL), (0, errno.EINVAL)],
+    [
+        (3, errno.ENOENT),
+        (4, errno.EPERM),
+        (6, errno.ENOEXEC),
+        (7, errno.EKEYREJECTED),
+        (8, errno.EINVAL),
+        (0, errno.EINVAL),
+    ],
 )
 def test_what_cannot_be_is_refused_with_an_errno(asker: Asker, profile: int, number: int):
     try:
@@ -176,6 +188,25 @@ def test_a_script_runs_under_its_interpreter(asker: Asker):
     assert asker.exited(helper.handle) == ("exited", 0)
     asker.empty(helper.handle)
     helper.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "script"),
+    [
+        ("/usr/bin/python3.11 -I -W ignore /opt/a.py /data", "/opt/a.py"),
+        ("/bin/sh -e /opt/a.sh", "/opt/a.sh"),
+        ("/usr/bin/perl -I/opt/lib -w /opt/a.pl", "/opt/a.pl"),
+        ("/usr/bin/python3 /usr/bin", "/usr/bin/__main__.py"),
+        ("/usr/bin/python3 -Im tool /data", ""),
+        ("/bin/bash -ec /opt/a.sh", ""),
+        ("/usr/bin/perl -e code /data", ""),
+        ("/usr/bin/shark -r /data", ""),
+        ("/opt/a.py /data", ""),
+        ("/usr/bin/python3", ""),
+    ],
+)
+def test_an_interpreters_script_is_checked_like_a_program(command: str, script: str):
+    assert script_of(tuple(command.split())) == script
 
 
 def test_two_malformed_requests_end_the_connection(asker: Asker):
@@ -252,6 +283,13 @@ def test_no_child_runs_that_nobody_could_end(monkeypatch: pytest.MonkeyPatch, tm
         assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
     assert not (tmp_path / "ran").exists()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_the_supervisors_user_every_way_out_is_named(tmp_path: Path):
+    with pytest.raises(
+        CannotDrop, match=r"no user 'helperd'.*useradd.*user and group in .helperd.*--unprivileged"
+    ):
+        daemon_ids(DaemonSpec(), Accounts(str(tmp_path)))
 
 
 def test_the_launcher_is_small():

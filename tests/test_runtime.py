@@ -8,7 +8,7 @@ import pytest
 
 from helperd import runtime
 from helperd.errors import HelperdError, UnavailableError
-from helperd.runtime import claim_runtime_dir, default_runtime_dir, find_runtime_dir
+from helperd.runtime import claim_runtime_dir, default_runtime_dir, find_runtime_dir, leave_runtime_dir
 
 
 @pytest.fixture
@@ -82,9 +82,32 @@ def test_claiming_makes_the_directory_and_accepts_it_again(tmp_path: Path) -> No
         claim_runtime_dir(str(tmp_path / "run"))
     finally:
         os.umask(old)
-    claim_runtime_dir(str(tmp_path / "run"))
+    assert claim_runtime_dir(str(tmp_path / "run")) == []
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "run" / "sources").is_dir()
+
+
+def test_leaving_removes_what_was_made_and_nothing_else(tmp_path: Path) -> None:
+    leave_runtime_dir(claim_runtime_dir(str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    leave_runtime_dir(claim_runtime_dir(str(tmp_path / "run")))
+    assert list((tmp_path / "run").iterdir()) == []
+    made = claim_runtime_dir(str(tmp_path / "run"))
+    assert made == [str(tmp_path / "run" / "sources")]
+    (tmp_path / "run" / "sources" / "another").touch()
+    leave_runtime_dir(made)
+    assert (tmp_path / "run" / "sources" / "another").exists()
+
+
+@pytest.mark.need("root")
+def test_what_another_users_run_has_left_is_refused_with_a_cure(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    os.chown(tmp_path / "run", 4321, 4321)
+    with pytest.raises(
+        HelperdError, match="belongs to uid 4321: if another user's helperd has left it behind, remove it"
+    ):
+        claim_runtime_dir(str(tmp_path / "run"))
 
 
 def test_a_directory_that_cannot_be_is_refused_with_a_fix(tmp_path: Path) -> None:

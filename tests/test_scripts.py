@@ -38,9 +38,11 @@ def tree(folder: Path, root: Path, pins: str = "") -> Path:
     checkout = folder / "a check out"
     (checkout / "helperd").mkdir(parents=True)
     (checkout / "helperd" / "__init__.py").write_text("")
-    (checkout / "helperd" / "cli.py").write_text(
-        "import sys\ndef main():\n    print('helperd', *sys.argv[1:])\n    return 7\n"
-    )
+    (checkout / "helperd" / "extcap").mkdir()
+    for module, name in (("cli.py", "helperd"), ("extcap/shim.py", "helperd-extcap")):
+        (checkout / "helperd" / module).write_text(
+            f"import sys\ndef main():\n    print('{name}', *sys.argv[1:])\n    return 7\n"
+        )
     shutil.copytree(root / "scripts", checkout / "scripts")
     (checkout / "scripts" / "requirements.txt").write_text(pins)
     (checkout / "scripts" / "requirements-test.txt").write_text("")
@@ -84,6 +86,11 @@ def pins(path: Path) -> dict[str, str]:
 def test_bootstrap_builds_once_and_then_does_nothing_at_once(tmp_path: Path, root: Path) -> None:
     checkout = tree(tmp_path, root)
     assert "making .venv for Python" in run(checkout, "bootstrap").stderr
+    for name in ("helperd", "helperd-extcap"):
+        done = subprocess.run(
+            [checkout / ".venv/bin" / name, "a b"], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (7, f"{name} a b\n")
     began = time.perf_counter()
     rounds = 5
     for _ in range(rounds):

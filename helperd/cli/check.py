@@ -6,11 +6,14 @@ import json
 import os
 import sys
 from importlib.util import find_spec
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from helperd import config
-from helperd.cli.defaults import config_file
-from helperd.errors import Code, ConfigError, ConfigRefused, UsageError
+from helperd.cli.defaults import SYSTEM_CONFIG, config_file
+from helperd.config import trust
+from helperd.config.profile import Accounts, compile_profiles
+from helperd.errors import Code, ConfigError, ConfigRefused, RequestRefused, UsageError
 from helperd.wire.definition import SourceDefinition, check_options
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from helperd.config import Config, HelperSpec
+    from helperd.config.profile import Profile
     from helperd.config.specs import SinkSpec
 
 
@@ -52,9 +56,20 @@ def checked(path: str) -> Config:
 
 
 def warnings(settings: Config) -> Iterator[ConfigError]:
-    """What is allowed but probably not meant: weakened helpers, programs and directories that are absent."""
-    for number, helper in enumerate(settings.helpers, 1):
-        for problem, key, text in _doubts(helper):
+    """What is allowed but probably not meant: weakened helpers, programs that are absent or that a launcher refuses.
+
+    The launcher meant is the one this user would start, for the installed configuration the installed one.
+    """
+    root = os.geteuid() == 0 or os.path.abspath(settings.file) == SYSTEM_CONFIG
+    profiles: tuple[Profile, ...] = ()
+    try:
+        profiles = compile_profiles(settings, Accounts(), config.__path__[0], "")
+    except ConfigRefused as refused:
+        yield from refused.mistakes
+    for number, (helper, profile) in enumerate(zip_longest(settings.helpers, profiles), 1):
+        if helper is None:  # services follow
+            break
+        for problem, key, text in _doubts(helper, profile, root=root):
             yield ConfigError(
                 problem, text, file=settings.file, line=helper.line, key=f"helper[{number}].{key}"
             )
@@ -75,12 +90,18 @@ def _sink_doubts(sink: SinkSpec) -> Iterator[tuple[str, str, str]]:
         yield "not-installed", "compress", "needs Python's zstandard; apt install python3-zstandard"
 
 
-def _doubts(helper: HelperSpec) -> Iterator[tuple[str, str, str]]:
+def _doubts(helper: HelperSpec, profile: Profile | None, *, root: bool) -> Iterator[tuple[str, str, str]]:
     program = helper.command[0]
     if helper.builtin is None and not os.path.exists(program):
         yield "not-installed", "command", f"{helper.name}: {program} does not exist on this machine"
     elif helper.builtin is None and not os.access(program, os.X_OK):
         yield "not-installed", "command", f"{helper.name}: {program} cannot be executed by this user"
+    elif helper.builtin is None and profile is not None:
+        try:
+            os.close(trust.open_program(profile, root=root)[0])
+        except RequestRefused as error:
+            who = "a launcher that is root" if root else "the launcher"
+            yield error.problem, "command", f"{helper.name}: {who} refuses it: {error.text}"
     if not helper.no_new_privs:
         text = f"{helper.name}: no_new_privs = false leaves it without filter and sandbox"
         yield "not-permitted", "no_new_privs", f'{text}; privilege = "ambient" is enough for most programs'

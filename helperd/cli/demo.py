@@ -63,13 +63,14 @@ def main(args: argparse.Namespace) -> int:
     if not args.live and not args.chaos:
         become_launcher(shipped_config(), args.runtime_dir, "--demo", unprivileged=True)
     place = os.path.abspath(args.runtime_dir or default_runtime_dir())  # as this user is called outside
-    claim_runtime_dir(place)
+    made = claim_runtime_dir(place)
     text = Path(shipped_config()).read_text(encoding="utf-8")
     text += (_live() if args.live else "") + (CHAOS if args.chaos else "")
     file = Path(place, "demo.toml")
     file.write_text(text, encoding="utf-8")
     file.chmod(0o644)
-    become_launcher(str(file), place, "--demo", unprivileged=True)
+    made = [f"--made={path}" for path in (*made, file)]
+    become_launcher(str(file), place, "--demo", *made, unprivileged=True)
 
 
 def _live() -> str:

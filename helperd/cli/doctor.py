@@ -14,7 +14,7 @@ import select
 import shutil
 import socket
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helperd import config
 from helperd.cli.defaults import SYSTEM_CONFIG, config_file
@@ -46,6 +46,7 @@ EXTCAP_FOLDERS = (
     "/usr/lib/wireshark/extcap",
     "/usr/lib64/wireshark/extcap",
     "/usr/libexec/wireshark/extcap",
+    "~/.config/wireshark/extcap",
 )
 
 
@@ -62,7 +63,12 @@ class Row(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("-c", "--config", metavar="FILE", help="the configuration to look at")
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="the configuration to look at (default: the running daemon's, else the one that run would use)",
+    )
     parser.add_argument("--runtime-dir", metavar="DIR", help="of the daemon whose helpers are looked at")
     parser.add_argument("--security", action="store_true", help="only what concerns privilege")
     parser.add_argument("--json", action="store_true", help="print one JSON object for scripts")
@@ -70,7 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Look at everything, print it; 1 when something needed is missing or a helper is not as declared."""
-    rows = [*_kernel(), *_accounts(), *_launcher(), *_config(args), *_helpers(args)]
+    control = os.path.join(find_runtime_dir(args.runtime_dir), "control.sock")
+    status = _status(control)
+    if args.config is None and status and os.access(status["config"] or "", os.R_OK):
+        args.config = status["config"]
+    rows = [*_kernel(), *_accounts(), *_launcher(), *_config(args), *_helpers(args, control, status)]
     if not args.security:
         rows = [*_packages(), *_programs(), *rows]
     bad = [row for row in rows if row.needed and not row.good]
@@ -177,7 +187,7 @@ def _programs() -> Iterator[Row]:
         path = shutil.which(name)
         yield Row("consumers", name, path is not None, needed=False, text=path or "not installed",
                   fix=f"apt install {package}")  # fmt: skip
-    folders = [folder for pattern in EXTCAP_FOLDERS for folder in glob.glob(pattern)]
+    folders = [folder for pattern in EXTCAP_FOLDERS for folder in glob.glob(os.path.expanduser(pattern))]
     linked = [link for folder in folders if os.access(link := f"{folder}/helperd-extcap", os.X_OK)]
     text = linked[0] if linked else "Wireshark does not list helperd's devices" if folders else "no Wireshark"
     fix = "sudo ./scripts/install" if folders else "apt install wireshark, then sudo ./scripts/install"
@@ -191,7 +201,7 @@ def _accounts() -> Iterator[Row]:
         ("user helperd", accounts.user("helperd")),
         ("group helperd", accounts.group("helperd")),
     ):
-        text = "exists" if found else "does not exist (needed only with an installed launcher)"
+        text = "exists" if found else "does not exist (an installed launcher and helperd run as root need it)"
         yield Row("accounts", what, bool(found), needed=installed, text=text, fix="sudo ./scripts/install")
     group = accounts.group("helperd")
     if group is not None and os.geteuid():
@@ -282,14 +292,18 @@ def _config(args: argparse.Namespace) -> Iterator[Row]:
             )
 
 
-def _helpers(args: argparse.Namespace) -> Iterator[Row]:
-    """Declared against observed, for every helper of the running daemon."""
-    control = os.path.join(find_runtime_dir(args.runtime_dir), "control.sock")
+def _status(control: str) -> dict[str, Any] | None:
+    """What the running daemon tells of itself; None when there is none."""
     try:
-        settings = config.load(config_file(args))
         with Client(control) as client:
-            sources = client.call("GetStatus")["sources"]
+            return client.call("GetStatus")
     except HelperdError:
+        return None
+
+
+def _helpers(args: argparse.Namespace, control: str, status: dict[str, Any] | None) -> Iterator[Row]:
+    """Declared against observed, for every helper of the running daemon."""
+    if status is None:
         yield Row(
             "running helpers",
             "daemon",
@@ -299,7 +313,11 @@ def _helpers(args: argparse.Namespace) -> Iterator[Row]:
             fix="helperd run",
         )
         return
-    for source in sources:
+    try:
+        settings = config.load(config_file(args))
+    except ConfigRefused:
+        return  # _config has told it
+    for source in status["sources"]:
         spec = settings.helper(source["helper"] or "")
         found = processes.privilege(source["pid"]) if source["pid"] else None
         if not source["pid"]:

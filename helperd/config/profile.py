@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LIMITS = {"core": 0, "nofile": 256}
 POOL_NPROC = 64  # only where the uid is the helper's own: the kernel counts by uid
+INLINE = {"python": "cm", "perl": "eE", "ruby": "e", "node": "ep", "sh": "c", "bash": "c", "dash": "c"}
+"""Interpreters, and the options of theirs that take the place of a script."""
 
 
 Becoming = tuple[int, str, bool, int | None, int, tuple[int, ...], tuple[tuple[int, int], ...]]
@@ -87,6 +89,17 @@ def _rows(path: str) -> list[list[str]]:
     return [row for row in rows if len(row) > 3 and row[2].isdigit() and (row[3].isdigit() or len(row) == 4)]
 
 
+def script_of(command: tuple[str, ...]) -> str:
+    """Return the script that an interpreter is given: the first absolute path behind it; empty when there is none."""
+    inline = INLINE.get(os.path.basename(command[0]).rstrip("0123456789."))
+    for word in command[1:] if inline else ():
+        if word.startswith("/"):
+            return f"{word}/__main__.py" if os.path.isdir(word) else word
+        if word.startswith("-") and not word.startswith("--") and word[-1] in (inline or ""):
+            break
+    return ""
+
+
 def compile_profiles(config: Config, accounts: Accounts, package: str, places: str) -> tuple[Profile, ...]:
     """Turn every configured helper into a profile; number n is entry n - 1.
 
@@ -113,7 +126,7 @@ def compile_profiles(config: Config, accounts: Accounts, package: str, places: s
 
 def _compile_service(spec: ServiceSpec, config: Config, accounts: Accounts, package: str) -> Profile:
     """A program without capability; it may read the sockets, because it has their group."""
-    program, argv, script = spec.command[0], spec.command, ""
+    program, argv, script = spec.command[0], spec.command, script_of(spec.command)
     if spec.builtin:
         program, script = os.path.realpath(sys.executable), f"{package}/services/__main__.py"
         argv = (program, "-I", "-S", script, spec.builtin, *spec.command[1:])
@@ -142,7 +155,7 @@ def _compile_service(spec: ServiceSpec, config: Config, accounts: Accounts, pack
 
 
 def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) -> Profile:
-    program, argv, script = spec.command[0], spec.command, ""
+    program, argv, script = spec.command[0], spec.command, script_of(spec.command)
     if spec.builtin:
         program, script = os.path.realpath(sys.executable), f"{package}/helpers/__main__.py"
         argv = (program, "-I", "-S", script, spec.builtin, *spec.command[1:])
@@ -264,7 +277,9 @@ def daemon_ids(spec: DaemonSpec, accounts: Accounts) -> tuple[int, int]:
         missing = f"user {spec.user!r}" if user is None else f"group {spec.group!r}"
         fix = "useradd --system --user-group --no-create-home --shell /usr/sbin/nologin helperd"
         raise CannotDrop(
-            "not-permitted", f"there is no {missing} for the supervisor: {fix}; or run as that user"
+            "not-permitted",
+            f"there is no {missing} for the supervisor: {fix}; or name others with user and group in [helperd], or try "
+            "it with --unprivileged",
         )
     if user[0] == 0 or group == 0:
         raise CannotDrop("not-permitted", "the supervisor must not be root: set [helperd] user and group")

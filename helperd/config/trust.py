@@ -55,13 +55,18 @@ def judge(path: str, status: os.stat_result, *, root: bool) -> None:
     """
     mode = status.st_mode
     if stat.S_ISLNK(mode):
-        raise unsafe(path, f"is a symbolic link; write {os.path.realpath(path)}", errno.ELOOP)
+        venv = os.path.dirname(os.path.dirname(path))
+        made = f"make {venv} with python3 -m venv --copies" if os.path.exists(f"{venv}/pyvenv.cfg") else ""
+        raise unsafe(path, f"is a symbolic link: {made or f'write {os.path.realpath(path)}'}", errno.ELOOP)
     if status.st_uid != 0 and (root or status.st_uid not in {os.geteuid(), roots_face()}):
         raise unsafe(path, f"belongs to uid {status.st_uid}, who is not trusted here: chown it to root")
     sticky = not root and stat.S_ISDIR(mode) and bool(mode & stat.S_ISVTX)
     own_group = not root and status.st_gid == os.getegid()
     if (mode & stat.S_IWOTH and not sticky) or (mode & stat.S_IWGRP and not sticky and not own_group):
-        raise unsafe(path, "can be written by others: chmod go-w it")
+        cure = "chmod go-w it"
+        if mode & stat.S_ISVTX and stat.S_ISDIR(mode):
+            cure = "move what is used below it to a directory of root's (/opt, /srv), or try it with --unprivileged"
+        raise unsafe(path, f"can be written by others: {cure}")
 
 
 def open_checked(path: str, *, root: bool, flags: int = os.O_PATH) -> int:

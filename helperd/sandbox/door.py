@@ -110,20 +110,26 @@ def harden(
     return lock, shrink(keep, no_new_privs=no_new_privs)
 
 
-def runtime_dir(options: dict[str, str], configured: str | None, ids: tuple[int, int] | None) -> list[str]:
+def runtime_dir(
+    options: dict[str, str], configured: str | None, ids: tuple[int, int] | None
+) -> tuple[list[str], str]:
     """Return the supervisor's option that says where its sockets are; as root, make that directory its own.
 
     Without root the supervisor finds a place by itself.
+
+    Returns:
+        The option, and the directory if it was made here: to be removed at the end.
     """
-    path = options.get("--runtime-dir")
+    path, made = options.get("--runtime-dir"), ""
     if ids:
         path = path or os.environ.get("RUNTIME_DIRECTORY") or configured or "/run/helperd"
         try:
             os.mkdir(path, 0o755)
+            made = path
             os.chown(path, *ids, follow_symlinks=False)
         except FileExistsError:
             pass  # ours from before, or a unit's; not ours to give away
-    return [f"--runtime-dir={path}"] if path else []
+    return [f"--runtime-dir={path}"] if path else [], made
 
 
 def listen(path: str, gid: int) -> socket.socket:

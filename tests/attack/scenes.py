@@ -300,18 +300,23 @@ def planted_faults(stage: Stage) -> list[str]:
     """A weakness in any file that must be trusted is refused, at each launch or at the start."""
     wrong = Wrong()
     temporary()
-    config = f'[[helper]]\nname = "p"\ncommand = ["{STAGE}/t/p"]\n'
-    with stage.launcher(config) as asker:
-        for name, (plant, number) in {"no fault": (lambda: None, 0), **FAULTS}.items():
-            temporary()
-            plant()
-            try:
-                with Running(asker, 1) as helper:
-                    how, code = asker.exited(helper.handle)
-                    found = 0 if how == "exited" else code
-            except Refused as error:
-                found = error.errno
-            wrong.same(name, found, number)
+    shell = f'[[helper]]\nname = "p"\ncommand = ["{os.path.realpath("/bin/sh")}", "{STAGE}/t/p"]\n'
+    of_scripts = {name: fault for name, fault in FAULTS.items() if fault[1] != errno.ENOEXEC}
+    for config, faults in (
+        (f'[[helper]]\nname = "p"\ncommand = ["{STAGE}/t/p"]\n', FAULTS),
+        (shell, of_scripts),
+    ):
+        with stage.launcher(config) as asker:
+            for name, (plant, number) in {"no fault": (lambda: None, 0), **faults}.items():
+                temporary()
+                plant()
+                try:
+                    with Running(asker, 1) as helper:
+                        how, code = asker.exited(helper.handle)
+                        found = 0 if how == "exited" else code
+                except Refused as error:
+                    found = error.errno
+                wrong.same(f"{name}, {config}", found, number)
     for name, (plant, number) in START_FAULTS.items():
         temporary()
         shutil.rmtree(LIBRARY)

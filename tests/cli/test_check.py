@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from helperd import cli
 from helperd.cli.check import checked
-from helperd.errors import Code, ConfigRefused
+from helperd.config import trust
+from helperd.errors import Code, ConfigRefused, RequestRefused
 
 FIVE = """\
 [helperd]
@@ -28,7 +31,7 @@ definition = "x:type=t"
 path = "a.sock"
 limit = 4.5
 """
-GOOD = '[[helper]]\nname = "h"\ncommand = ["/bin/true"]\ntypes = ["t"]\n[[source]]\ndefinition = "x:type=t"\n'
+GOOD = '[[helper]]\nname = "h"\ncommand = ["/usr/bin/true"]\ntypes = ["t"]\n[[source]]\ndefinition = "x:type=t"\n'
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def test_what_is_probably_not_meant_is_a_warning(file: Path, capsys: pytest.Capt
     file.write_text(
         '[[helper]]\nname = "gone"\ncommand = ["/nonexistent/x"]\n\n'
         '[[helper]]\nname = "data"\ncommand = ["/etc/passwd"]\n\n'
-        '[[helper]]\nname = "weak"\ncommand = ["/bin/true"]\nno_new_privs = false\nseal = 0\n'
+        '[[helper]]\nname = "weak"\ncommand = ["/usr/bin/true"]\nno_new_privs = false\nseal = 0\n'
     )
     assert cli.main(["check", str(file)]) == 0
     out, err = capsys.readouterr()
@@ -113,6 +116,43 @@ def test_what_is_probably_not_meant_is_a_warning(file: Path, capsys: pytest.Capt
         "helper[3].no_new_privs",
         "helper[3].seal",
     ]
+
+
+def test_what_a_launcher_would_refuse_is_a_warning(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = file.parent
+    for name in ("free", "own"):
+        (folder / name).write_text("")
+    (folder / "free").chmod(0o666)
+    (folder / "own").chmod(0o600)
+    file.write_text(
+        f'[[helper]]\nname = "free"\ncommand = ["/bin/sh", "{folder}/free"]\n\n'
+        f'[[helper]]\nname = "own"\ncommand = ["/bin/sh", "{folder}/own"]\n\n'
+        '[[helper]]\nname = "group"\ncommand = ["/usr/bin/true"]\n'
+    )
+    assert cli.main(["check", str(file)]) == 0
+    assert "free: " in (err := capsys.readouterr().err)
+    assert " refuses it: " in err
+    if os.geteuid():
+        assert err.endswith("free can be written by others: chmod go-w it\n")
+    file.write_text(file.read_text() + 'groups = ["no-such-group"]\n')
+    assert cli.main(["check", str(file)]) == 0
+    assert f"{file}:9: warning: this machine has no group 'no-such-group'" in capsys.readouterr().err
+
+
+@pytest.mark.need("root")
+def test_as_root_it_warns_of_what_only_root_refuses(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    venv = file.parent / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "pyvenv.cfg").touch()
+    (venv / "bin" / "python3").symlink_to(os.path.realpath(sys.executable))
+    link = f"{venv}/bin/python3 is a symbolic link: make {venv} with python3 -m venv --copies"
+    with pytest.raises(RequestRefused, match=link):
+        trust.judge(f"{venv}/bin/python3", os.lstat(venv / "bin" / "python3"), root=True)
+    with pytest.raises(RequestRefused, match="/tmp can be written by others: move what is used below it"):
+        trust.judge("/tmp", os.stat("/tmp"), root=True)
+    file.write_text(GOOD.replace("/usr/bin/true", f"{venv}/bin/python3"))
+    assert cli.main(["check", str(file)]) == 0
+    assert "warning: h: a launcher that is root refuses it: /" in capsys.readouterr().err
 
 
 def test_a_place_for_files_that_is_not_there_is_a_warning(

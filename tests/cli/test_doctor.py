@@ -46,11 +46,16 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def ask(
-    capsys: pytest.CaptureFixture[str], config: Path, *, runtime: Path | None = None, security: bool = False
+    capsys: pytest.CaptureFixture[str],
+    config: Path | None,
+    *,
+    runtime: Path | None = None,
+    security: bool = False,
 ) -> tuple[int, dict[str, Any]]:
     """Return the exit status of --json and its rows by "section/what"; each "no" must have one line."""
+    folder = runtime or (config.parent if config else None)
     args = argparse.Namespace(
-        config=str(config), runtime_dir=str(runtime or config.parent), security=security, json=True
+        config=config and str(config), runtime_dir=folder and str(folder), security=security, json=True
     )
     status = doctor.main(args)
     told = json.loads(capsys.readouterr().out)
@@ -123,6 +128,7 @@ def test_what_is_missing_is_named_with_its_fix(
         ("accounts/user helperd", "./scripts/install"),
     ):
         assert (rows[name]["good"], fix in rows[name]["fix"]) == (False, True), rows[name]
+    assert "helperd run as root" in rows["accounts/user helperd"]["text"]
     monkeypatch.setattr(doctor.landlock, "abi", lambda: 3)
     _, rows = ask(capsys, config)
     assert rows["kernel/Landlock"]["good"]
@@ -219,6 +225,9 @@ def test_declared_against_observed(capsys: pytest.CaptureFixture[str], rundir: P
         config.write_text(CONFIG.replace("types", "seal = 0\ntypes", 1))
         status, rows = ask(capsys, config, runtime=rig.runtime)
         assert (status, rows["running helpers/radio0"]["fix"]) == (1, "restart it; differs in filter")
+        _, rows = ask(capsys, None, runtime=rig.runtime)
+        assert f"configuration/{rig.runtime}/helpers.toml" in rows  # the daemon's own, when none is named
+        assert rows["running helpers/radio0"]["good"]
         config.write_text(CONFIG.replace('"synthetic"', '"other"', 1))
         status, rows = ask(capsys, config, runtime=rig.runtime)
         assert (status, rows["running helpers/radio0"]["text"]) == (1, "not in this configuration")
