@@ -79,7 +79,6 @@ OPEN_S: Final = 15.0
 CONFIGURE_S: Final = 10.0
 MAX_TEXT: Final = 1000
 """Characters that are kept of what a helper says about itself."""
-_RATE_S: Final = 2.0
 
 
 class Shell(Protocol):
@@ -133,19 +132,17 @@ class Opened:
 
 @dataclass(slots=True)
 class Meter:
-    """Packets per second over the last seconds, sampled when asked."""
+    """Packets per second over the last two seconds, sampled at every heartbeat whether anybody looks or not."""
 
-    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
+    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=9))
 
-    def rate(self, now: float, packets: int) -> float:
-        """Packets per second since about ``_RATE_S`` seconds ago."""
-        samples = self.samples
-        if not samples or now - samples[-1][0] >= 0.2:
-            samples.append((now, packets))
-        while len(samples) > 1 and now - samples[0][0] > _RATE_S:
-            samples.popleft()
-        then, before = samples[0]
-        return (packets - before) / (now - then) if now > then else 0.0
+    @property
+    def rate(self) -> float | None:
+        """Packets per second; None until a second of samples is there."""
+        if len(self.samples) < 2:
+            return None
+        (then, before), (now, packets) = self.samples[0], self.samples[-1]
+        return (packets - before) / (now - then) if now - then >= 1 else None
 
 
 class Source:
@@ -681,8 +678,12 @@ class Source:
                     outbox.give_up()
 
     def tick(self, moment: Moment) -> None:
-        """Look after the helper's life; called four times a second."""
+        """Look after the helper's life, and sample its rate; called four times a second."""
         watch, life = self.watch, self.life
+        if life.state is State.RUNNING:
+            self.meter.samples.append((moment.now, self.route.ledger.received))
+        else:
+            self.meter.samples.clear()
         if watch is None or life.state not in _WATCHED or life.ended_by is not None:
             return
         found = watch.turn(moment, self.spec, self.last_packet_at)

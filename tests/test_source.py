@@ -18,6 +18,7 @@ from helperd.launcher import own_launcher
 from helperd.lifecycle import Event, Life, State
 from helperd.routing import RouteTable
 from helperd.source import Source
+from helperd.status import source_status
 from helperd.supervisor import Supervisor
 from helperd.watch import Watch
 from tests import census
@@ -213,3 +214,18 @@ async def test_a_suspended_machine_is_nobodys_fault(tmp_path, monkeypatch):
         os.kill(pid, signal.SIGCONT)
         await found.until(lambda: victim.liveness == ("ok", ""))
         assert victim.life.incarnation == 1
+
+
+async def test_the_rate_is_sampled_whether_anybody_looks_or_not(tmp_path, monkeypatch):
+    async with room(tmp_path, monkeypatch) as found:
+        victim = found.victim
+
+        def told() -> object:
+            return source_status(victim, trio.current_time(), [])["rate"]
+
+        assert told() is None, "nobody knows a rate before there was a second of it"
+        await found.until(lambda: victim.meter.rate)
+        assert 20 < told() <= 400
+        victim.post(Event.STOP)
+        await found.until(lambda: victim.life.state is State.DOWN)
+        assert told() is None
