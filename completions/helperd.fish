@@ -31,7 +31,7 @@ complete -c helperd -n '__fish_seen_subcommand_from status' -a '(__helperd_sourc
 complete -c helperd -n __fish_use_subcommand -a top -d 'show sources live, full screen'
 complete -c helperd -n '__fish_seen_subcommand_from top' -s h -l help -d 'show this help message and exit'
 complete -c helperd -n '__fish_seen_subcommand_from top' -s d -l delay -x -d 'between two pictures'
-complete -c helperd -n '__fish_seen_subcommand_from top' -s s -l sort -xa 'n s r p l t a' -d 'one of %(choices)s; see h'
+complete -c helperd -n '__fish_seen_subcommand_from top' -s s -l sort -xa 'n s r p l t a' -d 'sort by the column that has this key; h shows them: n, s, r, p, l, t, a'
 complete -c helperd -n '__fish_seen_subcommand_from top' -l runtime-dir -xa '(__fish_complete_directories)' -d 'ask the daemon there'
 complete -c helperd -n __fish_use_subcommand -a list -d 'list the devices that the configured helpers can open'
 complete -c helperd -n '__fish_seen_subcommand_from list' -s h -l help -d 'show this help message and exit'
