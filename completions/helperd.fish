@@ -101,7 +101,7 @@ complete -c helperd -n '__fish_seen_subcommand_from messages' -l json -d 'print 
 complete -c helperd -n '__fish_seen_subcommand_from messages' -a '(__helperd_sources)'
 complete -c helperd -n __fish_use_subcommand -a wait -d 'wait until sources run, for scripts'
 complete -c helperd -n '__fish_seen_subcommand_from wait' -s h -l help -d 'show this help message and exit'
-complete -c helperd -n '__fish_seen_subcommand_from wait' -l running -xa '(__helperd_sources)' -d 'until these run, or all if none is named'
+complete -c helperd -n '__fish_seen_subcommand_from wait' -l running -xa '(__helperd_sources)' -d 'until these run, or all if none is named; a name that no source has is refused once there are sources'
 complete -c helperd -n '__fish_seen_subcommand_from wait' -l stopped -xa '(__helperd_sources)' -d 'until these are down'
 complete -c helperd -n '__fish_seen_subcommand_from wait' -l timeout -x -d 'give up after this'
 complete -c helperd -n '__fish_seen_subcommand_from wait' -l runtime-dir -xa '(__fish_complete_directories)' -d 'ask the daemon there'

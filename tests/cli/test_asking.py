@@ -21,7 +21,7 @@ Run = Callable[..., int]
 @pytest.fixture
 def daemon(rundir: Path) -> Iterator[FakeDaemon]:
     fake = TunableDaemon()
-    ended = {"kind": "accident", "problem": "exited", "text": "the helper exited with 3"}
+    ended = {"kind": "accident", "problem": "exited", "text": "the helper exited with code 3"}
     fake.sources["bad"] = source("bad", state="backoff", exit=ended, next_try_s=2.0, stderr=["oh\033[2J"])
     fake.post("hello")
     fake.post("bye", who="bad", severity="error")
@@ -41,7 +41,7 @@ def test_status_shows_one_line_per_source(
     out = capsys.readouterr().out.splitlines()
     assert "2 of 3 sources running" in out[0]
     assert out[2].split()[:2] == ["radio0", "running"]
-    assert out[4].endswith("exited; retry in 2.0s: the helper exited with 3")
+    assert out[4].endswith("exited; retry in 2.0s: code 3: oh\\x1b[2J")
     assert "all.sock" in out[-1]
     assert "\033" not in "".join(out)
 
@@ -177,15 +177,23 @@ def test_wait_gives_up_with_the_reason(
     daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("wait", "--running", "bad", "--timeout", "50ms") == 1
-    assert capsys.readouterr().err == (
-        "helperd: bad is backoff: exited; retry in 2.0s: the helper exited with 3\n"
-    )
+    assert capsys.readouterr().err == ("helperd: bad is backoff: exited; retry in 2.0s: code 3: oh\\x1b[2J\n")
     daemon.run_sync(lambda: daemon.change("bad", state="failed"))
     assert run("wait", "--running", "bad", "--timeout", "1h") == 1
     assert "bad is failed" in capsys.readouterr().err
     assert run("wait", "--stopped", "bad") == 0
-    assert run("wait", "--running", "nobody", "--timeout", "50ms") == 1
-    assert "no source has that name" in capsys.readouterr().err
+
+
+def test_wait_refuses_at_once_a_name_that_no_source_has(
+    daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for goal in ("--running", "--stopped"):
+        assert run("wait", goal, "radio00", "--timeout", "1h") == 64
+        said = capsys.readouterr().err
+        assert said == "helperd: unknown-source: no source is named 'radio00'; did you mean 'radio0'?\n"
+    daemon.run_sync(daemon.sources.clear)
+    assert run("wait", "--running", "radio0", "--timeout", "50ms") == 64
+    assert "there are: none" in capsys.readouterr().err
 
 
 def test_wait_waits_for_the_daemon_too(rundir: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
