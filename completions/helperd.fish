@@ -92,7 +92,7 @@ complete -c helperd -n '__fish_seen_subcommand_from tap' -s q -l quiet -d 'print
 complete -c helperd -n '__fish_seen_subcommand_from tap' -l jsonl -d 'JSON reports, one per line, instead of packets; N counts reports'
 complete -c helperd -n '__fish_seen_subcommand_from tap' -l runtime-dir -xa '(__fish_complete_directories)' -d 'ask the daemon there'
 complete -c helperd -n '__fish_seen_subcommand_from tap' -a '(__helperd_sources)'
-complete -c helperd -n __fish_use_subcommand -a messages -d 'show what helpers and helperd said'
+complete -c helperd -n __fish_use_subcommand -a messages -d 'show what helpers and helperd said, and why helpers ended'
 complete -c helperd -n '__fish_seen_subcommand_from messages' -s h -l help -d 'show this help message and exit'
 complete -c helperd -n '__fish_seen_subcommand_from messages' -s f -l follow -d 'print each new message as it comes'
 complete -c helperd -n '__fish_seen_subcommand_from messages' -l since -x -d 'only those with a number above N'

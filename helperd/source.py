@@ -174,6 +174,7 @@ class Source:
         self._scope: trio.CancelScope | None = None
         self._gone: Exit | None = None
         self._shutdown: str | None = None
+        self._said = ""
         self._offers_bulk = False
         self._program: Program | None = None
         self._last_way = True
@@ -298,7 +299,10 @@ class Source:
             then = after.get(target, str(target))
         severity = "info" if ended.kind in {Why.ASKED, Why.DONE} else "warning"
         words = f"; last words: {self.last_words[-1]}" if self.last_words and severity == "warning" else ""
-        self.shell.log(severity, self.name, f"{ended.problem}: {ended.text}{words}; {then}")
+        text = f"{ended.problem}: {ended.text}{words}"
+        if severity == "warning":
+            self.shell.bus.post(severity, self.name, text)
+        self.shell.log(severity, self.name, f"{text}; {then}")
 
     async def _run_once(self) -> Exit:
         """One incarnation, from the launch request to the empty tree, and how it ended."""
@@ -306,6 +310,7 @@ class Source:
         error: BaseException | None = None
         self._shutdown = None
         self._offers_bulk = False
+        self._said = ""
         self.last_words = []
         self.watch = None
         self._received_before = self.route.ledger.received
@@ -591,11 +596,15 @@ class Source:
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):
+            self._said = message.text
             self._hear(_SEVERITIES[message.severity], message.text)
         elif isinstance(message, WarningReport):
             self._hear("warning", message.warning)
         elif isinstance(message, ErrorReport):
-            self._hear("error", message.message or "the helper reports an error without words")
+            if (
+                not message.message or message.message != self._said
+            ):  # helpers say why, and then that it is the end
+                self._hear("error", message.message or "the helper reports an error without words")
         elif isinstance(message, OpenReport):
             if message.success:  # before the packets that came in the same read
                 self._identify(message)
