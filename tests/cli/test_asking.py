@@ -191,9 +191,16 @@ def test_wait_refuses_at_once_a_name_that_no_source_has(
         assert run("wait", goal, "radio00", "--timeout", "1h") == 64
         said = capsys.readouterr().err
         assert said == "helperd: unknown-source: no source is named 'radio00'; did you mean 'radio0'?\n"
-    daemon.run_sync(daemon.sources.clear)
-    assert run("wait", "--running", "radio0", "--timeout", "50ms") == 64
-    assert "there are: none" in capsys.readouterr().err
+
+
+def test_wait_waits_for_a_daemon_that_has_no_source_yet(
+    rundir: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = TunableDaemon()
+    fake.sources.clear()
+    with served_in_thread(rundir, fake):
+        assert run("wait", "--running", "radio0", "--timeout", "50ms") == 64
+        assert "there are: none" in capsys.readouterr().err
 
 
 def test_wait_waits_for_the_daemon_too(rundir: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
