@@ -101,7 +101,7 @@ class StderrLines:
     @property
     def last(self) -> list[str]:
         """The last 20 lines, oldest first, dropped ones too; equal neighbours as one."""
-        return [_render(raw) + (f" (repeated {n} times)" if n else "") for raw, n in self._last]
+        return [_render(raw) + (f" ({_again(n)})" if n else "") for raw, n in self._last]
 
     def feed(self, data: bytes, now: float) -> list[str]:
         """Take what was read; return what is to be logged: escaped, without line ends."""
@@ -161,7 +161,7 @@ class StderrLines:
 
     def _say_repeats(self, now: float, out: list[str]) -> None:
         if self._repeats:
-            out.append(f"(repeated {self._repeats} times)")
+            out.append(f"({_again(self._repeats)})")
         self._repeats = 0
         self._repeats_at = now
 
@@ -169,6 +169,10 @@ class StderrLines:
         if self._unsaid:
             out.append(f"({self._unsaid} lines dropped: more than the budget)")
         self._unsaid = 0
+
+
+def _again(times: int) -> str:
+    return "repeated once" if times == 1 else f"repeated {times} times"
 
 
 def _render(raw: bytes) -> str:
@@ -293,7 +297,7 @@ class Fold:
         if not repeats:
             return []
         self.repeats -= repeats
-        return [Line(line.at, line.level, f"{line.text} (repeated {repeats} times)", line.fields)]
+        return [Line(line.at, line.level, f"{line.text} ({_again(repeats)})", line.fields)]
 
 
 @dataclass(slots=True)

@@ -47,10 +47,16 @@ def test_status_shows_one_line_per_source(
 
 
 def test_status_of_one_source_has_its_details(
-    daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str]
+    daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    daemon.sources["bad"]["vitals"] = {"cpu_percent": None, "fds": 7}
+    whole = daemon.snapshot
+    service = {"name": "exporter", "state": "running"}
+    monkeypatch.setattr(daemon, "snapshot", lambda: whole() | {"services": [service]})
     assert run("status", "bad") == 0
     out = capsys.readouterr().out
+    assert "vitals:        fds 7\n" in out
+    assert "exporter" not in out
     assert "definition:    bad:type=synthetic" in out
     assert "lost:          3 (partial-frame 3)" in out
     assert "not asked for: no-consumer 7" in out
