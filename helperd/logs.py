@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
@@ -300,6 +300,11 @@ class Fold:
         return [Line(line.at, line.level, f"{line.text} ({_again(repeats)})", line.fields)]
 
 
+def _told_at(at: datetime, lines: list[Line]) -> list[Line]:
+    """Lines with the time at which they are written, so that a count stands in order among the others."""
+    return [replace(line, at=at) for line in lines]
+
+
 @dataclass(slots=True)
 class LogCounts:
     """What became of the log's lines.
@@ -399,12 +404,12 @@ class Log:
             try:
                 line = self._queue.get(timeout=wait)
             except queue.Empty:
-                self._write(self._fold.due(self._clock()))
+                self._write(_told_at(datetime.now(UTC), self._fold.due(self._clock())))
                 continue
             if line is None:
-                self._write(self._fold.due(self._clock(), all_of_them=True))
+                self._write(_told_at(datetime.now(UTC), self._fold.due(self._clock(), all_of_them=True)))
                 return
-            ready = self._fold.admit(line, self._clock())
+            ready = _told_at(line.at, self._fold.admit(line, self._clock()))
             self.counts.folded += line not in ready
             self._write(ready)
 

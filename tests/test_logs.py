@@ -334,6 +334,22 @@ def test_repeats_are_told_when_nothing_else_comes(pipe):
     assert log.close()
 
 
+def test_a_count_has_the_time_at_which_it_is_written_so_that_lines_are_in_order(pipe):
+    read, write = pipe
+    now = [0.0]
+    log = Log(write, form="json", clock=lambda: now[0])
+    for text in ("a", "a", "b"):
+        log.info(text)
+    while log._queue.qsize() or log.counts.written < 2:
+        threading.Event().wait(0.001)
+    now[0] = 11.0
+    log.info("a")
+    assert log.close()
+    found = records(read)
+    assert [one["text"] for one in found] == ["a", "b", "a (repeated once)", "a"]
+    assert found[2]["time"] == found[3]["time"]
+
+
 def test_a_stuck_reader_costs_lines_and_never_blocks(pipe):
     read, write = pipe
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
