@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
@@ -101,7 +101,7 @@ class StderrLines:
     @property
     def last(self) -> list[str]:
         """The last 20 lines, oldest first, dropped ones too; equal neighbours as one."""
-        return [_render(raw) + (f" (repeated {n} times)" if n else "") for raw, n in self._last]
+        return [_render(raw) + (f" ({_again(n)})" if n else "") for raw, n in self._last]
 
     def feed(self, data: bytes, now: float) -> list[str]:
         """Take what was read; return what is to be logged: escaped, without line ends."""
@@ -161,7 +161,7 @@ class StderrLines:
 
     def _say_repeats(self, now: float, out: list[str]) -> None:
         if self._repeats:
-            out.append(f"(repeated {self._repeats} times)")
+            out.append(f"({_again(self._repeats)})")
         self._repeats = 0
         self._repeats_at = now
 
@@ -169,6 +169,10 @@ class StderrLines:
         if self._unsaid:
             out.append(f"({self._unsaid} lines dropped: more than the budget)")
         self._unsaid = 0
+
+
+def _again(times: int) -> str:
+    return "repeated once" if times == 1 else f"repeated {times} times"
 
 
 def _render(raw: bytes) -> str:
@@ -293,7 +297,12 @@ class Fold:
         if not repeats:
             return []
         self.repeats -= repeats
-        return [Line(line.at, line.level, f"{line.text} (repeated {repeats} times)", line.fields)]
+        return [Line(line.at, line.level, f"{line.text} ({_again(repeats)})", line.fields)]
+
+
+def _told_at(at: datetime, lines: list[Line]) -> list[Line]:
+    """Lines with the time at which they are written, so that a count stands in order among the others."""
+    return [replace(line, at=at) for line in lines]
 
 
 @dataclass(slots=True)
@@ -395,12 +404,12 @@ class Log:
             try:
                 line = self._queue.get(timeout=wait)
             except queue.Empty:
-                self._write(self._fold.due(self._clock()))
+                self._write(_told_at(datetime.now(UTC), self._fold.due(self._clock())))
                 continue
             if line is None:
-                self._write(self._fold.due(self._clock(), all_of_them=True))
+                self._write(_told_at(datetime.now(UTC), self._fold.due(self._clock(), all_of_them=True)))
                 return
-            ready = self._fold.admit(line, self._clock())
+            ready = _told_at(line.at, self._fold.admit(line, self._clock()))
             self.counts.folded += line not in ready
             self._write(ready)
 

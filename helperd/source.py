@@ -79,7 +79,6 @@ OPEN_S: Final = 15.0
 CONFIGURE_S: Final = 10.0
 MAX_TEXT: Final = 1000
 """Characters that are kept of what a helper says about itself."""
-_RATE_S: Final = 2.0
 
 
 class Shell(Protocol):
@@ -133,19 +132,17 @@ class Opened:
 
 @dataclass(slots=True)
 class Meter:
-    """Packets per second over the last seconds, sampled when asked."""
+    """Packets per second over the last two seconds, sampled at every heartbeat whether anybody looks or not."""
 
-    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
+    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=9))
 
-    def rate(self, now: float, packets: int) -> float:
-        """Packets per second since about ``_RATE_S`` seconds ago."""
-        samples = self.samples
-        if not samples or now - samples[-1][0] >= 0.2:
-            samples.append((now, packets))
-        while len(samples) > 1 and now - samples[0][0] > _RATE_S:
-            samples.popleft()
-        then, before = samples[0]
-        return (packets - before) / (now - then) if now > then else 0.0
+    @property
+    def rate(self) -> float | None:
+        """Packets per second; None until a second of samples is there."""
+        if len(self.samples) < 2:
+            return None
+        (then, before), (now, packets) = self.samples[0], self.samples[-1]
+        return (packets - before) / (now - then) if now - then >= 1 else None
 
 
 class Source:
@@ -177,6 +174,7 @@ class Source:
         self._scope: trio.CancelScope | None = None
         self._gone: Exit | None = None
         self._shutdown: str | None = None
+        self._said = ""
         self._offers_bulk = False
         self._program: Program | None = None
         self._last_way = True
@@ -301,7 +299,10 @@ class Source:
             then = after.get(target, str(target))
         severity = "info" if ended.kind in {Why.ASKED, Why.DONE} else "warning"
         words = f"; last words: {self.last_words[-1]}" if self.last_words and severity == "warning" else ""
-        self.shell.log(severity, self.name, f"{ended.problem}: {ended.text}{words}; {then}")
+        text = f"{ended.problem}: {ended.text}{words}"
+        if severity == "warning":
+            self.shell.bus.post(severity, self.name, text)
+        self.shell.log(severity, self.name, f"{text}; {then}")
 
     async def _run_once(self) -> Exit:
         """One incarnation, from the launch request to the empty tree, and how it ended."""
@@ -309,6 +310,7 @@ class Source:
         error: BaseException | None = None
         self._shutdown = None
         self._offers_bulk = False
+        self._said = ""
         self.last_words = []
         self.watch = None
         self._received_before = self.route.ledger.received
@@ -596,11 +598,15 @@ class Source:
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):
+            self._said = message.text
             self._hear(_SEVERITIES[message.severity], message.text)
         elif isinstance(message, WarningReport):
             self._hear("warning", message.warning)
         elif isinstance(message, ErrorReport):
-            self._hear("error", message.message or "the helper reports an error without words")
+            if (
+                not message.message or message.message != self._said
+            ):  # helpers say why, and then that it is the end
+                self._hear("error", message.message or "the helper reports an error without words")
         elif isinstance(message, OpenReport):
             if message.success:  # before the packets that came in the same read
                 self._identify(message)
@@ -683,8 +689,12 @@ class Source:
                     outbox.give_up()
 
     def tick(self, moment: Moment) -> None:
-        """Look after the helper's life; called four times a second."""
+        """Look after the helper's life, and sample its rate; called four times a second."""
         watch, life = self.watch, self.life
+        if life.state is State.RUNNING:
+            self.meter.samples.append((moment.now, self.route.ledger.received))
+        else:
+            self.meter.samples.clear()
         if watch is None or life.state not in _WATCHED or life.ended_by is not None:
             return
         found = watch.turn(moment, self.spec, self.last_packet_at)

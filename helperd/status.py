@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from helperd import __version__
+from helperd.lifecycle import State
 from helperd.runtime import CONTROL_SOCKET
 from helperd.sinks.file import FileSink
 
@@ -55,7 +56,7 @@ def source_status(source: Source, now: float, linktypes: list[int]) -> dict[str,
         "linktypes": linktypes,
         "packets": ledger.received,
         "bytes": ledger.received_bytes,
-        "rate": source.meter.rate(now, ledger.received),
+        "rate": source.meter.rate if life.state is State.RUNNING else None,
         "produced": ledger.produced,
         "routed": ledger.routed,
         "empty": ledger.empty,

@@ -214,10 +214,18 @@ def note_of(source: Mapping[str, Any]) -> str:
     ended, text = source.get("exit"), ""
     if ended and state in {"backoff", "failed", "starting", "down"} and ended.get("problem") not in _ORDERLY:
         parts.append(str(ended.get("problem")))
-        text = f": {ended.get('text')}"
+        text = f": {_cause(ended, '' if state == 'starting' else (source.get('stderr') or [''])[-1])}"
     if source.get("next_try_s") is not None:
         parts.append(f"retry in {span(source['next_try_s'])}")
     return clean("; ".join(parts) + text)
+
+
+def _cause(ended: Mapping[str, Any], words: str) -> str:
+    """Why it ended, with its last words where they can say more: a refusal says all there is."""
+    text = str(ended.get("text"))
+    if not words or ended.get("kind") not in {"accident", "config"} or words in text:
+        return text
+    return f"{text.removeprefix('the helper exited with ')}: {words}"
 
 
 def source_cells(source: Mapping[str, Any]) -> list[Cell]:
@@ -312,7 +320,8 @@ def summary(snapshot: Mapping[str, Any]) -> str:
     """One line about the daemon and the sum of its sources."""
     sources = snapshot.get("sources", [])
     running = sum(source.get("state") == "running" for source in sources)
-    total = sum(_finite(source.get("rate")) or 0 for source in sources)
+    rates = [found for source in sources if (found := _finite(source.get("rate"))) is not None]
+    total = sum(rates) if rates or not running else None
     consumers = len(snapshot.get("consumers", []))
     health = snapshot.get("health")
     words = sorted({str(sink["problem"]) for sink in snapshot.get("sinks", []) if sink.get("problem")})

@@ -53,6 +53,7 @@ ONLY: dict[str, set[str]] = {  # rooms that are held to less than their layer wo
 SAME: dict[str, set[str]] = {  # neighbours that may see each other, in this direction
     "channel": {"logs"},
     "bus": {"logs"},
+    "cli": {"helpers"},  # check reads an adapter's words as the adapter will
 }
 
 FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms

@@ -15,7 +15,9 @@ from helperd.cli.commands import COMMANDS
 from helperd.cli.parser import build
 from helperd.errors import PROBLEMS, Code
 from helperd.extcap.shim import USAGE
+from helperd.routing import SLOW
 from helperd.wire.definition import SourceDefinition
+from helperd.wire.messages import LOSSES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -42,6 +44,11 @@ def test_generated_files_are_what_the_code_says(script: str) -> None:
     assert done.returncode == 0, f"{done.stderr}run scripts/{script}"
 
 
+def test_no_place_of_argparse_is_left_unfilled_in_a_generated_file() -> None:
+    for path in (*MAN.iterdir(), *(ROOT / "completions").iterdir(), DOCS / "configuration.md"):
+        assert "%(" not in path.read_text(), path.name
+
+
 def test_every_problem_word_has_its_paragraph_and_no_other_has() -> None:
     text = (DOCS / "troubleshooting.md").read_text()
     words = re.findall(r"(?m)^### (\S+)$", text)
@@ -49,6 +56,18 @@ def test_every_problem_word_has_its_paragraph_and_no_other_has() -> None:
     assert set(words) == set(PROBLEMS)
     for word, paragraph in re.findall(r"(?ms)^### (\S+)\n\n(.*?)(?=^#|\Z)", text):
         assert len(paragraph.strip()) > 30, word
+
+
+def test_every_reason_for_which_a_packet_is_lost_is_in_the_table_and_no_other() -> None:
+    """Reasons are counted under a word in brackets or handed over as one; a sink of files counts under its problem."""
+    code = "\n".join(path.read_text() for path in (ROOT / "helperd").rglob("*.py"))
+    counted = re.findall(r'(?:upstream|lost|lost_by)\["([a-z-]+)"\] \+=', code)
+    handed = re.findall(r'(?:count_lost\(\w+, |_drop_queue\(|outbox\.clear\()"([a-z-]+)"', code)
+    files = {"disk-full", "sink-failed", "not-installed"}
+    table = (DOCS / "troubleshooting.md").read_text().partition("## Where packets get lost")[2]
+    shown = re.findall(r"(?m)^\| `([a-z-]+)` \|", table)
+    assert set(shown) == {*counted, *handed, *LOSSES, SLOW, *files}
+    assert len(shown) == len(set(shown))
 
 
 def test_every_method_of_the_control_socket_is_documented_and_no_other() -> None:

@@ -90,7 +90,7 @@ def test_an_endless_repetition_is_told_every_ten_seconds():
     assert lines.feed(b"a\n", 9.9) == []
     assert lines.feed(b"a\n", 10.0) == ["(repeated 3 times)"]
     assert lines.feed(b"a\n", 19.0) == []
-    assert lines.feed(b"", 20.0) == ["(repeated 1 times)"]
+    assert lines.feed(b"", 20.0) == ["(repeated once)"]
     assert lines.feed(b"", 40.0) == []
 
 
@@ -237,8 +237,8 @@ def test_counts_are_told_when_their_window_is_over():
     for now in (5.0, 6.0):
         fold.admit(line("b"), now)
     assert fold.due(9.0) == []
-    assert fold.due(10.0) == [line("a (repeated 1 times)")]
-    assert fold.due(11.0, all_of_them=True) == [line("b (repeated 1 times)")]
+    assert fold.due(10.0) == [line("a (repeated once)")]
+    assert fold.due(11.0, all_of_them=True) == [line("b (repeated once)")]
     assert fold.repeats == 0
 
 
@@ -248,7 +248,7 @@ def test_only_so_many_different_lines_are_remembered():
         fold.admit(line("first"), 0.0)
     assert fold.admit(line("second"), 0.0) == [line("second")]
     assert fold.admit(line("third"), 0.0) == [line("third")]
-    assert fold.admit(line("fourth"), 0.0) == [line("first (repeated 1 times)"), line("fourth")]
+    assert fold.admit(line("fourth"), 0.0) == [line("first (repeated once)"), line("fourth")]
     assert fold.admit(line("second"), 0.0) == []
 
 
@@ -330,8 +330,24 @@ def test_repeats_are_told_when_nothing_else_comes(pipe):
         threading.Event().wait(0.001)
     now[0] = 1.0
     second = json.loads(os.read(read, 999))
-    assert (first["text"], second["text"]) == ("a", "a (repeated 1 times)")
+    assert (first["text"], second["text"]) == ("a", "a (repeated once)")
     assert log.close()
+
+
+def test_a_count_has_the_time_at_which_it_is_written_so_that_lines_are_in_order(pipe):
+    read, write = pipe
+    now = [0.0]
+    log = Log(write, form="json", clock=lambda: now[0])
+    for text in ("a", "a", "b"):
+        log.info(text)
+    while log._queue.qsize() or log.counts.written < 2:
+        threading.Event().wait(0.001)
+    now[0] = 11.0
+    log.info("a")
+    assert log.close()
+    found = records(read)
+    assert [one["text"] for one in found] == ["a", "b", "a (repeated once)", "a"]
+    assert found[2]["time"] == found[3]["time"]
 
 
 def test_a_stuck_reader_costs_lines_and_never_blocks(pipe):

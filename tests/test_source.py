@@ -18,8 +18,10 @@ from helperd.launcher import own_launcher
 from helperd.lifecycle import Event, Life, State
 from helperd.routing import RouteTable
 from helperd.source import Source
+from helperd.status import source_status
 from helperd.supervisor import Supervisor
 from helperd.watch import Watch
+from helperd.wire.messages import ErrorReport, Severity, Text
 from tests import census
 from tests.rig import ROOT
 
@@ -213,3 +215,34 @@ async def test_a_suspended_machine_is_nobodys_fault(tmp_path, monkeypatch):
         os.kill(pid, signal.SIGCONT)
         await found.until(lambda: victim.liveness == ("ok", ""))
         assert victim.life.incarnation == 1
+
+
+async def test_the_rate_is_sampled_whether_anybody_looks_or_not(tmp_path, monkeypatch):
+    async with room(tmp_path, monkeypatch) as found:
+        victim = found.victim
+
+        def told() -> object:
+            return source_status(victim, trio.current_time(), [])["rate"]
+
+        assert told() is None, "nobody knows a rate before there was a second of it"
+        await found.until(lambda: victim.meter.rate)
+        assert 20 < told() <= 400
+        victim.post(Event.STOP)
+        await found.until(lambda: victim.life.state is State.DOWN)
+        assert told() is None
+
+
+async def test_an_end_that_nobody_ordered_is_a_message_and_a_failure_told_twice_is_one(tmp_path, monkeypatch):
+    async with room(tmp_path, monkeypatch) as found:
+        victim, bus = found.victim, found.supervisor.bus
+        victim._on_message(Text(Severity.ERROR, "the cable is out"))
+        victim._on_message(ErrorReport(0, "the cable is out"))
+        os.kill(victim.incarnation.process.pid, signal.SIGKILL)
+        await found.running("victim", 2)
+        victim.post(Event.RESTART)
+        await found.running("victim", 3)
+        told = [(notice.severity, notice.text, notice.repeated) for notice in bus.since(0)]
+        assert told == [
+            ("error", "the cable is out", 0),
+            ("warning", "killed: the helper was ended by SIGKILL", 0),
+        ]

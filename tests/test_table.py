@@ -140,9 +140,14 @@ def test_a_source_says_what_is_wrong_with_it() -> None:
     stalled = source("a", verdict="stalled-by-consumer", reason="")
     assert state_of(stalled).text == "stalled"
     assert note_of(stalled).startswith("stalled-by-consumer")
-    ended = {"kind": "accident", "problem": "exited", "text": "the helper exited with 3"}
-    waiting = source("a", state="backoff", exit=ended, next_try_s=2.04)
-    assert note_of(waiting) == "exited; retry in 2.0s: the helper exited with 3"
+    ended = {"kind": "accident", "problem": "exited", "text": "the helper exited with code 3"}
+    waiting = source("a", state="backoff", exit=ended, next_try_s=2.04, stderr=[])
+    assert note_of(waiting) == "exited; retry in 2.0s: the helper exited with code 3"
+    assert note_of(waiting | {"stderr": ["x", "no port"]}) == "exited; retry in 2.0s: code 3: no port"
+    refused = {"kind": "refusal", "problem": "open-refused", "text": "no such device"}
+    assert (
+        note_of(waiting | {"exit": refused, "stderr": ["x"]}) == "open-refused; retry in 2.0s: no such device"
+    )
     stopped = source(
         "a", state="down", why="stopped", exit={"kind": "asked", "problem": "asked", "text": "stop"}
     )
@@ -152,4 +157,6 @@ def test_a_source_says_what_is_wrong_with_it() -> None:
 def test_the_summary_counts_and_tells_bad_health() -> None:
     text = summary(snapshot(source("a"), source("b", state="down")) | {"health": "degraded"})
     assert text == "helperd 0.1.0, up 1.5s, degraded: 1 of 2 sources running, 199/s, 1 consumer"
+    assert "0 of 1 sources running, 0/s" in summary(snapshot(source("a", state="down", rate=None)))
+    assert "1 of 1 sources running, -, " in summary(snapshot(source("a", rate=None)))
     assert summary({}) == "helperd ?, up -: 0 of 0 sources running, 0/s, 0 consumers"

@@ -30,9 +30,10 @@ from helperd.wire.definition import SourceDefinition
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from helperd.lifecycle.life import Life
+    from helperd.source import Source
 
 LIMIT: Final = 32 << 20
 """Bytes that may wait for the file; the helper is held meanwhile, so nothing is lost here."""
@@ -113,13 +114,17 @@ def _door(path: str, installed: str | None, settings: Config) -> AbstractAsyncCo
     return own_launcher(path, helpers=settings.helpers)
 
 
-async def _capture(settings: Config, path: str, installed: str | None, ring: Ring, say: object) -> str:
+async def _capture(
+    settings: Config, path: str, installed: str | None, ring: Ring, say: Callable[[str], None]
+) -> str:
     """Run one source with one consumer, this process itself; return why it ended badly, or nothing."""
-    last: list[str] = []
 
     def log(severity: str, _source: str, text: str) -> None:
-        last.append(text)
-        if severity in {"warning", "error"} and callable(say):
+        lives = [source.life for source in supervisor.sources]
+        over = any(
+            life.exit and life.state is State.STOPPING for life in lives
+        )  # how it ended is said at the end
+        if severity in {"warning", "error"} and not over:
             say(text)
 
     (spec,) = settings.sources
@@ -151,16 +156,20 @@ async def _capture(settings: Config, path: str, installed: str | None, ring: Rin
                 nursery.start_soon(ended)
                 await _copy(ours, ring)
                 await supervisor.stop()
-                bad = "" if ring.done else _failure(supervisor.source(spec.name).life, ring.packets)
+                bad = "" if ring.done else _failure(supervisor.source(spec.name), ring.packets)
                 nursery.cancel_scope.cancel()
-    return (last[-1] if last else bad) if bad else ""
+    return bad
 
 
-def _failure(life: Life, packets: int) -> str:
+def _failure(source: Source, packets: int) -> str:
     """Return how the helper ended, if that was no good end."""
-    if life.exit is None:
-        return "" if packets else life.why
-    return "" if life.exit.kind in {Why.DONE, Why.ASKED} else life.exit.text
+    ended = source.life.exit
+    if ended is None:
+        return "" if packets else source.life.why
+    if ended.kind in {Why.DONE, Why.ASKED}:
+        return ""
+    words = f"; last words: {source.last_words[-1]}" if source.last_words else ""
+    return f"{ended.problem}: {ended.text}{words}"
 
 
 def _over(state: State) -> bool:

@@ -14,6 +14,8 @@ from helperd.cli.defaults import SYSTEM_CONFIG, config_file
 from helperd.config import trust
 from helperd.config.profile import Accounts, compile_profiles
 from helperd.errors import Code, ConfigError, ConfigRefused, RequestRefused, UsageError
+from helperd.helpers._template import Template
+from helperd.helpers.jsonlines import SETTINGS
 from helperd.wire.definition import SourceDefinition, check_options
 
 if TYPE_CHECKING:
@@ -34,25 +36,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def checked(path: str) -> Config:
-    """Load a configuration and parse the definitions in it, which the config room leaves as text.
+    """Load a configuration and parse the templates and definitions in it, which the config room leaves as text.
 
     Raises:
         ConfigRefused: every mistake of the file, in the order of its lines.
     """
     settings = config.load(path)
     mistakes = []
+    for number, helper in enumerate(settings.helpers, 1):
+        try:
+            _parse_template(helper)
+        except UsageError as error:
+            key = f"helper[{number}].command"
+            mistakes.append(ConfigError("bad-value", error.text, file=path, line=helper.line, key=key))
     for number, source in enumerate(settings.sources, 1):
         try:
             definition = SourceDefinition.parse(source.definition)
-            helper = settings.helper(source.helper) if source.helper else None
-            if helper is not None and helper.options is not None:
-                check_options(definition, helper.options, helper.name)
+            opener = settings.helper(source.helper) if source.helper else None
+            if opener is not None and opener.options is not None:
+                check_options(definition, opener.options, opener.name)
         except UsageError as error:
             key = f"source[{number}].definition"
             mistakes.append(ConfigError(error.problem, error.text, file=path, line=source.line, key=key))
     if mistakes:
-        raise ConfigRefused(mistakes)
+        raise ConfigRefused(sorted(mistakes, key=lambda mistake: mistake.line))
     return settings
+
+
+def _parse_template(helper: HelperSpec) -> None:
+    """Parse the words behind ``--`` of a helper that runs another program.
+
+    Raises:
+        UsageError: they make no sense.
+    """
+    words = helper.command[helper.command.index("--") + 1 :] if "--" in helper.command else ()
+    if helper.builtin == "jsonlines":
+        Template(words, SETTINGS)
+    elif helper.builtin == "pipe":
+        Template(words)
+    elif helper.builtin == "extcap":  # a tool has no arguments of ours, so no places either
+        Template([word for word in words if not word.startswith("/")])
 
 
 def warnings(settings: Config) -> Iterator[ConfigError]:

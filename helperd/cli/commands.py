@@ -52,7 +52,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("channel", "tune a source to one channel", "helperd.cli.channel"),
     Command("hop", "let a source hop over channels", "helperd.cli.hop"),
     Command("tap", "write live packets to a file or a pipe", "helperd.cli.tap"),
-    Command("messages", "show what helpers and helperd said", "helperd.cli.messages"),
+    Command("messages", "show what helpers and helperd said, and why helpers ended", "helperd.cli.messages"),
     Command("wait", "wait until sources and services run, for scripts", "helperd.cli.wait"),
     Command("reload", "read the configuration again", "helperd.cli.reload"),
     Command("capture", "capture from one device without a daemon, as pcapng", "helperd.cli.capture"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the kept messages, and follow them if asked to; with ``--json`` one object a line.
+    """Print the kept messages, and follow them if asked to; with ``--json`` one object a line. None: say so on stderr.
 
     Returns:
         0; a daemon that ends while it is followed: 69.
@@ -39,6 +40,8 @@ def main(args: argparse.Namespace) -> int:
         for reply in replies:
             for message in reply["messages"]:
                 print(json.dumps(message) if args.json else line_of(message), flush=args.follow)
+            if not reply["messages"] and not args.follow:
+                print("no messages", file=sys.stderr)
     return Code.DONE
 
 

@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     if args.name is None:
         print(fit(summary(snapshot), width))
     else:
-        snapshot = snapshot | {"consumers": []}
+        snapshot = snapshot | {"consumers": [], "services": [], "sinks": []}
     for line in render(snapshot, width, color=terminal and "NO_COLOR" not in os.environ):
         print(line)
     if args.name is not None:
@@ -92,7 +92,7 @@ def details(source: dict[str, Any]) -> list[str]:
     vitals = source.get("vitals")
     if vitals:
         told = ", ".join(
-            f"{key} {_short(value)}" for key, value in vitals.items() if not isinstance(value, list | dict)
+            f"{key} {_short(value)}" for key, value in vitals.items() if isinstance(value, int | float | str)
         )
         lines.append(f"{'vitals:':<15}{clean(told)}")
     stderr = source.get("stderr") or []

@@ -47,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="between two pictures (default: 1s)",
     )
     parser.add_argument(
-        "-s", "--sort", metavar="KEY", choices=[*SORTS], default="", help="one of %(choices)s; see h"
+        "-s",
+        "--sort",
+        metavar="KEY",
+        choices=[*SORTS],
+        default="",
+        help="sort by the column that has this key; h shows them: %(choices)s",
     )
     running.add_arguments(parser, printing=False)
 

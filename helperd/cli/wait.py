@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument(
-        "--running", metavar="NAME", nargs="*", help="until these run, or all sources if none is named"
+        "--running",
+        metavar="NAME",
+        nargs="*",
+        help="until these run, or all sources if none is named; a name that nobody has is refused once there are any",
     )
     goal.add_argument("--stopped", metavar="NAME", nargs="*", help="until these are down")
     parser.add_argument(
@@ -41,6 +44,9 @@ def main(args: argparse.Namespace) -> int:
 
     Returns:
         0 when all are there; 1 when one failed for good or the time is up; 69 when no daemon came up in time.
+
+    Raises:
+        ControlError: "unknown-source"; only a daemon without any source is waited for, because it may be starting.
     """
     deadline = _now() + args.timeout
     running_wanted = args.running is not None
@@ -55,7 +61,10 @@ def main(args: argparse.Namespace) -> int:
                 lacking = [source for source in sources if not _there(source, running_wanted=running_wanted)]
                 if not lacking:
                     return Code.DONE
-                if running_wanted and any(source["state"] == "failed" for source in lacking):
+                hopeless = {"failed"} if running_wanted else set()
+                if snapshot["sources"] or snapshot.get("services"):
+                    hopeless.add("unknown")
+                if any(source["state"] in hopeless for source in lacking):
                     break
                 client.silence_s = deadline - _now()
                 if client.silence_s <= 0:
@@ -64,8 +73,12 @@ def main(args: argparse.Namespace) -> int:
         if error.problem != "timed-out":
             raise
     for source in lacking:
-        note = source["why"] if source["state"] == "unknown" else note_of(source)
-        print(f"helperd: {clean(source['name'])} is {state_of(source).text}: {note}", file=sys.stderr)
+        if source["state"] == "unknown":
+            with running.connect(args) as client:
+                client.call("GetSource", source=source["name"])  # says which names there are
+        print(
+            f"helperd: {clean(source['name'])} is {state_of(source).text}: {note_of(source)}", file=sys.stderr
+        )
     return Code.NO
 
 
@@ -89,8 +102,7 @@ def _chosen(snapshot: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
     if not names:
         return list(snapshot["sources"])
     by_name = {row["name"]: row for row in [*snapshot["sources"], *(snapshot.get("services") or [])]}
-    unknown = {"state": "unknown", "why": "no source or service has that name"}
-    return [by_name.get(name, unknown | {"name": name}) for name in names]
+    return [by_name.get(name, {"name": name, "state": "unknown"}) for name in names]
 
 
 def _there(source: dict[str, Any], *, running_wanted: bool) -> bool:

@@ -39,6 +39,10 @@ class ControlError(HelperdError):
         self.error = error
         self.parameters = parameters
 
+    def __str__(self) -> str:
+        """One line; of a refused configuration its mistakes, each with its own word behind its place."""
+        return self.text if self.exit_code == Code.CONFIG else super().__str__()
+
 
 class Upgraded(NamedTuple):
     """A connection that carries something else now.

@@ -320,7 +320,7 @@ class Runner:
         try:
             interfaces = tuple(self._helper.list())
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
-            report = ListReport(request.seqno, success=False, message=_reason(error), version=_VERSION)
+            report = ListReport(request.seqno, success=False, message=_told(error), version=_VERSION)
         else:
             report = ListReport(request.seqno, interfaces=interfaces, version=_VERSION)
         self._send(report)
@@ -345,7 +345,7 @@ class Runner:
                     capture_interface=answer.capture_interface,
                 )
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
-            report = ProbeReport(request.seqno, success=False, message=_reason(error))
+            report = ProbeReport(request.seqno, success=False, message=_told(error))
         self._send(report)
         self._finish()
 
@@ -367,7 +367,7 @@ class Runner:
             device = self._helper.open(definition)
             report = self._opened(request, definition, device)
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
-            self._send(OpenReport(request.seqno, success=False, message=_reason(error), version=_VERSION))
+            self._send(OpenReport(request.seqno, success=False, message=_told(error), version=_VERSION))
             self._finish()
             return
         self._send(report)
@@ -545,6 +545,13 @@ class Runner:
 
 
 _VERSION = f"helperd {__version__}"
+
+
+def _told(error: BaseException) -> str:
+    """What was raised instead of an answer, for the user; for the author, the traceback of what nobody foresaw."""
+    if not isinstance(error, HelperdError | OSError):
+        traceback.print_exception(error)
+    return _reason(error)
 
 
 def _reason(error: BaseException) -> str:

@@ -237,9 +237,7 @@ def _radio(interface: str) -> int | None:
 
 
 def _number(definition: SourceDefinition, key: str, *, default: float, least: float, most: float) -> float:
-    value = definition.number(key)
-    if value is None:
-        return default
+    value = definition.number(key, default=default)
     if not least <= value <= most:
         raise Refused(f"{key}={definition.get(key)}: write a number from {least} to {most}", "bad-definition")
     return value

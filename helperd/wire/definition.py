@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from helperd.errors import UsageError
 from helperd.wire.record import record, replace
@@ -144,14 +144,20 @@ class SourceDefinition:
         """
         return parse_rate(self.options[key]) if key in self.options else None
 
-    def number(self, key: str) -> float | None:
-        """A finite decimal number, or None when the option is absent.
+    @overload
+    def number(self, key: str) -> float | None: ...
+
+    @overload
+    def number(self, key: str, *, default: float) -> float: ...
+
+    def number(self, key: str, *, default: float | None = None) -> float | None:
+        """A finite decimal number, or the default when the option is absent.
 
         Raises:
             UsageError: "bad-definition"; it is none.
         """
         if key not in self.options:
-            return None
+            return default
         try:
             value = float(self.options[key])
         except ValueError:

@@ -21,7 +21,7 @@ Run = Callable[..., int]
 @pytest.fixture
 def daemon(rundir: Path) -> Iterator[FakeDaemon]:
     fake = TunableDaemon()
-    ended = {"kind": "accident", "problem": "exited", "text": "the helper exited with 3"}
+    ended = {"kind": "accident", "problem": "exited", "text": "the helper exited with code 3"}
     fake.sources["bad"] = source("bad", state="backoff", exit=ended, next_try_s=2.0, stderr=["oh\033[2J"])
     fake.post("hello")
     fake.post("bye", who="bad", severity="error")
@@ -41,16 +41,22 @@ def test_status_shows_one_line_per_source(
     out = capsys.readouterr().out.splitlines()
     assert "2 of 3 sources running" in out[0]
     assert out[2].split()[:2] == ["radio0", "running"]
-    assert out[4].endswith("exited; retry in 2.0s: the helper exited with 3")
+    assert out[4].endswith("exited; retry in 2.0s: code 3: oh\\x1b[2J")
     assert "all.sock" in out[-1]
     assert "\033" not in "".join(out)
 
 
 def test_status_of_one_source_has_its_details(
-    daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str]
+    daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    daemon.sources["bad"]["vitals"] = {"cpu_percent": None, "fds": 7}
+    whole = daemon.snapshot
+    service = {"name": "exporter", "state": "running"}
+    monkeypatch.setattr(daemon, "snapshot", lambda: whole() | {"services": [service]})
     assert run("status", "bad") == 0
     out = capsys.readouterr().out
+    assert "vitals:        fds 7\n" in out
+    assert "exporter" not in out
     assert "definition:    bad:type=synthetic" in out
     assert "lost:          3 (partial-frame 3)" in out
     assert "not asked for: no-consumer 7" in out
@@ -137,7 +143,7 @@ def test_messages_are_lines_or_json_lines(
     assert run("messages", "bad", "--json") == 0
     assert json.loads(capsys.readouterr().out)["text"] == "bye"
     assert run("messages", "--since", "2") == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "no messages\n")
 
 
 def test_messages_are_followed_until_the_daemon_ends(
@@ -177,15 +183,30 @@ def test_wait_gives_up_with_the_reason(
     daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("wait", "--running", "bad", "--timeout", "50ms") == 1
-    assert capsys.readouterr().err == (
-        "helperd: bad is backoff: exited; retry in 2.0s: the helper exited with 3\n"
-    )
+    assert capsys.readouterr().err == ("helperd: bad is backoff: exited; retry in 2.0s: code 3: oh\\x1b[2J\n")
     daemon.run_sync(lambda: daemon.change("bad", state="failed"))
     assert run("wait", "--running", "bad", "--timeout", "1h") == 1
     assert "bad is failed" in capsys.readouterr().err
     assert run("wait", "--stopped", "bad") == 0
-    assert run("wait", "--running", "nobody", "--timeout", "50ms") == 1
-    assert "no source or service has that name" in capsys.readouterr().err
+
+
+def test_wait_refuses_at_once_a_name_that_no_source_has(
+    daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for goal in ("--running", "--stopped"):
+        assert run("wait", goal, "radio00", "--timeout", "1h") == 64
+        said = capsys.readouterr().err
+        assert said == "helperd: unknown-source: no source is named 'radio00'; did you mean 'radio0'?\n"
+
+
+def test_wait_waits_for_a_daemon_that_has_no_source_yet(
+    rundir: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = TunableDaemon()
+    fake.sources.clear()
+    with served_in_thread(rundir, fake):
+        assert run("wait", "--running", "radio0", "--timeout", "50ms") == 64
+        assert "there are: none" in capsys.readouterr().err
 
 
 def test_wait_waits_for_the_daemon_too(rundir: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

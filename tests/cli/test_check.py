@@ -58,6 +58,24 @@ def test_five_mistakes_are_five_lines_and_a_count(file: Path, capsys: pytest.Cap
     assert lines[-1] == f"{file}: 5 mistakes"
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ('["builtin:jsonlines", "--", "/bin/echo", "{25}fb2dd58"]', "and {{ or }} for a brace"),
+        ('["builtin:pipe", "--", "x~[a", "/bin/cat", "{x}"]', "not a regular expression"),
+        ('["builtin:extcap", "--", "nonsense", "/bin/tool"]', "neither name~pattern nor"),
+    ],
+)
+def test_the_words_of_an_adapter_are_checked(
+    file: Path, capsys: pytest.CaptureFixture[str], command: str, text: str
+) -> None:
+    file.write_text(GOOD + f'[[helper]]\nname = "a"\ntypes = ["a"]\ncommand = {command}\n')
+    assert cli.main(["check", str(file)]) == Code.CONFIG
+    said = capsys.readouterr().err
+    assert said.startswith(f"{file}:7: bad-value: ")
+    assert text in said
+
+
 def test_the_same_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(FIVE)
     assert cli.main(["check", "--json", str(file)]) == Code.CONFIG

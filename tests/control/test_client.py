@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helperd.control.client import Client, ControlError
-from helperd.errors import Code, HelperdError, UnavailableError
+from helperd.errors import Code, ConfigError, ConfigRefused, HelperdError, UnavailableError
 from tests.control.fake import FakeDaemon, TunableDaemon, served_in_thread
 
 
@@ -61,6 +61,16 @@ def test_an_error_has_the_daemons_words_and_exit_code(rundir: Path) -> None:
             client.call("SetChannel", source="radio0", channel="6")
         assert caught.value.problem == "not-supported"
         assert client.call("ListSources")["sources"]
+
+
+def test_a_refused_configuration_tells_each_mistake_once(rundir: Path) -> None:
+    fake = FakeDaemon()
+    fake.failure = ConfigRefused([ConfigError("unknown-key", "no key 'x'", file="a.toml", line=3)])
+    with served_in_thread(rundir, fake), Client(str(rundir / "control.sock")) as client:
+        with pytest.raises(ControlError) as caught:
+            client.call("Start", source="radio0")
+        assert str(caught.value) == "a.toml:3: unknown-key: no key 'x'"
+        assert caught.value.problem == "unknown-key"
 
 
 def test_an_order_that_is_too_long_is_refused_not_hung(rundir: Path) -> None:

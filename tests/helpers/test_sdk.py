@@ -334,6 +334,7 @@ def test_hold_overrides_that(hold, helperd):
         ("open", "return open('/nowhere/at/all')", "No such file or directory: /nowhere/at/all"),
         ("open", "1 / 0", "ZeroDivisionError: division by zero (written.py:"),
         ("list", "raise Refused('usb is gone')", "usb is gone"),
+        ("list", "return [][0]", "IndexError: list index out of range (written.py:"),
     ],
 )
 def test_what_the_authors_code_raises_is_the_answer(tmp_path, method, body, words):
@@ -350,6 +351,7 @@ def test_what_the_authors_code_raises_is_the_answer(tmp_path, method, body, word
         assert words in report.message
         peer.until_eof()
         assert peer.wait() == 0
+        assert ("Traceback" in peer.stderr()) == ("(written.py:" in words), "only of what nobody foresaw"
 
 
 def test_a_capture_that_fails_is_told_and_ends_the_helper(tmp_path):

@@ -121,7 +121,7 @@ def test_a_coroutine_captures_as_printed(blocks, tmp_path, helperd):
 @pytest.mark.parametrize("helperd", [True, False])
 def test_trio_captures_as_printed(blocks, tmp_path, helperd):
     with Peer(argv=runs(blocks, tmp_path, "Ticks"), helperd=helperd) as peer:
-        peer.send(OpenRequest("0.01:type=ticks"))
+        peer.send(OpenRequest("clock:type=ticks,every=0.01"))
         assert peer.expect(OpenReport).success
         assert {packet[2] for packet in peer.until_packets(20)} == {b"tick"}
         peer.ping()

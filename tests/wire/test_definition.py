@@ -112,7 +112,9 @@ def test_options_are_read_by_kind():
     assert definition.flag("none", default=False) is False
     assert definition.channels() == ("1", "6", "11")
     assert definition.number("gain") == 2.5
+    assert definition.number("gain", default=1.0) == 2.5
     assert definition.number("none") is None
+    assert definition.number("none", default=0.2) == 0.2
     assert definition.rate() == 0.5
     assert definition.rate("none") is None
     assert definition.get("none", "d") == "d"
