@@ -101,7 +101,8 @@ def main(args: argparse.Namespace) -> int:
         raise
     finally:
         ring.close()
-    say(f"Packets captured: {ring.packets:,}")
+    if ring.packets or not problem:
+        say(f"Packets captured: {ring.packets:,}")
     if problem:
         print(f"helperd: {problem}", file=sys.stderr)
         return int(Code.NO)

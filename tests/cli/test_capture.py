@@ -112,6 +112,7 @@ def test_what_cannot_be_is_said(config: Path, words: tuple[str, ...], status: in
     assert (done.returncode, text in said) == (status, True), said
     assert said.count(text) == 1, "said once"
     assert "stays down" not in said
+    assert "Packets captured" not in said
     assert "Traceback" not in said
 
 
