@@ -286,23 +286,28 @@ class Outbox:
         """Take whole batches for sending, about ``nbytes`` of them and at least one if there is any."""
         batches = self._batches
         taken: list[Batch] = []
-        size = 0
+        size = packets = 0
         while batches and (not taken or size + batches[0].nbytes <= nbytes):
             batch = batches.popleft()
             taken.append(batch)
             size += batch.nbytes
-            self.queued -= batch.packets
-            self.inflight += batch.packets
+            packets += batch.packets
+        self.queued -= packets
+        self.inflight += packets
         return taken
 
     def sent(self, taken: Iterable[Batch], left: Sequence[Batch] = ()) -> None:
         """Count taken batches as delivered and free their memory; what is ``left`` of them goes back into the queue."""
         was_full = self.pinned > self._limit
+        packets = nbytes = pinned = 0
         for batch in taken:
-            self.inflight -= batch.packets
-            self.delivered += batch.packets
-            self.delivered_bytes += batch.nbytes
-            self.pinned -= batch.pinned
+            packets += batch.packets
+            nbytes += batch.nbytes
+            pinned += batch.pinned
+        self.inflight -= packets
+        self.delivered += packets
+        self.delivered_bytes += nbytes
+        self.pinned -= pinned
         for batch in reversed(left):
             self.delivered -= batch.packets
             self.delivered_bytes -= batch.nbytes
