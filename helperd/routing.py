@@ -65,6 +65,7 @@ class Interfaces:
     def __init__(self) -> None:
         self._all: list[Interface] = []
         self._numbers: dict[tuple[str, int], int] = {}
+        self._of: dict[str, list[Interface]] = {}
 
     def __len__(self) -> int:
         return len(self._all)
@@ -84,13 +85,15 @@ class Interfaces:
         number = len(self._all)
         block = pcapng.interface_block(linktype, name=source, description=definition, hardware=hardware)
         filler = pcapng.interface_block(linktype, name="-", description="not in this stream")
-        self._all.append(Interface(number, source, linktype, block, filler))
+        interface = Interface(number, source, linktype, block, filler)
+        self._all.append(interface)
+        self._of.setdefault(source, []).append(interface)
         self._numbers[source, linktype] = number
         return number
 
-    def of(self, source: str) -> list[Interface]:
+    def of(self, source: str) -> Sequence[Interface]:
         """The interfaces of one source, oldest first."""
-        return [interface for interface in self._all if interface.source == source]
+        return self._of.get(source, ())
 
     def blocks(self, after: int) -> list[bytes]:
         """The description blocks of all interfaces from number ``after`` on."""
