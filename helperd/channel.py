@@ -35,7 +35,8 @@ BULK_READ: Final = 256 << 10
 BULK_PIPE: Final = 1 << 20
 """What their pipe holds then; the most that the kernel gives to anybody."""
 OWN_READ: Final = 1 << 20
-"""Read size for our own helpers, which send many packets per frame over a large socket buffer."""
+"""Read size for our own helpers, which send many packets per frame over a large socket buffer; while they flood, for
+memory of that size is asked of the kernel and given back each time."""
 BUSY: Final = 16 << 10
 """Bytes in a read after which the next is tried at once: for a flooding helper, asking the kernel first costs as much
 as reading."""
@@ -126,7 +127,8 @@ class Channel:
         """
         if len(self._unsent) > MAX_UNSENT:
             return False
-        self._rooms.patient.recall(self._from_helper)
+        if self._rooms.patient.gathers:
+            self._rooms.patient.recall(self._from_helper)
         self._write(self.session.send(message))
         if isinstance(message, Register) and self.session.bulk is not None:
             self._widen()
@@ -206,7 +208,9 @@ class Channel:
             RemoteProtocolError: what came is refused; whatever came before it has been handed on.
         """
         try:
-            data = os.read(self._from_helper, self._read_size)
+            data = os.read(
+                self._from_helper, self._read_size if self._busy else min(self._read_size, FOREIGN_READ)
+            )
         except BlockingIOError:
             self._busy = False
             return True
@@ -347,23 +351,25 @@ class Channel:
             RemoteProtocolError: the bytes were refused, or the output ended inside a frame.
         """
 
-        def goes_on() -> bool:
-            return not (self._busy or self._inbox or holding())
+        def turn() -> bool:
+            stays = self._read()
+            self._inbox.clear()
+            return stays and not self._busy and not holding()
 
         def prompt_turn() -> bool:
-            return self._read() and not self._quiet and goes_on()
+            return turn() and not self._quiet
 
         def patient_turn() -> bool:
-            return self._read() and self._quiet and goes_on()
+            return turn() and self._quiet
 
         while not self.eof:
             if self._busy:
                 await self._turn()
-            elif self._quiet and not self._awaits_answer():
+                self._inbox.clear()
+            elif self._quiet and not (self._rooms.patient.gathers and self._awaits_answer()):
                 await self._rooms.patient.attend(self._from_helper, patient_turn)
             else:
                 await self._rooms.prompt.attend(self._from_helper, prompt_turn)
-            self._inbox.clear()
             while holding():
                 await wait_for_room()
 

@@ -6,7 +6,8 @@ Rules:
   2. There are two rooms. In the prompt one nobody waits for anybody, and after ``TURN`` of them others have their turn.
   3. In the patient one, while there is much to read, more than ``BUSY`` times a second, the first that is ready waits
      up to ``GATHER_S`` for others. After a silence nobody waits.
-  4. Who expects an answer does not wait in the patient one; who begins to expect one is called back (``recall``).
+  4. While those in the patient one wait for each other, nobody who expects an answer is among them; who begins to
+     expect one is called back (``recall``).
 """
 
 from __future__ import annotations
@@ -83,19 +84,24 @@ class Gather:
         self._epoll.unregister(fd)
         return self._waiting.pop(fd)[0]
 
-    def _busy(self) -> bool:
+    @property
+    def gathers(self) -> bool:
+        """Whether what is ready waits for more now."""
+        return self._patient and self.rate >= BUSY
+
+    def _look(self) -> None:
         now = trio.current_time()
         if now - self._since >= _WINDOW_S:
             self.rate = (self.read - self._read_before) / (now - self._since)
             self._since, self._read_before = now, self.read
-        return self.rate >= BUSY
 
     async def run(self) -> None:
         """Give everybody who is ready a turn, until cancelled."""
         with self._epoll:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                if self._patient and self._busy():
+                self._look()
+                if self.gathers:
                     await trio.sleep(GATHER_S)
                 self.turns += 1
                 for fd, _ in self._epoll.poll(0, -1 if self._patient else TURN):

@@ -14,8 +14,7 @@ import random
 import signal
 import time
 import traceback
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -77,6 +76,7 @@ if TYPE_CHECKING:
 GREET_S: Final = 5.0
 OPEN_S: Final = 15.0
 CONFIGURE_S: Final = 10.0
+_SAMPLE_S: Final = 1.0
 MAX_TEXT: Final = 1000
 """Characters that are kept of what a helper says about itself."""
 
@@ -132,17 +132,25 @@ class Opened:
 
 @dataclass(slots=True)
 class Meter:
-    """Packets per second over the last two seconds, sampled at every heartbeat whether anybody looks or not."""
+    """Packets per second over the last second or two, sampled whether anybody looks or not.
 
-    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=9))
+    Attributes:
+        rate: None until there are samples a second apart.
+    """
 
-    @property
-    def rate(self) -> float | None:
-        """Packets per second; None until a second of samples is there."""
-        if len(self.samples) < 2:
-            return None
-        (then, before), (now, packets) = self.samples[0], self.samples[-1]
-        return (packets - before) / (now - then) if now - then >= 1 else None
+    rate: float | None = None
+    _at: float = 0.0
+    _packets: int | None = None
+
+    def tick(self, now: float, packets: int | None) -> None:
+        """Take a sample if it is time for one; None: nothing runs."""
+        if packets is None:
+            self.rate = self._packets = None
+        elif self._packets is None:
+            self._at, self._packets = now, packets
+        elif now - self._at >= _SAMPLE_S:
+            self.rate = (packets - self._packets) / (now - self._at)
+            self._at, self._packets = now, packets
 
 
 class Source:
@@ -691,10 +699,7 @@ class Source:
     def tick(self, moment: Moment) -> None:
         """Look after the helper's life, and sample its rate; called four times a second."""
         watch, life = self.watch, self.life
-        if life.state is State.RUNNING:
-            self.meter.samples.append((moment.now, self.route.ledger.received))
-        else:
-            self.meter.samples.clear()
+        self.meter.tick(moment.now, self.route.ledger.received if life.state is State.RUNNING else None)
         if watch is None or life.state not in _WATCHED or life.ended_by is not None:
             return
         found = watch.turn(moment, self.spec, self.last_packet_at)
