@@ -22,25 +22,35 @@ def sources(bench: Bench, *, count: int, rate: float | None = None) -> Figure:
     keys = {"rate": rate, "unit": 1} if rate else half_load(bench.rate_of(V3_TO_PCAPNG), count)
     with running(bench) as path:
         run(path, [definition(bench, "v3", ms=1)])
-        begin = time.monotonic_ns() + 500_000_000 + count * 25_000_000
+        begin = beginning(count)
         definitions = [definition(bench, "v3", at=begin, **keys) for _ in range(count)]
         with drain(bench, "pcapng", count, connect=path.rig.runtime / "pcapng.sock") as saw:
             names = path.begin(definitions)
-            until(begin / 1e9 + bench.seconds * 0.1)
-            before, since = cpu_ns(path.pid), time.monotonic()
-            until(begin / 1e9 + bench.seconds * 0.9)
-            used, took = cpu_ns(path.pid) - before, time.monotonic() - since
+            share = share_of_core(path, begin)
             drained = saw()
             memory = rss_mb(path.pid)
         path.settle(names, drained.total)
     drained.whole()
     return Figure(
-        cpu_ns=used / took / (keys["rate"] * count),
+        cpu_ns=share * 1e9 / (keys["rate"] * count),
         p50_ms=drained.p50_us / 1000,
         p99_ms=drained.p99_us / 1000,
         rss_mb=memory,
-        more={"% of a core": 100 * used / took / 1e9},
+        more={"% of a core": 100 * share},
     )
+
+
+def beginning(sources: int) -> int:
+    """A monotonic time in nanoseconds at which so many sources, started now, can begin together."""
+    return time.monotonic_ns() + 500_000_000 + sources * 25_000_000
+
+
+def share_of_core(path: Daemon, begin: int) -> float:
+    """Wait for the middle of a run that begins then, and see how much of a core the supervisor uses in it."""
+    until(begin / 1e9 + path.bench.seconds * 0.1)
+    before, since = cpu_ns(path.pid), time.monotonic()
+    until(begin / 1e9 + path.bench.seconds * 0.9)
+    return (cpu_ns(path.pid) - before) / 1e9 / (time.monotonic() - since)
 
 
 def until(moment: float) -> None:

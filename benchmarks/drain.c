@@ -110,8 +110,9 @@ static size_t raw(size_t at, size_t end) {
         uint32_t word = be(data + at + 4);
         size_t n = be(data + at + 8) + (word == 0xA9A90003 ? 20 : word == 0xABCD0002 ? 48 : 12);
         if (n > end - at) break;
-        if (word == 0xA9A90003 && be(data + at + 12) >> 16 == 0x4844) bulk_frame(at);
-        else packet_frames(data + at, data + at + n);
+        uint32_t kind = word == 0xA9A90003 ? be(data + at + 12) >> 16 : 16;
+        if (kind == 0x4844) bulk_frame(at);
+        if (kind == 16) packet_frames(data + at, data + at + n);      /* others are no packets: a helper says its end */
         at += n;
     }
     return at;

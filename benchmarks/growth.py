@@ -12,12 +12,11 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from benchmarks.__main__ import machine
-from benchmarks.crowd import until
-from benchmarks.measure import Bench, cpu_ns, drain
+from benchmarks.crowd import beginning, share_of_core
+from benchmarks.measure import Bench, drain
 from benchmarks.path import definition, run, running
 
 UNIT = 100  # packets a write
@@ -40,17 +39,14 @@ def share(bench: Bench, rate: int, sources: int, consumers: int) -> float:
     """
     with running(bench) as path, contextlib.ExitStack() as stack:
         run(path, [definition(bench, "v3", ms=1)])
-        begin = time.monotonic_ns() + 500_000_000 + sources * 25_000_000
+        begin = beginning(sources)
         where = path.rig.runtime / "pcapng.sock"
         saws = [stack.enter_context(drain(bench, "pcapng", sources, connect=where)) for _ in range(consumers)]
         names = path.begin([definition(bench, "v3", at=begin, rate=rate / sources, unit=UNIT)] * sources)
-        until(begin / 1e9 + bench.seconds * 0.1)
-        before, since = cpu_ns(path.pid), time.monotonic()
-        until(begin / 1e9 + bench.seconds * 0.9)
-        used, took = cpu_ns(path.pid) - before, time.monotonic() - since
+        used = 100 * share_of_core(path, begin)
         [total, *_] = [saw().whole().total for saw in saws]
         path.settle(names, total)
-    return used / took / 1e7
+    return used
 
 
 def plot(shares: dict[int, float]) -> list[str]:

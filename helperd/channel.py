@@ -258,7 +258,7 @@ class Channel:
 
     def _hand_on(self, came: list[Message | Run], size: int) -> None:
         """Messages first: no packet comes before the report that it depends on, and no answer waits for packets."""
-        runs = [item for item in came if type(item) is Run]
+        runs = [item for item in came if isinstance(item, Run)]
         if len(runs) < len(came):
             for item in came:
                 if not isinstance(item, Run):
@@ -364,8 +364,8 @@ class Channel:
 
         while not self.eof:
             if self._busy:
-                await self._turn()
-                self._inbox.clear()
+                await trio.lowlevel.checkpoint()
+                turn()
             elif self._quiet and not (self._rooms.patient.gathers and self._awaits_answer()):
                 await self._rooms.patient.attend(self._from_helper, patient_turn)
             else:

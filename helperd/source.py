@@ -132,7 +132,7 @@ class Opened:
 
 @dataclass(slots=True)
 class Meter:
-    """Packets per second over the last second or two, sampled whether anybody looks or not.
+    """Packets per second over the last full second, sampled whether anybody looks or not.
 
     Attributes:
         rate: None until there are samples a second apart.
@@ -611,10 +611,9 @@ class Source:
         elif isinstance(message, WarningReport):
             self._hear("warning", message.warning)
         elif isinstance(message, ErrorReport):
-            if (
-                not message.message or message.message != self._said
-            ):  # helpers say why, and then that it is the end
-                self._hear("error", message.message or "the helper reports an error without words")
+            text = message.message or "the helper reports an error without words"
+            if text != self._said:  # helpers say why, and then that it is the end
+                self._hear("error", text)
         elif isinstance(message, OpenReport):
             if message.success:  # before the packets that came in the same read
                 self._identify(message)

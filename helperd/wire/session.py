@@ -145,9 +145,8 @@ ALLOWED: Final[dict[Role, Table]] = {
 }
 """Who may say what, when, and where it leads. A missing entry is a protocol error of whoever sent it."""
 
-_OF_DATA: Final = tuple(
-    ALLOWED[Role.HELPER][DataReport]
-)  # looked at in each read: by identity, without hashing
+_OF_DATA: Final = tuple(ALLOWED[Role.HELPER][DataReport])
+"""Phases of data, looked at in each read: members of a tuple are found by identity, keys of a dict by hashing."""
 
 LATE: Final = {
     Role.SUPERVISOR: (ListRequest, ProbeRequest, OpenRequest, ConfigureRequest, CloseRequest, Register),
