@@ -6,6 +6,8 @@ in this file, because commands are named ``list`` and ``open``: as submodules th
 
 from __future__ import annotations
 
+import atexit
+import gc
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status. See ``front.main``."""
+    """Run one command; return its exit status. See ``front.main``.
+
+    With None the process ends with the command: a sixth of a short one's time would go into looking for garbage
+    among modules on the way out, so they are taken out of the collector's sight.
+    """
     from helperd.cli import front
 
+    if argv is None:
+        atexit.register(gc.freeze)
     return front.main(argv)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from helperd import __version__
@@ -15,6 +17,24 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Runs privileged capture helpers, supervises them, and hands their packets to unprivileged consumers."
 )
+
+
+def columns() -> int:
+    """The width of the terminal: COLUMNS, else what standard output's terminal says, else 80."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):  # no terminal, no standard output
+        return 80
+
+
+class Formatter(argparse.HelpFormatter):
+    """argparse makes one for every option; its own way to the width would import shutil and three compressions."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=columns() - 2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,28 +53,36 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     """
     known = {command.name: command for command in COMMANDS}
     word = next((word for word in argv if not word.startswith("-")), None)
-    parser = build(() if word is None or word not in known else (known[word],))
-    if word is not None and word not in known:
-        from helperd.config.values import nearest
+    if word is not None and word in known:
+        # A parser costs as much as a module: where the command stands first, the others are not asked for.
+        parser = build((known[word],), (known[word],) if word == argv[0] else COMMANDS)
+    else:
+        parser = build(())
+        if word is not None:
+            from helperd.config.values import nearest
 
-        near = nearest(word, known)
-        tail = f'did you mean "{near}"?' if near else f"there are {', '.join(known)}"
-        parser.error(f'no command "{word}"; {tail}')
+            near = nearest(word, known)
+            tail = f'did you mean "{near}"?' if near else f"there are {', '.join(known)}"
+            parser.error(f'no command "{word}"; {tail}')
     args = parser.parse_args(argv)
     if args.command is None:
         parser.error(f"a command is missing: {', '.join(known)}")
     return known[args.command], args
 
 
-def build(whole: Iterable[Command] = COMMANDS) -> Parser:
-    """Return the parser; the commands in ``whole`` have their options, the others only their names."""
-    parser = Parser(prog="helperd", description=DESCRIPTION, allow_abbrev=False)
+def build(whole: Iterable[Command] = COMMANDS, listed: Iterable[Command] = COMMANDS) -> Parser:
+    """Return the parser; the commands in ``whole`` have their options, others in ``listed`` only their names."""
+    parser = Parser(prog="helperd", description=DESCRIPTION, allow_abbrev=False, formatter_class=Formatter)
     parser.add_argument("--version", action="version", version=f"helperd {__version__}")
     chosen = {command.name for command in whole}
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", parser_class=Parser)
-    for command in COMMANDS:
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", parser_class=Parser, prog=parser.prog
+    )
+    for command in listed:
         words = command.help[:1].upper() + command.help[1:] + "."
-        sub = commands.add_parser(command.name, help=command.help, description=words, allow_abbrev=False)
+        sub = commands.add_parser(
+            command.name, help=command.help, description=words, allow_abbrev=False, formatter_class=Formatter
+        )
         if command.name in chosen:
             command.load().add_arguments(sub)
     return parser

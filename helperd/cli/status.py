@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from helperd.cli import running
+from helperd.cli.parser import columns
 from helperd.errors import Code
 from helperd.table import UNWANTED, clean, count, fit, losses, render, span, summary
 
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
         running.print_json(snapshot)
         return Code.DONE
     terminal = sys.stdout.isatty()
-    width = _width() if terminal else _WIDE
+    width = columns() if terminal else _WIDE
     if args.name is None:
         print(fit(summary(snapshot), width))
     else:
@@ -45,16 +46,6 @@ def main(args: argparse.Namespace) -> int:
         for line in details(snapshot["sources"][0]):
             print(line)
     return Code.DONE
-
-
-def _width() -> int:
-    given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given):
-        return int(given)
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
-    except OSError:
-        return 80
 
 
 def details(source: dict[str, Any]) -> list[str]:
