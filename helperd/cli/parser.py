@@ -26,7 +26,7 @@ def columns() -> int:
         return int(given)
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or 80
-    except (OSError, ValueError):  # no terminal, no standard output
+    except (OSError, ValueError, AttributeError):  # no terminal; standard output closed
         return 80
 
 
@@ -53,17 +53,15 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     """
     known = {command.name: command for command in COMMANDS}
     word = next((word for word in argv if not word.startswith("-")), None)
-    if word is not None and word in known:
-        # A parser costs as much as a module: where the command stands first, the others are not asked for.
-        parser = build((known[word],), (known[word],) if word == argv[0] else COMMANDS)
-    else:
-        parser = build(())
-        if word is not None:
-            from helperd.config.values import nearest
+    chosen = () if word is None or word not in known else (known[word],)
+    # A parser costs as much as a module: where the command stands first, the others are not asked for.
+    parser = build(chosen, chosen if chosen and argv[0] == word else COMMANDS)
+    if word is not None and not chosen:
+        from helperd.config.values import nearest
 
-            near = nearest(word, known)
-            tail = f'did you mean "{near}"?' if near else f"there are {', '.join(known)}"
-            parser.error(f'no command "{word}"; {tail}')
+        near = nearest(word, known)
+        tail = f'did you mean "{near}"?' if near else f"there are {', '.join(known)}"
+        parser.error(f'no command "{word}"; {tail}')
     args = parser.parse_args(argv)
     if args.command is None:
         parser.error(f"a command is missing: {', '.join(known)}")
