@@ -133,3 +133,17 @@ def test_a_full_disk_is_a_system_error() -> None:
     assert done.returncode == Code.SYSTEM
     assert b"No space left" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+def test_with_standard_output_closed_the_command_line_is_read_all_the_same() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'unset COLUMNS; exec "$@" >&-', "sh", *HELPERD, "status", "--nonsense"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        Code.USAGE,
+        "helperd: usage: unrecognized arguments: --nonsense; see helperd --help\n",
+    )
