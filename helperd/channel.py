@@ -37,7 +37,7 @@ BULK_PIPE: Final = 1 << 20
 OWN_READ: Final = 1 << 20
 """Read size for our own helpers, which send many packets per frame over a large socket buffer; while they flood, for
 memory of that size is asked of the kernel and given back each time."""
-BUSY: Final = 16 << 10
+BUSY: Final = 32 << 10
 """Bytes in a read after which the next is tried at once: for a flooding helper, asking the kernel first costs as much
 as reading."""
 LATE_S: Final = 0.25
@@ -258,6 +258,9 @@ class Channel:
 
     def _hand_on(self, came: list[Message | Run], size: int) -> None:
         """Messages first: no packet comes before the report that it depends on, and no answer waits for packets."""
+        if len(came) == 1 and isinstance(came[0], Run):  # nearly always
+            self._deliver(cast("list[Run]", came), size)
+            return
         runs = [item for item in came if isinstance(item, Run)]
         if len(runs) < len(came):
             for item in came:

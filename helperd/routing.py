@@ -142,9 +142,9 @@ class Batch(NamedTuple):
 def batch_of(segments: Sequence[Segment], read: int) -> Batch:
     """Join the segments of one read; ``read`` is the read's size in bytes, what the slices keep alive."""
     if len(segments) == 1:
-        one = segments[0]
-        pinned = max(read, one.nbytes) + BATCH_COST + PART_COST * len(one.parts)
-        return Batch(one.parts, one.nbytes, one.packets, pinned, ((one.interface, one.packets),))
+        interface, alone, size, held, _ = segments[0]
+        pinned = max(read, size) + BATCH_COST + PART_COST * len(alone)
+        return Batch(alone, size, held, pinned, ((interface, held),))
     counts: Counter[int] = Counter()
     parts: list[Part] = []
     nbytes = 0
@@ -410,6 +410,7 @@ class Route:
         self._blocks: list[Tap] = []
         self._frames: list[Tap] = []
         self._lines: list[Tap] = []
+        self._lossless: list[Outbox] = []
         self._first = 0
         self.describe(0, {})
 
@@ -417,6 +418,8 @@ class Route:
         """Let an outbox have this source's packets."""
         self.taps.append(tap)
         self._of(tap.form).append(tap)
+        if tap.outbox.overflow == "wait":
+            self._lossless.append(tap.outbox)
 
     def _of(self, form: Form) -> list[Tap]:
         return {"pcapng": self._blocks, "frames": self._frames, "jsonl": self._lines}[form]
@@ -425,6 +428,7 @@ class Route:
         """Let an outbox have no more."""
         for taps in (self.taps, self._blocks, self._frames, self._lines):
             taps[:] = [tap for tap in taps if tap.outbox is not outbox]
+        self._lossless = [other for other in self._lossless if other is not outbox]
 
     def describe(self, incarnation: int, fields: Mapping[str, str]) -> None:
         """Say what a new incarnation is; readers of the frames format are told before its first packets."""
@@ -446,20 +450,22 @@ class Route:
         Raises:
             RemoteProtocolError: of ``translate``; what came before the bad frame has been handed on.
         """
-        packets = read = 0
-        data: bytes | None = None
-        for run in runs:
-            packets += run.packets
-            self.ledger.received_bytes += run.stop - run.start
-            if run.data is not data:
-                data = run.data
+        packets = read = nbytes = 0
+        seen: bytes | None = None
+        for _, data, start, stop, _, held in runs:
+            packets += held
+            nbytes += stop - start
+            if data is not seen:
+                seen = data
                 read += len(data)
-        first = self._first = self.ledger.received
-        self.ledger.received += packets
+        ledger = self.ledger
+        first = self._first = ledger.received
+        ledger.received += packets
+        ledger.received_bytes += nbytes
         if self.paused:
-            self.ledger.lost["paused"] += packets
+            ledger.lost["paused"] += packets
         elif not self.taps:
-            self.ledger.lost["no-consumer"] += packets
+            ledger.lost["no-consumer"] += packets
         else:
             if self._frames:
                 self._forward(runs, first, packets, read)
@@ -542,7 +548,7 @@ class Route:
 
     def holding(self) -> list[Outbox]:
         """The outboxes that ask this source to wait."""
-        return [tap.outbox for tap in self.taps if tap.outbox.holding]
+        return [outbox for outbox in self._lossless if outbox.holding]
 
 
 class RouteTable:

@@ -36,7 +36,7 @@ UNKNOWN_LINKTYPE: Final = 147
 """DLT_USER0: for packets of a helper that never names a link type."""
 
 _WORTH_A_MOULD: Final = 8
-"""Frames in a run from which on looking for usual layouts pays; below it a quiet source needs no memory for them."""
+"""Frames in a run from which on looking for usual layouts pays; below it only for a length that came just before."""
 _MISFITS: Final = 16
 """Frames of an unusual layout in one run after which its rest goes the general way at once."""
 _LENGTH: Final = struct.Struct(">I").unpack_from
@@ -74,6 +74,8 @@ class Translator:
         self._numbers: dict[int, int] = {}
         self._layout = LAYOUTS.get(generation.name)
         self._moulds: dict[int, dict[int, Mould]] = {}
+        self._interface = -1  # of the last frame of a usual layout
+        self._length = -1  # of the first frame of the last short run
         self.dlt: int | None = None
         self.hardware = ""
         self.definition = ""
@@ -113,12 +115,19 @@ class Translator:
         for run in runs:
             if run.kind is not Kind.PACKETS:
                 self._pass(run, segments)
-            elif run.frames >= _WORTH_A_MOULD and self._layout is not None:
+            elif self._layout is not None and (
+                run.frames >= _WORTH_A_MOULD or (run.frames and self._again(run))
+            ):
                 self._rewrite_usual(run, self._layout, arrived_ns, segments, index)
             else:
                 self._rewrite_any(run, arrived_ns, segments, index)
             index += run.packets
         return segments
+
+    def _again(self, run: Run) -> bool:
+        """Whether a short run begins with a frame as long as that of the one before: a mould for it may pay."""
+        before, self._length = self._length, _LENGTH(run.data, run.start + 8)[0]
+        return self._length == before
 
     def _rewrite_usual(
         self, run: Run, layout: Layout, arrived_ns: int, segments: list[Segment], index: int
@@ -127,8 +136,8 @@ class Translator:
         data, position, end = run.data, run.start, run.stop
         header, shape, fill = layout
         blocks: list[bytes] = []
-        interface = -1
-        moulds: dict[int, Mould] = {}
+        interface = self._interface
+        moulds = self._moulds.get(interface, {})
         misfits = _MISFITS
         try:
             while position < end:
@@ -143,8 +152,8 @@ class Translator:
                     if number != interface:
                         index += len(blocks)
                         _close(segments, interface, blocks)
-                        interface = number
-                        moulds = self._moulds_of(number)
+                        interface = self._interface = number
+                    moulds = self._moulds_of(number)
                     moulds[length] = mould(data, position, found, header, number)
                     position = fill(data, position, stop, moulds, blocks.append)
                 if position != stop:

@@ -79,13 +79,29 @@ def expected(runs: list[Run], generation, arrived_ns: int) -> list[tuple[int, by
     return blocks
 
 
-def check(data: bytes, generation, rounds: int = 2) -> int:
-    """Translate twice (the second time everything is familiar) and compare; returns the packets."""
+def one_by_one(runs: list[Run], generation) -> list[Run]:
+    """The same frames, each in a run of its own, as a quiet helper writes them."""
+    singles = []
+    for kind, data, at, stop, _, _ in runs:
+        while at < stop:
+            start, at = at, at + generation.header + int.from_bytes(data[at + 8 : at + 12], "big")
+            singles.append(Run(kind, data, start, at, 1, 1))
+    return singles
+
+
+def check(data: bytes, generation) -> int:
+    """Translate as runs, the second time all familiar, and frame by frame; compare; return how many packets."""
     runs = runs_of(data, generation)
-    translator = Translator("a", Interfaces(), generation)
+    singles = one_by_one(runs, generation)
     right = expected(runs, generation, 99)
-    for _ in range(rounds):
-        segments = translator.translate(runs, 99)
+    familiar = Translator("a", Interfaces(), generation)
+    for translator, given_runs in (
+        (familiar, runs),
+        (familiar, runs),
+        (familiar, singles),
+        (Translator("a", Interfaces(), generation), singles),
+    ):
+        segments = translator.translate(given_runs, 99)
         assert b"".join(part for one in segments for part in one.parts) == b"".join(
             block for _, block in right
         )
@@ -237,12 +253,32 @@ def test_usual_frames_really_go_the_short_way(generation, monkeypatch):
     assert len(looked) == 6
 
 
+@pytest.mark.parametrize("generation", [v3, v2], ids=lambda generation: generation.name)
+def test_single_frames_of_one_length_go_the_short_way_from_the_second_on(generation, monkeypatch):
+    frames = [
+        generation.encode(DataReport(Packet(bytes(100), 105, SECOND + number // 10, 500_000, 200)), number)
+        for number in range(20)
+    ]
+    asked: list[Run] = []
+    records = generation.records
+    monkeypatch.setattr(generation, "records", lambda run: asked.append(run) or records(run))
+    translator = Translator("a", Interfaces(), generation)
+    for frame in frames:
+        [run] = runs_of(frame, generation)
+        [one] = translator.translate([run], 0)
+        assert one.packets == 1
+    assert [run.data for run in asked] == frames[:1]
+
+
 def test_moulds_stay_few_whatever_comes():
     translator = Translator("a", Interfaces(), v3)
     for first in range(0, 6000, 100):
         data = b"".join(c_frame(bytes(size), SECOND, 500_000, size, 1) for size in range(first, first + 100))
-        translator.translate(runs_of(data, v3), 0)
-        assert sum(map(len, translator._moulds.values())) < layout.MAX_MOULDS + 100
+        runs = runs_of(data, v3)
+        translator.translate(runs, 0)
+        twice = [run for run in one_by_one(runs, v3) for _ in range(2)]
+        translator.translate(twice, 0)
+        assert 0 < sum(map(len, translator._moulds.values())) <= layout.MAX_MOULDS
 
 
 @pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
