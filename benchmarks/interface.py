@@ -28,7 +28,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from helperd.control.client import Client
 
@@ -240,11 +240,10 @@ def run_helperd(pcap: Path, loop: int, speed: str, runtime: Path, overflow: str 
             env={**os.environ, "HELPERD_UNPRIVILEGED": "1"},
         )
     try:
-        row = wait_running(runtime, launcher)
+        status = wait_running(runtime, launcher)
         count = Count(connect=runtime / "bench.sock")
         time.sleep(0.5)
-        supervisor = next(pid for pid in children(launcher.pid) if pid != row["pid"])
-        names = {"helperd: helper": row["pid"], "helperd: supervisor": supervisor}
+        names = {"helperd: helper": status["sources"][0]["pid"], "helperd: supervisor": status["pid"]}
         before = {name: cpu_of(pid) for name, pid in names.items()}
         sent = send(pcap, loop, speed)
         count.changed_at = time.monotonic()
@@ -264,28 +263,19 @@ def run_helperd(pcap: Path, loop: int, speed: str, runtime: Path, overflow: str 
     return Figure(sent, count.packets, told, cpu)
 
 
-def wait_running(runtime: Path, launcher: subprocess.Popen[bytes]) -> dict[str, object]:
-    """The source's row, once it runs."""
+def wait_running(runtime: Path, launcher: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The status, once the source runs."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and launcher.poll() is None:
         try:
             with Client(str(runtime / "control.sock")) as client:
-                row = client.call("GetStatus")["sources"][0]
+                status: dict[str, Any] = client.call("GetStatus")
         except Exception:
-            row = {"state": ""}
-        if row["state"] == "running":
-            return row
+            status = {"sources": []}
+        if any(row["state"] == "running" for row in status["sources"]):
+            return status
         time.sleep(0.05)
     raise RuntimeError((runtime / "log").read_text())
-
-
-def children(pid: int) -> list[int]:
-    """Child processes."""
-    return [
-        int(word)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for word in (task / "children").read_text().split()
-    ]
 
 
 PROGRAMS = {"helperd": run_helperd, "dumpcap": run_dumpcap, "tcpdump": run_tcpdump}

@@ -38,7 +38,7 @@ from helperd.config import request as wire
 from helperd.config import trust
 from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UsageError
 from helperd.launch import HERE, places
-from helperd.sandbox import cgroup, custody, door, kernel, seccomp
+from helperd.sandbox import cgroup, custody, door, forks, kernel, seccomp
 from helperd.sandbox.become import SETGID, SETPCAP, SETUID, Child
 from helperd.sandbox.loop import Log, Loop
 from helperd.sandbox.post import Client, Packet
@@ -108,7 +108,9 @@ class Launcher:
         self.loop.on_signals(self.on_signals, [signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
         self.reap()
         while self.ending is None or self.custody.helpers:
-            self.loop.turn([self.custody.sweep_at, self.end_at])
+            self.loop.turn([self.custody.sweep_at, self.custody.ahead_at, self.end_at])
+            if self.custody.ahead_at and monotonic() >= self.custody.ahead_at:
+                self.custody.fork_ahead()
             if self.custody.sweep_at and monotonic() >= self.custody.sweep_at:
                 self.reap()
                 self.custody.sweep()
@@ -138,6 +140,7 @@ class Launcher:
         self.end_at = monotonic() + 5
         for helper in self.custody.helpers.values():
             self.custody.kill(helper)
+        self.custody.end_blank()
 
     def reap(self) -> None:
         """Collect every child that has ended; a helper is looked at before its pid is given back."""
@@ -318,7 +321,7 @@ class Launcher:
     def on_error(self, errors: int) -> None:
         """The supervisor's exec has happened or failed; then its end follows by itself."""
         self.loop.unwatch(errors)
-        if said := custody.read_errors(errors):
+        if said := forks.read_errors(errors):
             self.say(f"the supervisor was not started: {said}")
 
     # ways in
@@ -344,7 +347,7 @@ class Launcher:
         child = child._replace(filter=seccomp.for_profile(1, 0, no_new_privs=True))
         if ids:
             child = child._replace(uid=ids[0], gid=ids[1])
-        self.supervisor, errors, pidfd = custody.fork(child)
+        self.supervisor, errors, pidfd = forks.fork(child)
         os.close(pidfd)
         self.custody.spared.add(self.supervisor)
         self.loop.watch(errors, lambda _: self.on_error(errors))

@@ -20,7 +20,7 @@ from helperd.config.profile import Accounts, daemon_ids, script_of
 from helperd.config.request import LAUNCH, MAGIC, SIGNAL, WIRE, Request, check_descriptors, parse
 from helperd.config.specs import DaemonSpec
 from helperd.errors import CannotDrop, RequestRefused
-from helperd.sandbox import custody, processes
+from helperd.sandbox import forks, processes
 from helperd.sandbox.become import Child
 from tests.attack.asker import Asker, Refused, Running, pair
 
@@ -277,7 +277,7 @@ def test_no_child_runs_that_nobody_could_end(monkeypatch: pytest.MonkeyPatch, tm
     with monkeypatch.context() as patch:
         patch.setattr(os, failing, refused)
         with pytest.raises(OSError, match="no descriptor"):
-            custody.fork(child)
+            forks.fork(child)
     os.close(program)
     if failing == "pidfd_open":
         assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0

@@ -9,16 +9,18 @@ Three ways to reach a whole tree, each used where it holds:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import signal
 from collections import deque
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from helperd.sandbox import cgroup, processes
-from helperd.sandbox.become import SETUID, Child, become, differs
+from helperd.sandbox.become import SETUID, Child, differs
+from helperd.sandbox.forks import Blank, fork_blank, quiet_fork, read_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 POOL = range(60800, 61024)  # one uid per running helper
 SHARED = range(61024, 61056)  # uid = "shared": one per profile, by its number
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
-ALL_SIGNALS = signal.valid_signals()
+AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
 
 
@@ -76,6 +78,8 @@ class Custody:
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
+        self.blank: Blank | None = None  # the next helper, forked ahead
+        self.ahead_at = 0.0  # when to fork it; 0: there is one, or nobody has asked for a helper yet
 
     def take_uid(self, rule: str | int, number: int) -> int:
         """Return the uid for a new helper of profile ``number``; as root only.
@@ -100,14 +104,43 @@ class Custody:
         leaf = cgroup.make_leaf(self.folder, f"helper-{self.handles + 1}") if self.folder else ""
         child = child._replace(leaf=leaf)
         try:
-            started = fork(child)
+            started = self._become(child)
             self.handles += 1
             helper = Helper(self.handles, name, child, client, started)
         except OSError:
             self._release(child)
             raise
         self.helpers[helper.handle] = helper
+        self.ahead_at = self.ahead_at or monotonic() + AHEAD_S
         return helper
+
+    def _become(self, child: Child) -> tuple[int, int, int]:
+        """Let the blank that is there become the child, or one that is forked now."""
+        blank, self.blank = self.blank, None
+        if blank:
+            self.spared.discard(blank.pid)
+            with contextlib.suppress(OSError):  # somebody has killed it
+                return blank.become(child)
+        return fork_blank().become(child)
+
+    def fork_ahead(self) -> None:
+        """Fork the next helper before it is asked for: a fork takes longer than all else that a request waits for.
+
+        Where it cannot be, the next request tries again, and is told why not.
+        """
+        self.ahead_at = 0.0
+        if not self.blank:
+            with contextlib.suppress(OSError):
+                self.blank = fork_blank()
+                self.spared.add(self.blank.pid)
+
+    def end_blank(self) -> None:
+        """End what was forked ahead."""
+        self.ahead_at = 0.0
+        if self.blank:
+            os.kill(self.blank.pid, signal.SIGKILL)  # ours, and not reaped yet
+            os.waitpid(self.blank.pid, 0)
+            self.on_end(self.blank.pid, 0, core=False)
 
     def _release(self, child: Child) -> None:
         if child.uid is not None and child.uid in POOL:
@@ -133,6 +166,10 @@ class Custody:
 
     def on_end(self, pid: int, code: int, *, core: bool) -> None:
         """Note that a child of ours has ended and was reaped."""
+        self.spared.discard(pid)
+        if self.blank and self.blank.pid == pid:
+            self.blank.end()
+            self.blank = None
         for helper in list(self.helpers.values()):
             if helper.pid == pid and not helper.exited:
                 helper.exited = True
@@ -143,7 +180,6 @@ class Custody:
                 self.kill(helper)
             elif helper.sweeper == pid:
                 helper.sweeper = 0
-                self.spared.discard(pid)
                 helper.sweeps += 1
                 alone = code == 0 or (helper.sweeps > 3 and not processes.alive(helper.child.uid or 0))
                 helper.swept = alone and helper.exited
@@ -214,72 +250,9 @@ def send(helper: Helper, number: int) -> bool:
     return True
 
 
-class Failure(NamedTuple):
-    """A step of becoming a helper that did not work, and its errno."""
-
-    step: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.step}: {os.strerror(self.number)}"
-
-
-def read_errors(fd: int) -> Failure | None:
-    """Read and close an error pipe; None when exec closed it."""
-    said = os.read(fd, 64).decode()
-    os.close(fd)
-    step, _, number = said.partition(" ")
-    return Failure(step, int(number) if number.isdigit() else errno.EPERM) if said else None
-
-
-def fork(child: Child) -> tuple[int, int, int]:
-    """Fork a child that becomes something else; return its pid, the descriptor that tells of its exec, its pidfd.
-
-    Raises:
-        OSError: no process or descriptor is left; then there is no child.
-    """
-    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    gate, hold = -1, -1
-    pid = 0
-    try:
-        gate, hold = os.pipe2(os.O_CLOEXEC)
-        pid = _quiet_fork()
-        if pid == 0:
-            os.close(hold)
-            if not os.read(gate, 1):  # nothing of it may run that nobody could end
-                os._exit(0)
-            become(child._replace(errors=write))
-        pidfd = os.pidfd_open(pid)
-        os.write(hold, b"g")
-    except OSError:
-        os.close(read)
-        raise
-    finally:
-        for fd in (write, gate, hold):
-            if fd >= 0:
-                os.close(fd)
-    return pid, read, pidfd
-
-
-def _quiet_fork() -> int:
-    """Fork; in the child all signals stay blocked.
-
-    A signal that is meant for the child must not run a handler of ours there: its wake-up byte would reach us, and a
-    helper's TERM would be taken for the launcher's own.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
-    pid = -1
-    try:
-        pid = os.fork()
-    finally:
-        if pid:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return pid
-
-
 def fork_sweeper(uid: int) -> int:
     """Fork a child that kills all of a pool uid; return its pid."""
-    pid = _quiet_fork()
+    pid = quiet_fork()
     if pid == 0:
         processes.kill_uid(uid, POOL)
     return pid

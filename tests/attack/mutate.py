@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tests.attack.stage import ROOT
 
-BECOME, CUSTODY, DOOR, TRUST = (f"sandbox/{name}.py" for name in ("become", "custody", "door", "trust"))
+BECOME, CUSTODY, DOOR, FORKS = (f"sandbox/{name}.py" for name in ("become", "custody", "door", "forks"))
 TRUST = "config/trust.py"
 LAUNCHER, PROCESSES, REQUEST = "privsep.py", "sandbox/processes.py", "config/request.py"
 
@@ -59,7 +59,9 @@ MUTATIONS = [
     Mutation("environment", BECOME, "dict(child.env)", "dict(os.environ)", "dirty_start"),
     Mutation("look from outside", CUSTODY, "        if different:\n            helper.how", "        if False:\n            helper.how", "verification"),
     Mutation("kill what differs", CUSTODY, '            self.kill(helper)\n\n    def on_end', '            pass\n\n    def on_end', "verification"),
-    Mutation("quiet fork", CUSTODY, "signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)", "signal.pthread_sigmask(signal.SIG_BLOCK, [])", "early_signals"),
+    Mutation("quiet fork", FORKS, "signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)", "signal.pthread_sigmask(signal.SIG_BLOCK, [])", "early_signals"),
+    Mutation("nothing open while it waits", FORKS, "        kernel.close_from(errors + 1)\n", "", "forked_ahead"),
+    Mutation("a waiting child's death signal", FORKS, "        prctl.set_pdeathsig(signal.SIGKILL)", "        pass", "forked_ahead"),
     Mutation("own uids", CUSTODY, "        return self.pool.popleft()", "        return self.pool[0]", "own_uids"),
     Mutation("least recently used", CUSTODY, "            self.pool.append(child.uid)", "            self.pool.appendleft(child.uid)", "own_uids"),
     Mutation("empty the pool", DOOR, "    custody.empty_pool()\n", "", "stale_pool"),

@@ -799,6 +799,49 @@ def early_signals(stage: Stage) -> list[str]:
     return wrong
 
 
+def waiting(launcher: int, seconds: float = 2.0) -> int:
+    """Return the pid of the child that a launcher has forked ahead; 0 when there is none within some time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for pid, row in processes.table().items():
+            with contextlib.suppress(OSError):
+                if row.parent == launcher and Path(f"/proc/{pid}/comm").read_text() == "helperd-next\n":
+                    return pid
+        time.sleep(0.005)
+    return 0
+
+
+@scene
+def forked_ahead(stage: Stage) -> list[str]:
+    """The next helper waits with nothing of the launcher's, is what comes next, may die, and ends with the launcher."""
+    wrong = Wrong()
+    with contextlib.suppress(AssertionError), stage.launcher(PLAIN) as asker:
+        launcher = asker.launcher.pid  # type: ignore[attr-defined]
+        wrong.same("one before anybody has asked", waiting(launcher, 0.2), 0)
+        with Running(asker, 1) as helper:
+            helper.run("result = 1")
+            blank = waiting(launcher)
+            wrong.same("one after the first launch", blank > 0, True)
+            wrong.same("its descriptors", sorted(os.listdir(f"/proc/{blank}/fd")), list("01234"))
+            wrong.same("while it waits, its orders", os.readlink(f"/proc/{blank}/fd/3")[:7], "socket:")
+        with Running(asker, 1) as helper:
+            wrong.same("what it becomes", helper.run("result = 1") and helper.pid, blank)
+            os.kill(waiting(launcher), signal.SIGKILL)
+            with Running(asker, 1) as another:
+                wrong.same("after its death", another.run("result = 1"), 1)
+        blank = waiting(launcher)
+        os.kill(blank, signal.SIGSTOP)
+        asker.launcher.kill()  # type: ignore[attr-defined]
+        wrong.same("after the launcher's death", gone(blank), True)
+    with stage.launcher(PLAIN) as asker:
+        with Running(asker, 1):
+            blank = waiting(asker.launcher.pid)  # type: ignore[attr-defined]
+        asker.sock.close()
+        wrong.same("the launcher's end", asker.launcher.wait(3), 0)  # type: ignore[attr-defined]
+        wrong.same("is its end too", processes.row(blank), None)
+    return wrong
+
+
 @scene
 def resources(stage: Stage) -> list[str]:
     """A thousand launches and refusals later the launcher holds the same descriptors, and hardly more memory."""
@@ -809,6 +852,7 @@ def resources(stage: Stage) -> list[str]:
         def look() -> tuple[int, int]:
             pid = asker.launcher.pid  # type: ignore[attr-defined]
             asker.ping()  # what the request before it had brought is closed when this is answered
+            wrong.same("the next helper waits", waiting(pid) > 0, True)
             return len(os.listdir(f"/proc/{pid}/fd")), int(status(pid)["VmRSS"].split()[0])
 
         def work(count: int) -> None:
