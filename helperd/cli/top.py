@@ -33,7 +33,7 @@ _KEYS: Final = {
     13: "enter",
     27: "escape",
 }
-_WORDS: Final = {"running": 1, "backoff": 2, "failed": 2, "hung": 2, "paused": 3, "starved": 3, "stalled": 3}
+WORDS: Final = {"running": 1, "backoff": 2, "failed": 2, "hung": 2, "paused": 3, "starved": 3, "stalled": 3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +162,7 @@ def _colors() -> dict[str, int]:
     curses.use_default_colors()
     for number, color in enumerate((curses.COLOR_GREEN, curses.COLOR_RED, curses.COLOR_YELLOW), 1):
         curses.init_pair(number, color, -1)
-    return {word: curses.color_pair(number) for word, number in _WORDS.items()}
+    return {word: curses.color_pair(number) for word, number in WORDS.items()}
 
 
 def _draw(window: curses.window, screen: Screen, colors: dict[str, int]) -> None:
