@@ -25,6 +25,7 @@ from typing import Any
 from helperd.control.client import Client
 from tests.rig import HELPERD, ROOT, Rig, daemon
 
+EXTCAP = [sys.executable, "-c", "import sys; from helperd.extcap.shim import main; sys.exit(main())"]
 RUNS = 50
 TICK = os.sysconf("SC_CLK_TCK")
 HELPER = """
@@ -68,13 +69,15 @@ def commands() -> dict[str, dict[str, float]]:
             "python -c pass": [sys.executable, "-c", "pass"],
             "helperd status --json": [*HELPERD, "status", "--json", *where],
             "helperd list": [*HELPERD, "list", *where],
+            "helperd-extcap --extcap-interfaces": [*EXTCAP, "--extcap-interfaces"],
         }
+        asks = {**os.environ, "RUNTIME_DIRECTORY": str(rig.runtime)}
         times: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(RUNS):
             for name, argv in cases.items():
                 begin = time.perf_counter()
                 subprocess.run(
-                    argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+                    argv, cwd=ROOT, env=asks, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
                 )
                 times[name].append((time.perf_counter() - begin) * 1000)
     return {

@@ -1,6 +1,6 @@
 """Escalations, exactness, kills and fuzz as root, in namespaces of their own; the tables are printed.
 
-Deep runs: HELPERD_HYPOTHESIS=deep (10,000 profiles, 10^7 parsed requests, 10^6 packets).
+Deep runs: HELPERD_HYPOTHESIS=deep and -o faulthandler_timeout=0 (10,000 profiles, 10^7 parsed requests, 10^6 packets).
 """
 
 from __future__ import annotations
