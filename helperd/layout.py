@@ -43,6 +43,8 @@ MAX_CONTENT: Final = 262_144
 """Captured bytes above which a packet is left to the general way, which cuts it; Wireshark takes no more."""
 MAX_MOULDS: Final = 2048
 """Moulds kept of one source, about 0.5 KB each."""
+FEW_MOULDS: Final = 32
+"""Moulds kept of one that is quiet: there may be hundreds of those."""
 
 _LENGTH = struct.Struct(">I").unpack_from
 _LENGTHS = struct.Struct("<II").pack

@@ -3,7 +3,7 @@
 Rules:
   1. A request names a profile by number and carries descriptors; never a path, argument, variable, uid or
      capability.
-  2. The forked child always execs, so fork, per-thread capabilities and the parent-death signal are safe.
+  2. A forked child execs or ends, so fork, per-thread capabilities and the parent-death signal are safe.
   3. Each step of becoming a helper is checked by the child before exec and looked at from outside after it.
   4. A closed connection kills every helper started over it; the launcher's own end kills them all.
   5. The same code runs without root; what the caller's uid cannot give is refused (EPERM).
@@ -285,6 +285,8 @@ class Launcher:
             RequestRefused: why not.
         """
         profile = self.profiles[request.profile - 1]
+        if self.ending is not None:
+            raise RequestRefused("launcher-busy", "it is ending", errno=errno.EAGAIN)
         if request.arg != self.fingerprint:
             raise RequestRefused("busy", "the profiles have changed: PING again", errno=errno.ESTALE)
         if client.allowed is not None and request.profile not in client.allowed:

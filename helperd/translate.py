@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from helperd import pcapng
 from helperd.errors import RemoteProtocolError
-from helperd.layout import LAYOUTS, MAX_CONTENT, MAX_MOULDS, mould
+from helperd.layout import FEW_MOULDS, LAYOUTS, MAX_CONTENT, MAX_MOULDS, mould
 from helperd.reports import LINKTYPE_JSON, Report, describe
 from helperd.routing import MAX_LINKTYPES, Interfaces, Segment
 from helperd.wire.frames import Kind, Run, packet_of
@@ -139,6 +139,7 @@ class Translator:
         interface = self._interface
         moulds = self._moulds.get(interface, {})
         misfits = _MISFITS
+        limit = MAX_MOULDS if run.frames >= _WORTH_A_MOULD else FEW_MOULDS
         try:
             while position < end:
                 position = fill(data, position, end, moulds, blocks.append)
@@ -153,7 +154,7 @@ class Translator:
                         index += len(blocks)
                         _close(segments, interface, blocks)
                         interface = self._interface = number
-                    moulds = self._moulds_of(number)
+                    moulds = self._moulds_of(number, limit)
                     moulds[length] = mould(data, position, found, header, number)
                     position = fill(data, position, stop, moulds, blocks.append)
                 if position != stop:
@@ -167,9 +168,9 @@ class Translator:
         finally:
             _close(segments, interface, blocks)
 
-    def _moulds_of(self, interface: int) -> dict[int, Mould]:
-        """The moulds of an interface; all are thrown away when there are too many."""
-        if sum(map(len, self._moulds.values())) >= MAX_MOULDS:
+    def _moulds_of(self, interface: int, limit: int) -> dict[int, Mould]:
+        """The moulds of an interface, with room for one more; all are thrown away when there are too many."""
+        if sum(map(len, self._moulds.values())) >= limit:
             self._moulds.clear()
         return self._moulds.setdefault(interface, {})
 

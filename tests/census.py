@@ -71,8 +71,15 @@ def _children_by_scan() -> dict[int, list[int]]:
     return tree
 
 
+def _forked_ahead(pid: int) -> bool:
+    """Whether a process is what a launcher has forked ahead."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace") == "helperd-next\n"
+    return False
+
+
 def descendants() -> list[Proc]:
-    """All living processes below this one; zombies do not count."""
+    """All living processes below this one; zombies do not count, nor what a launcher forks ahead while that lives."""
     scan = None if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else _children_by_scan()
     waiting, found = [os.getpid()], []
     while waiting:
@@ -80,7 +87,7 @@ def descendants() -> list[Proc]:
         for child in _children(pid) if scan is None else scan.get(pid, []):
             waiting.append(child)
             fields = _stat(child)
-            if fields and fields[0] not in "ZX":
+            if fields and fields[0] not in "ZX" and (pid == os.getpid() or not _forked_ahead(child)):
                 found.append(Proc(child, int(fields[19])))
     return found
 

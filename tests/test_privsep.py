@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import marshal
 import os
 import signal
 import subprocess
@@ -283,6 +284,35 @@ def test_no_child_runs_that_nobody_could_end(monkeypatch: pytest.MonkeyPatch, tm
         assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
     assert not (tmp_path / "ran").exists()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_child_that_cannot_take_orders_says_why():
+    code = (
+        "import os, resource; from helperd.sandbox import forks; from helperd.sandbox.become import Child\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\n"
+        "for _ in range(20):\n"
+        "    before = len(os.listdir('/proc/self/fd'))\n"
+        "    blank = forks.fork_blank()\n"
+        "    os.waitid(os.P_PID, blank.pid, os.WEXITED | os.WNOWAIT)\n"
+        "    try: blank.become(Child(('true',), (), {0: 0}, 0, -1, 0, os.getpid()))\n"
+        "    except OSError as error: print(error)\n"
+        "    os.wait()\n"
+        "    assert len(os.listdir('/proc/self/fd')) == before"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=10
+    )
+    assert done.stderr == ""
+    assert done.stdout == "[Errno 22] orders: Invalid argument\n" * 20
+
+
+def test_what_a_child_is_to_become_can_be_told():
+    """Of plain values only: whatever ``Child`` has, marshal has to take it."""
+    child = Child(
+        ("a",), (("b", "c"),), {0: 1}, 2, 3, 4, 5, 6, "file", False, 7, 8, (9,), ((1, 2),), False, "d", b"e"
+    )
+    assert len(child) == len(Child._fields)
+    assert Child(*marshal.loads(marshal.dumps(tuple(child)))) == child
 
 
 def test_without_the_supervisors_user_every_way_out_is_named(tmp_path: Path):

@@ -115,12 +115,14 @@ class Custody:
         return helper
 
     def _become(self, child: Child) -> tuple[int, int, int]:
-        """Let the blank that is there become the child, or one that is forked now."""
+        """Let the blank that is there become the child if nobody has touched it, else one that is forked now."""
         blank, self.blank = self.blank, None
-        if blank:
+        if blank and blank.untouched:
             self.spared.discard(blank.pid)
-            with contextlib.suppress(OSError):  # somebody has killed it
+            with contextlib.suppress(OSError):  # it has just been killed
                 return blank.become(child)
+        elif blank:
+            blank.end()  # spared until it is reaped
         return fork_blank().become(child)
 
     def fork_ahead(self) -> None:
@@ -138,9 +140,9 @@ class Custody:
         """End what was forked ahead."""
         self.ahead_at = 0.0
         if self.blank:
-            os.kill(self.blank.pid, signal.SIGKILL)  # ours, and not reaped yet
+            self.blank.end()
             os.waitpid(self.blank.pid, 0)
-            self.on_end(self.blank.pid, 0, core=False)
+            self.blank = None
 
     def _release(self, child: Child) -> None:
         if child.uid is not None and child.uid in POOL:

@@ -1,14 +1,16 @@
 """Children before they become anything: forked without letting them run, told later what to become.
 
 Rules:
-  1. A child that waits keeps none of our descriptors but its orders, its errors and the standard three, and ends with
-     us: whoever holds the other end of its orders is this process alone.
+  1. A child that waits keeps none of our descriptors but its orders, its errors and the standard three, and ends
+     with us.
   2. What it is to become comes whole, once, and from us: in memory that nobody else can reach.
   3. Nothing of it runs that nobody could end: its pidfd is there before it is told.
+  4. What somebody has sent to it while it waited must not meet what it becomes: then it is not used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import marshal
@@ -20,12 +22,14 @@ from typing import NamedTuple, NoReturn
 import prctl
 
 from helperd.errors import Code
-from helperd.sandbox import kernel
+from helperd.sandbox import kernel, processes
 from helperd.sandbox.become import Child, become
 
 ALL_SIGNALS = signal.valid_signals()
 MAX_PLACES = 16
 """Descriptors that a child can be given."""
+MFD_NOEXEC_SEAL = 8
+"""From linux/memfd.h; where vm.memfd_noexec is 2, others are refused. Linux before 6.3 refuses this one."""
 _WAITING = "helperd-next"
 
 
@@ -40,8 +44,10 @@ class Failure(NamedTuple):
 
 
 def read_errors(fd: int) -> Failure | None:
-    """Read and close an error pipe; None when exec closed it."""
-    said = os.read(fd, 64).decode()
+    """Read and close an error pipe; None when it says nothing: exec has closed it, or its process was killed."""
+    said = ""
+    with contextlib.suppress(BlockingIOError):
+        said = os.read(fd, 64).decode()
     os.close(fd)
     step, _, number = said.partition(" ")
     return Failure(step, int(number) if number.isdigit() else errno.EPERM) if said else None
@@ -62,32 +68,64 @@ class Blank(NamedTuple):
     pidfd: int
     orders: socket.socket
 
+    @property
+    def untouched(self) -> bool:
+        """Whether it lives, is not stopped, and no signal waits for it; all are blocked until it becomes something."""
+        try:
+            lines = processes.status(self.pid)
+        except OSError:
+            return False
+        return lines["State"][0] in "SRD" and not int(lines["SigPnd"] + lines["ShdPnd"], 16)
+
     def become(self, child: Child) -> tuple[int, int, int]:
         """Tell it what to become; return its pid, the descriptor that tells of its exec, its pidfd.
 
         Raises:
-            OSError: it has gone, or no descriptor is left; it ends then, and its descriptors are closed.
+            OSError: why it cannot; it has ended then, and its descriptors are closed.
         """
         try:
             places, ours = zip(*child.place.items(), strict=True)
-            said = os.memfd_create("orders", os.MFD_CLOEXEC)
+            said = _memory(marshal.dumps((places, *child)))
             try:
-                with open(said, "wb", closefd=False) as file:
-                    file.write(marshal.dumps((places, *child)))
                 socket.send_fds(self.orders, [b"g"], [said, child.program, *ours], socket.MSG_NOSIGNAL)
             finally:
                 os.close(said)
-        except OSError:
+        except (
+            BrokenPipeError
+        ):  # it has ended by itself and says why, or was killed, as the kernel does for memory
+            failed = read_errors(os.dup(self.errors)) or Failure("orders", errno.ENOMEM)
+            self.end()
+            raise OSError(failed.number, str(failed)) from None
+        except BaseException:
             self.end()
             raise
         self.orders.close()
         return self.pid, self.errors, self.pidfd
 
     def end(self) -> None:
-        """Close all that belongs to it; it ends by that."""
+        """Kill it and close all that belongs to it; it is still to be reaped."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         self.orders.close()
         os.close(self.errors)
         os.close(self.pidfd)
+
+
+def _memory(data: bytes) -> int:
+    """A descriptor of memory that holds some bytes and cannot be executed, where the kernel knows the difference."""
+    try:
+        fd = os.memfd_create("orders", os.MFD_CLOEXEC | MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        fd = os.memfd_create("orders", os.MFD_CLOEXEC)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def fork_blank() -> Blank:

@@ -62,6 +62,8 @@ MUTATIONS = [
     Mutation("quiet fork", FORKS, "signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)", "signal.pthread_sigmask(signal.SIG_BLOCK, [])", "early_signals"),
     Mutation("nothing open while it waits", FORKS, "        kernel.close_from(errors + 1)\n", "", "forked_ahead"),
     Mutation("a waiting child's death signal", FORKS, "        prctl.set_pdeathsig(signal.SIGKILL)", "        pass", "forked_ahead"),
+    Mutation("touched while it waited", FORKS, "and not int(lines[\"SigPnd\"] + lines[\"ShdPnd\"], 16)", "", "forked_ahead"),
+    Mutation("stopped while it waited", FORKS, "in \"SRD\"", "in \"SRDT\"", "forked_ahead"),
     Mutation("own uids", CUSTODY, "        return self.pool.popleft()", "        return self.pool[0]", "own_uids"),
     Mutation("least recently used", CUSTODY, "            self.pool.append(child.uid)", "            self.pool.appendleft(child.uid)", "own_uids"),
     Mutation("empty the pool", DOOR, "    custody.empty_pool()\n", "", "stale_pool"),

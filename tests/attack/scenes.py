@@ -829,6 +829,13 @@ def forked_ahead(stage: Stage) -> list[str]:
             os.kill(waiting(launcher), signal.SIGKILL)
             with Running(asker, 1) as another:
                 wrong.same("after its death", another.run("result = 1"), 1)
+        for number in (signal.SIGHUP, signal.SIGSTOP):
+            blank = waiting(launcher)
+            os.kill(blank, number)
+            with Running(asker, 1) as helper:
+                wrong.same(f"after {number.name} to it", helper.run("result = 1"), 1)
+                wrong.same("it is another", helper.pid != blank, True)
+            wrong.same("what was not used", gone(blank), True)
         blank = waiting(launcher)
         os.kill(blank, signal.SIGSTOP)
         asker.launcher.kill()  # type: ignore[attr-defined]

@@ -90,12 +90,23 @@ def balance(status: dict[str, Any]) -> list[str]:
 UPSTREAM = ("kernel", "helper-queue", "died-unsent", "partial-frame")
 
 
+def name_of(pid: int) -> str:
+    """Its name; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return ""
+
+
 def state_of(pid: int) -> str:
     """Letter of /proc/PID/stat; empty when it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except OSError:
         return ""
+
+
+WAITING = "helperd-next"
 
 
 class Witness(threading.Thread):
@@ -177,7 +188,10 @@ class Witness(threading.Thread):
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """Living processes below the launcher, zombies among them, and descriptors by what they lead to."""
+    """Living processes below the launcher, zombies among them, and descriptors by what they lead to.
+
+    Without the child that the launcher forks ahead, which comes a moment after each launch.
+    """
 
     processes: frozenset[int]
     zombies: frozenset[int]
@@ -186,13 +200,14 @@ class Account:
 
     @classmethod
     def of(cls, rig: Rig, supervisor: int) -> Account:
-        tree = below(rig.process.pid)
+        family = {pid: name_of(pid) for pid in below(rig.process.pid)}
+        tree = [pid for pid, name in family.items() if name != WAITING]
         states = {pid: state_of(pid) for pid in tree}
         return cls(
             frozenset(pid for pid, state in states.items() if state not in {"Z", "X", ""}),
             frozenset(pid for pid, state in states.items() if state == "Z"),
             fds(supervisor),
-            fds(rig.process.pid),
+            fds(rig.process.pid) - 3 * (len(family) - len(tree)),  # its orders, its errors, its pidfd
         )
 
 
