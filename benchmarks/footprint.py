@@ -70,10 +70,21 @@ def fixed_fds() -> int:
         return all_fds(rig)
 
 
+def forked_ahead(launcher: int) -> int:
+    """The launcher's child that waits to become the next helper."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    (pid,) = (int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "helperd-next\n")
+    return pid
+
+
 def measure(rig: Rig, helpers: int, seconds: float, fixed: int) -> dict[str, float]:
     """Watch an idle daemon; times in seconds, memory in MB."""
     status = rig.status()
-    pids = {"supervisor": status["pid"], "launcher": rig.process.pid}
+    pids = {
+        "supervisor": status["pid"],
+        "launcher": rig.process.pid,
+        "forked_ahead": forked_ahead(rig.process.pid),
+    }
     before = {name: cpu_s(pid) for name, pid in pids.items()}
     began = time.monotonic()
     time.sleep(seconds)
