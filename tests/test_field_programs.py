@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import shutil
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -131,6 +133,25 @@ def test_sshdump_to_a_local_server(rundir, tmp_path):
         with daemon(rundir, text) as rig:
             is_listed_and_probed(rig, f"sshdump:{options}")
             captures(rig)
+
+
+STUBBORN = """
+import signal, struct, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+out = sys.stdout.buffer
+out.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1))
+while True:
+    out.write(struct.pack("<IIII", 1_700_000_000, 5, 60, 60) + bytes(60))
+    out.flush()
+    time.sleep(0.0001)
+"""
+
+
+def test_a_program_that_writes_on_after_the_stop_costs_no_packet(rundir, tmp_path):
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    words = ["builtin:pipe", "--", os.path.realpath(sys.executable), str(tmp_path / "stubborn.py")]
+    with daemon(rundir, config(words, "x:type=stubborn")) as rig:
+        captures(rig)
 
 
 @pytest.mark.need("root", "tcpdump")

@@ -179,7 +179,9 @@ class Runner:
         late = rest <= 0
         if self._working and rest > GRACE_S:
             return False
-        return self._port.broken or late or not self._port.queued
+        writer = self._writer
+        batched = writer is not None and writer.batched and not self._working
+        return self._port.broken or late or not (self._port.queued or batched)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):

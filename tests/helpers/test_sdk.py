@@ -27,6 +27,9 @@ from helperd.wire.messages import (
 )
 from tests.helpers.peer import PYTHON, Peer, environment
 
+FULL = 750
+"""Packets of 100 bytes that are more than a pipe, what is queued for it, and less than makes a capture wait."""
+
 FOREVER = "radio0:type=synthetic,channel=6,rate=0,size=200,signal=false"
 
 
@@ -704,3 +707,29 @@ def test_radios_that_share_a_list_keep_their_distance_when_one_is_held_up(tmp_pa
     late = [packet[1] / 1e9 - number * 0.1 for number, packet in enumerate(packets)]
     assert max(late[4:7]) > 0.2
     assert abs(late[15]) < 0.1
+
+
+def test_what_a_failing_capture_has_in_its_batch_leaves_behind_a_full_pipe(tmp_path, either):
+    """A capture that ends by an exception does not flush; the main thread does, also once the queue is empty again."""
+    body = f"""
+        def list(self):
+            return [Listed("written0", "x")]
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            for number in range({FULL}):
+                writer.packet(bytes(100), number)
+            sys.stderr.write("written" + chr(10))
+            while not writer.stopping:
+                time.sleep(0.001)
+            sys.stderr.write("ended" + chr(10))
+            raise OSError("gone")
+    """
+    with written(tmp_path, body, **either) as peer:
+        peer.send(OpenRequest("written0:type=written"))
+        peer.expect(OpenReport)
+        assert peer.process.stderr.readline() == b"written\n"
+        peer.send(Shutdown("enough"))
+        assert peer.process.stderr.readline() == b"ended\n"
+        peer.until_eof()
+        assert sum(run.packets for run in peer.runs) == FULL
