@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.census import FORKED_AHEAD, name_of
+from tests.faults.witness import below
 from tests.rig import Rig, daemon
 
 MB = 1 << 20
@@ -70,21 +72,11 @@ def fixed_fds() -> int:
         return all_fds(rig)
 
 
-def forked_ahead(launcher: int) -> int:
-    """The launcher's child that waits to become the next helper."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    (pid,) = (int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "helperd-next\n")
-    return pid
-
-
 def measure(rig: Rig, helpers: int, seconds: float, fixed: int) -> dict[str, float]:
     """Watch an idle daemon; times in seconds, memory in MB."""
     status = rig.status()
-    pids = {
-        "supervisor": status["pid"],
-        "launcher": rig.process.pid,
-        "forked_ahead": forked_ahead(rig.process.pid),
-    }
+    (ahead,) = (pid for pid in below(rig.process.pid) if name_of(pid) == FORKED_AHEAD)
+    pids = {"supervisor": status["pid"], "launcher": rig.process.pid, "forked_ahead": ahead}
     before = {name: cpu_s(pid) for name, pid in pids.items()}
     began = time.monotonic()
     time.sleep(seconds)

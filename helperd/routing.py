@@ -410,7 +410,7 @@ class Route:
         self._blocks: list[Tap] = []
         self._frames: list[Tap] = []
         self._lines: list[Tap] = []
-        self._lossless: list[Outbox] = []
+        self._lossless: list[Tap] = []
         self._first = 0
         self.describe(0, {})
 
@@ -419,16 +419,15 @@ class Route:
         self.taps.append(tap)
         self._of(tap.form).append(tap)
         if tap.outbox.overflow == "wait":
-            self._lossless.append(tap.outbox)
+            self._lossless.append(tap)
 
     def _of(self, form: Form) -> list[Tap]:
         return {"pcapng": self._blocks, "frames": self._frames, "jsonl": self._lines}[form]
 
     def remove(self, outbox: Outbox) -> None:
         """Let an outbox have no more."""
-        for taps in (self.taps, self._blocks, self._frames, self._lines):
+        for taps in (self.taps, self._blocks, self._frames, self._lines, self._lossless):
             taps[:] = [tap for tap in taps if tap.outbox is not outbox]
-        self._lossless = [other for other in self._lossless if other is not outbox]
 
     def describe(self, incarnation: int, fields: Mapping[str, str]) -> None:
         """Say what a new incarnation is; readers of the frames format are told before its first packets."""
@@ -548,7 +547,7 @@ class Route:
 
     def holding(self) -> list[Outbox]:
         """The outboxes that ask this source to wait."""
-        return [outbox for outbox in self._lossless if outbox.holding]
+        return [tap.outbox for tap in self._lossless if tap.outbox.holding]
 
 
 class RouteTable:

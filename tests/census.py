@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+FORKED_AHEAD = "helperd-next"
+"""What a launcher's child is called that waits to become the next helper."""
 GRACE = 3.0
 """Seconds that processes which are about to end may take to do so; nothing waits if none is left."""
 
@@ -71,11 +73,12 @@ def _children_by_scan() -> dict[int, list[int]]:
     return tree
 
 
-def _forked_ahead(pid: int) -> bool:
-    """Whether a process is what a launcher has forked ahead."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace") == "helperd-next\n"
-    return False
+def name_of(pid: int) -> str:
+    """A process's name (proc(5), comm); empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return ""
 
 
 def descendants() -> list[Proc]:
@@ -87,7 +90,7 @@ def descendants() -> list[Proc]:
         for child in _children(pid) if scan is None else scan.get(pid, []):
             waiting.append(child)
             fields = _stat(child)
-            if fields and fields[0] not in "ZX" and (pid == os.getpid() or not _forked_ahead(child)):
+            if fields and fields[0] not in "ZX" and (pid == os.getpid() or name_of(child) != FORKED_AHEAD):
                 found.append(Proc(child, int(fields[19])))
     return found
 

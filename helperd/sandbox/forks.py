@@ -90,9 +90,8 @@ class Blank(NamedTuple):
                 socket.send_fds(self.orders, [b"g"], [said, child.program, *ours], socket.MSG_NOSIGNAL)
             finally:
                 os.close(said)
-        except (
-            BrokenPipeError
-        ):  # it has ended by itself and says why, or was killed, as the kernel does for memory
+        except BrokenPipeError:
+            # It has ended by itself and says why, or was killed, as the kernel does for memory.
             failed = read_errors(os.dup(self.errors)) or Failure("orders", errno.ENOMEM)
             self.end()
             raise OSError(failed.number, str(failed)) from None

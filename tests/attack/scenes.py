@@ -40,6 +40,7 @@ from tests.attack.stage import (
     say,
     status,
 )
+from tests.census import FORKED_AHEAD, name_of
 
 PLAIN = '[[helper]]\nname = "plain"\ncommand = PROBE\n'
 RAW = '[[helper]]\nname = "raw"\ncommand = PROBE\ncapabilities = ["net_raw"]\n'
@@ -804,9 +805,8 @@ def waiting(launcher: int, seconds: float = 2.0) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for pid, row in processes.table().items():
-            with contextlib.suppress(OSError):
-                if row.parent == launcher and Path(f"/proc/{pid}/comm").read_text() == "helperd-next\n":
-                    return pid
+            if row.parent == launcher and name_of(pid) == FORKED_AHEAD:
+                return pid
         time.sleep(0.005)
     return 0
 

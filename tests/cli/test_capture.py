@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.census import FORKED_AHEAD, name_of
+
 CONFIG = """
 [[helper]]
 name = "pcapfile"
@@ -172,8 +174,8 @@ def test_a_helper_that_is_killed_is_a_failure_although_packets_came(config: Path
         for pid in subprocess.run(
             ["ps", "-eo", "pid="], capture_output=True, text=True, check=True
         ).stdout.split()
-        if f"\nPPid:\t{child_of(process.pid)}\n" in (status := read(f"/proc/{pid}/status"))
-        and not status.startswith("Name:\thelperd-next\n")
+        if f"\nPPid:\t{child_of(process.pid)}\n" in read(f"/proc/{pid}/status")
+        and name_of(int(pid)) != FORKED_AHEAD
     )
     os.kill(helper, signal.SIGKILL)
     status, said = finished(process)

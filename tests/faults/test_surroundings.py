@@ -15,12 +15,13 @@ import pytest
 
 from helperd import vitals
 from helperd.control.client import ControlError
+from tests.census import FORKED_AHEAD, name_of
 from tests.faults.stage import BUILTIN, HEAD, gone, helper, stage
-from tests.faults.witness import WAITING, Reader, below, fds, name_of, state_of
+from tests.faults.witness import Reader, below, fds, state_of
 from tests.rig import Stream, daemon
 
 DEEP = int(os.environ.get("HELPERD_FAULT_RUNS", "3")) > 3
-COMPLETE = """
+WAITING = """
 [[sink]]
 path = "complete.sock"
 overflow = "wait"
@@ -133,7 +134,7 @@ def test_35b_a_killed_supervisor_leaves_nobody_and_its_successor_has_one_of_each
         with daemon(rundir, config) as rig:
             supervisor = rig.wait_running()["pid"]
             children = below(rig.process.pid)
-            assert sum(name_of(pid) != WAITING for pid in children) == 3
+            assert sum(name_of(pid) != FORKED_AHEAD for pid in children) == 3
             began = time.monotonic()
             os.kill(supervisor, signal.SIGKILL)
             assert rig.process.wait(5) != 0
@@ -190,7 +191,7 @@ def page_of(pid: int) -> int:
 
 def test_3c_what_died_unsent_is_counted(rundir):
     """A helper of ours whose reader holds is killed: what it had made and not sent is in the ledger, to the packet."""
-    config = HEAD + BUILTIN + COMPLETE
+    config = HEAD + BUILTIN + WAITING
     config += synthetic("load", "rate=1000000,size=1000", 'start = "manual"\nrestart = "temporary"')
     with daemon(rundir, config) as rig:
         for _ in range(3):
@@ -209,7 +210,7 @@ def test_3c_what_died_unsent_is_counted(rundir):
 
 
 def test_a_full_lossless_consumer_stalls_its_source_and_is_not_held_against_the_helper(rundir):
-    config = HEAD + BUILTIN + COMPLETE + synthetic("load", "rate=20000,size=500")
+    config = HEAD + BUILTIN + WAITING + synthetic("load", "rate=20000,size=500")
     with daemon(rundir, config) as rig:
         rig.wait_running()
         with rig.connect("complete.sock") as sock:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helperd.control.client import Client
+from tests.census import FORKED_AHEAD, name_of
 from tests.rig import Rig, Stream
 
 NO_PROCESS = {"down", "backoff", "failed"}
@@ -90,23 +91,12 @@ def balance(status: dict[str, Any]) -> list[str]:
 UPSTREAM = ("kernel", "helper-queue", "died-unsent", "partial-frame")
 
 
-def name_of(pid: int) -> str:
-    """Its name; empty when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
-    except OSError:
-        return ""
-
-
 def state_of(pid: int) -> str:
     """Letter of /proc/PID/stat; empty when it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except OSError:
         return ""
-
-
-WAITING = "helperd-next"
 
 
 class Witness(threading.Thread):
@@ -201,7 +191,7 @@ class Account:
     @classmethod
     def of(cls, rig: Rig, supervisor: int) -> Account:
         family = {pid: name_of(pid) for pid in below(rig.process.pid)}
-        tree = [pid for pid, name in family.items() if name != WAITING]
+        tree = [pid for pid, name in family.items() if name != FORKED_AHEAD]
         states = {pid: state_of(pid) for pid in tree}
         return cls(
             frozenset(pid for pid, state in states.items() if state not in {"Z", "X", ""}),
