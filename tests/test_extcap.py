@@ -284,6 +284,36 @@ def test_it_obeys_stop_at_once_wherever_it_stands(shim: Path, rig: Rig) -> None:
     rig.wait(lambda status: {row["name"] for row in status["sources"]} == {"radio0", "quiet"})
 
 
+IMPATIENT = """
+import os, signal, sys
+from helperd.extcap import shim
+
+plain, sent = signal.signal, []
+
+def signal_and_send(number, handler):
+    before = plain(number, handler)
+    if (number, handler) not in sent:
+        sent.append((number, handler))
+        for each in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(each) not in (signal.SIG_DFL, signal.default_int_handler):
+                os.kill(os.getpid(), each)
+    return before
+
+signal.signal = signal_and_send
+raise SystemExit(shim.main(sys.argv[1:]))
+"""
+"""The shim, told to stop as soon as it takes each signal, and again while it stops."""
+
+
+def test_a_signal_between_any_two_steps_of_its_start_and_end_is_a_stop(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    words = ["--extcap-interface", "helperd.radio0", "--capture", "--fifo", str(tmp_path / "fifo")]
+    ended = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, *words], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
 def until_it_listens(pid: int) -> None:
     """Wait until the process has taken SIGTERM into its own hands."""
     deadline = time.monotonic() + 20

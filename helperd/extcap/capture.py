@@ -21,7 +21,7 @@ from helperd.errors import Code, HelperdError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from helperd.control.client import Upgraded
     from helperd.extcap.words import Place
@@ -54,17 +54,21 @@ def capture(wanted: Wanted) -> int:
         HelperdError: why not, or why no longer.
         OSError: the FIFO cannot be opened.
     """
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
     try:
+        _on_stop(_stop)  # in here: the first signal may come before the last handler is set
         _capture(wanted)
     except _Stop:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pass
     return Code.DONE
 
 
+def _on_stop(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
 def _stop(_number: int, _frame: object) -> None:
+    _on_stop(signal.SIG_IGN)  # a second signal must not break off the end
     raise _Stop
 
 
