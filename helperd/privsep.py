@@ -216,17 +216,17 @@ class Launcher:
             cookie = wire.WIRE.unpack(data)[6]
         number, handle, arg, pidfd = 0, 0, 0, -1
         try:
-            cut = errno.EMSGSIZE if packet.cut else 0
-            request = cut or wire.parse(data, len(packet.fds), len(self.profiles))
+            request = packet.cut or wire.parse(data, len(packet.fds), len(self.profiles))
             if isinstance(request, int):
                 raise RequestRefused("bad-request", "malformed request", errno=request)
             handle, arg, pidfd = self.obey(client, request, packet.fds)
-        except RequestRefused as error:
-            number = error.errno
+        except (RequestRefused, OSError) as error:  # OSError: what we lack ourselves
+            number = error.errno or errno.EIO
             client.strikes += number in wire.MALFORMED
             if number != errno.ESRCH:  # asked to signal what has just ended: nothing to report
                 word = errno.errorcode.get(number, number)
-                self.say(f"{client.name}: op {op} refused, {word}: {error.text}")
+                text = error.text if isinstance(error, RequestRefused) else error.strerror
+                self.say(f"{client.name}: op {op} refused, {word}: {text}")
         n = self.ways if op == wire.PING else int(pidfd >= 0)
         client.put(wire.WIRE.pack(wire.MAGIC, op | 0x80, n, number, handle, arg, cookie), pidfd)
         self.flush(client)
@@ -363,6 +363,7 @@ class Launcher:
             sock = listener.accept()[0]
         except OSError as error:
             self.say(f"cannot accept: {error.strerror}")
+            self.loop.rest(listener.fileno())
             return
         pid, uid, gids = door.peer(sock)
         allowed, quota = self.allowance(uid, gids)

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import marshal
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from helperd.config.specs import DaemonSpec
 from helperd.errors import CannotDrop, RequestRefused
 from helperd.sandbox import forks, processes
 from helperd.sandbox.become import Child
-from tests.attack.asker import Asker, Refused, Running, pair
+from tests.attack.asker import Asker, Refused, Running, connect, pair
+from tests.census import FORKED_AHEAD, children, name_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PRIVSEP = ROOT / "helperd" / "privsep.py"
@@ -87,6 +89,19 @@ def asker(tmp_path: Path) -> Iterator[Asker]:
             process.wait(10)
             assert process.stderr
             process.stderr.close()
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def answers(path: str) -> bool:
+    with contextlib.suppress(OSError), connect(path) as asker:
+        return asker.ping() == 0
+    return False
 
 
 def strays() -> list[int]:
@@ -222,6 +237,61 @@ def test_two_malformed_requests_end_the_connection(asker: Asker):
     replies = [asker.read(), asker.read()]
     assert [reply[0][2] for reply in replies if reply] == [errno.EMSGSIZE] * 2
     assert asker.read() is None
+
+
+def test_without_descriptors_it_refuses_and_loses_nobody(asker: Asker):
+    """A launcher that has no room is asked twice at each number of descriptors left, from none to enough."""
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(Running(asker, 1)) for _ in range(16)]
+        for helper in running:
+            helper.run("result = 1")
+        launcher = asker.process.pid  # type: ignore[attr-defined]
+        until(lambda: FORKED_AHEAD in map(name_of, children(launcher)))
+        before = os.listdir(f"/proc/{launcher}/fd")
+        limits = resource.prlimit(launcher, resource.RLIMIT_NOFILE)
+        outcomes = []
+        free = [fd for fd in range(100) if str(fd) not in before]
+        for room in range(16):
+            resource.prlimit(launcher, resource.RLIMIT_NOFILE, (free[room], limits[1]))
+            for _ in range(2):
+                try:
+                    with Running(asker, 1) as helper:
+                        outcomes.append(helper.run("result = 0"))
+                except Refused as error:
+                    outcomes.append(error.errno)
+                except EOFError:  # its own limit is the launcher's
+                    assert asker.exited(helper.handle)[0] == "exec-failed"
+        resource.prlimit(launcher, resource.RLIMIT_NOFILE, limits)
+        for helper in running:
+            assert helper.run("result = 1") == 1
+        asker.ping()
+        until(lambda: FORKED_AHEAD in map(name_of, children(launcher)))
+        assert len(os.listdir(f"/proc/{launcher}/fd")) == len(before)
+    assert outcomes[:2] == [errno.EMFILE] * 2
+    assert outcomes[-2:] == [0, 0]
+    assert set(outcomes) <= {errno.EMFILE, errno.EINVAL, 0}
+
+
+def test_without_descriptors_a_connection_waits_and_costs_nothing(tmp_path: Path):
+    config = tmp_path / "helpers.toml"
+    config.write_text(
+        f'[[helper]]\nname = "h"\ncommand = ["/bin/true"]\n[[allow]]\nuid = {os.getuid()}\nhelpers = ["h"]\n'
+    )
+    argv = [sys.executable, "-I", "-S", str(SCRIPT), f"--config={config}", f"--listen={tmp_path}/sock"]
+    with subprocess.Popen([*argv, "--unprivileged"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until(lambda: answers(f"{tmp_path}/sock"))
+            limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+            with connect(f"{tmp_path}/sock") as asker:
+                assert process.stderr
+                assert process.stderr.readline() == "helperd-launcher: cannot accept: Too many open files\n"
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
+                assert asker.ping() == 0
+        finally:
+            process.terminate()
+            assert process.stderr
+            assert process.stderr.read() == ""
 
 
 def test_a_configuration_that_others_may_write_is_refused(tmp_path: Path):

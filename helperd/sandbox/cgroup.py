@@ -34,12 +34,15 @@ def make_leaf(folder: str, name: str) -> str:
 
 
 def kill(leaf: str) -> None:
-    """Kill everything in a leaf, however it forked; one that somebody has removed was empty."""
+    """Kill everything in a leaf, however it forked; one that somebody has removed was empty.
+
+    Without a descriptor to do it with, nothing happens: the leaf cannot be removed then, and is tried again.
+    """
     try:
         with open(f"{leaf}/cgroup.kill", "w", encoding="ascii") as file:
             file.write("1")
     except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.ENODEV}:
+        if error.errno not in {errno.ENOENT, errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
             raise
 
 

@@ -157,14 +157,21 @@ class Custody:
             helper.how, helper.code = "exec-failed", said.number
             self.say(f"{helper.name} was not started: {said}")
             return
-        found = processes.privilege(helper.pid)
-        different = differs(helper.child, found) if found else ""
+        try:
+            found = processes.privilege(helper.pid)
+            different = differs(helper.child, found) if found else ""
+        except OSError as error:
+            self._distrust(helper, f"it cannot be looked at: {error.strerror}")
+            return
         if different and select.select([helper.pidfd], [], [], DYING_S)[0]:
             return  # it was ended before exec, and was seen on its way out
         if different:
-            helper.how = "unverified"
-            self.say(f"{helper.name} is killed, its {different} is not what its profile says: {found}")
-            self.kill(helper)
+            self._distrust(helper, f"its {different} is not what its profile says: {found}")
+
+    def _distrust(self, helper: Helper, why: str) -> None:
+        helper.how = "unverified"
+        self.say(f"{helper.name} is killed, {why}")
+        self.kill(helper)
 
     def on_end(self, pid: int, code: int, *, core: bool) -> None:
         """Note that a child of ours has ended and was reaped."""
@@ -197,7 +204,10 @@ class Custody:
     def sweep(self) -> None:
         """Kill what is left of dying helpers; tell of those of whom nothing is left."""
         dying = [helper for helper in self.helpers.values() if helper.dying]
-        strays = set() if all(helper.sweepable for helper in dying) else self._kill_strays()
+        try:
+            strays = set() if all(helper.sweepable for helper in dying) else self._kill_strays()
+        except OSError:  # no descriptor to look with: somebody may be left
+            strays = {0}
         for helper in dying:
             if helper.child.leaf:
                 cgroup.kill(helper.child.leaf)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BURST, LINES_PER_S = 200, 20
+REST_S = 0.5
 
 
 class Loop:
@@ -21,6 +22,7 @@ class Loop:
     def __init__(self) -> None:
         self.poll = select.poll()
         self.calls: dict[int, Callable[[int], None]] = {}
+        self.resting: dict[int, float] = {}
 
     def watch(self, fd: int, call: Callable[[int], None]) -> None:
         """Call ``call(events)`` whenever ``fd`` is readable or at its end."""
@@ -29,8 +31,13 @@ class Loop:
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor."""
-        if self.calls.pop(fd, None):
+        if self.calls.pop(fd, None) and self.resting.pop(fd, None) is None:
             self.poll.unregister(fd)
+
+    def rest(self, fd: int) -> None:
+        """Look away from a descriptor that cannot be served now, for ``REST_S``: it stays ready meanwhile."""
+        self.poll.unregister(fd)
+        self.resting[fd] = monotonic() + REST_S
 
     def room(self, fd: int, *, wanted: bool) -> None:
         """Wait for room to write instead of something to read, or the other way round."""
@@ -46,7 +53,10 @@ class Loop:
 
     def turn(self, times: list[float]) -> None:
         """Wait for the first event, or the first of ``times`` that is not 0, and make the calls."""
-        due = [at for at in times if at]
+        for fd in [fd for fd, until in self.resting.items() if until <= monotonic()]:
+            del self.resting[fd]
+            self.poll.register(fd, select.POLLIN)
+        due = [at for at in (*times, *self.resting.values()) if at]
         wait = max(0.0, min(due) - monotonic()) * 1000 if due else None
         ready = [(fd, event, self.calls.get(fd)) for fd, event in self.poll.poll(wait)]
         for fd, event, call in ready:

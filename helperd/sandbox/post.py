@@ -4,6 +4,7 @@ accounted for.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -12,13 +13,14 @@ from typing import NamedTuple
 
 
 class Packet(NamedTuple):
-    """What was read: the bytes, the descriptors (the reader's to close), and whether something was cut
-    off.
+    """What was read: the bytes, the descriptors (the reader's to close), and why something was cut off.
+
+    ``cut`` is an errno: EMSGSIZE, it was too long, or had too many descriptors; EMFILE, we have no room for them; 0.
     """
 
     data: bytes
     fds: list[int]
-    cut: bool
+    cut: int
 
 
 class Client:
@@ -61,12 +63,14 @@ class Client:
         except BlockingIOError:
             return None
         except OSError:
-            return Packet(b"", [], cut=False)
+            return Packet(b"", [], 0)
         fds: list[int] = []
         for level, kind, body in control:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds += struct.unpack(f"{len(body) // 4}i", body[: len(body) // 4 * 4])
-        return Packet(data, fds, bool(flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC)))
+        if flags & socket.MSG_CTRUNC and not flags & socket.MSG_TRUNC and len(fds) < max_fds:
+            return Packet(data, fds, errno.EMFILE)
+        return Packet(data, fds, errno.EMSGSIZE if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC) else 0)
 
     def put(self, packet: bytes, fd: int = -1) -> None:
         """Queue a packet; the descriptor is duplicated. Bounded by one reply and two events per running

@@ -29,8 +29,11 @@ class Privilege(NamedTuple):
 
 
 def alive(uid: int) -> bool:
-    """Whether a process of some uid runs; a zombie that a stranger does not reap is none."""
-    return any((found := privilege(pid)) and uid in found.uids for pid in table())
+    """Whether a process of some uid runs, or may: a zombie that a stranger does not reap is none."""
+    try:
+        return any((found := privilege(pid)) and uid in found.uids for pid in table())
+    except OSError:  # it cannot be looked at now
+        return True
 
 
 class Row(NamedTuple):
@@ -53,10 +56,14 @@ def status(pid: int) -> dict[str, str]:
 
 
 def privilege(pid: int) -> Privilege | None:
-    """Return what a process is; None when it has ended, reaped or not."""
+    """Return what a process is; None when it has ended, reaped or not, or is hidden from us.
+
+    Raises:
+        OSError: it cannot be looked at now; EMFILE.
+    """
     try:
         lines = status(pid)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     if lines["State"][0] in "ZX":
         return None
@@ -71,17 +78,25 @@ def privilege(pid: int) -> Privilege | None:
 
 
 def row(pid: int) -> Row | None:
-    """Return one process's row; None when it is gone."""
+    """Return one process's row; None when it is gone, or hidden from us.
+
+    Raises:
+        OSError: it cannot be looked at now; EMFILE.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             words = file.read().rpartition(b")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     return Row(words[0].decode(), int(words[1]), int(words[3]), int(words[19]))
 
 
 def table() -> dict[int, Row]:
-    """Return every process of this machine by pid."""
+    """Return every process of this machine by pid.
+
+    Raises:
+        OSError: there is no descriptor to look with.
+    """
     rows = {int(name): row(int(name)) for name in os.listdir("/proc") if name.isdigit()}
     return {pid: found for pid, found in rows.items() if found}
 
