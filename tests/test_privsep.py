@@ -272,6 +272,40 @@ def test_without_descriptors_it_refuses_and_loses_nobody(asker: Asker):
     assert set(outcomes) <= {errno.EMFILE, errno.EINVAL, 0}
 
 
+BLIND = """
+import os, resource, select, socket
+from helperd.sandbox.become import Child
+from helperd.sandbox.custody import Custody
+from helperd.sandbox.post import Client
+
+ours, theirs = socket.socketpair()
+told = []
+custody = Custody(print, lambda helper, what, code: told.append((what, helper.how)), root=False, folder="")
+program = os.open("/bin/sleep", os.O_PATH)
+child = Child(("sleep", "100"), (), {0: program, 1: program, 2: program}, program, -1, 0, os.getpid())
+helper = custody.start("h", child, Client(ours, "c", 0, 9))
+select.select([helper.errors], [], [])
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+custody.on_exec(helper)
+custody.on_end(helper.pid, os.waitstatus_to_exitcode(os.waitpid(helper.pid, 0)[1]), core=False)
+custody.sweep()
+assert custody.helpers == {helper.handle: helper}, "somebody may be left"
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+custody.sweep()
+assert custody.helpers == {}
+assert told == [("exited", "unverified"), ("empty", "unverified")], told
+"""
+
+
+def test_a_helper_that_cannot_be_looked_at_is_killed_and_not_given_up():
+    done = subprocess.run(
+        [sys.executable, "-c", BLIND], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert done.stderr == ""
+    assert done.stdout == "h is killed, it cannot be looked at: Too many open files\n"
+
+
 def test_without_descriptors_a_connection_waits_and_costs_nothing(tmp_path: Path):
     config = tmp_path / "helpers.toml"
     config.write_text(
