@@ -14,16 +14,13 @@ from typing import Any, Final, NamedTuple
 
 GREEN, YELLOW, RED, BOLD, DIM = "32", "33", "31", "1", "2"
 
-_STATE_COLORS: Final = {
+STATE_COLORS: Final = {
     "running": GREEN,
-    "starting": YELLOW,
-    "greeting": YELLOW,
-    "opening": YELLOW,
-    "stopping": YELLOW,
-    "backoff": RED,
-    "failed": RED,
+    **dict.fromkeys(("starting", "greeting", "opening", "stopping", "paused", "starved", "stalled"), YELLOW),
+    **dict.fromkeys(("backoff", "failed", "hung"), RED),
     "down": DIM,
 }
+"""By the word of ``state_of``."""
 _SHORT: Final = {"stalled-by-consumer": "stalled"}
 _ORDERLY: Final = {"asked", "done"}
 UNWANTED: Final = frozenset({"no-consumer", "paused"})
@@ -189,13 +186,13 @@ def losses(source: Mapping[str, Any]) -> int:
 
 def state_of(source: Mapping[str, Any]) -> Cell:
     """The word for what a source is doing, a bad verdict or a pause before the bare state."""
-    state = clean(source.get("state", "?"))
+    word = clean(source.get("state", "?"))
     verdict = clean(source.get("verdict") or "")
     if source.get("paused"):
-        return Cell("paused", YELLOW)
-    if state == "running" and verdict not in {"", "ok"}:
-        return Cell(_SHORT.get(verdict, verdict), RED if verdict == "hung" else YELLOW)
-    return Cell(state, _STATE_COLORS.get(state, ""))
+        word = "paused"
+    elif word == "running" and verdict not in {"", "ok"}:
+        word = _SHORT.get(verdict, verdict)
+    return Cell(word, STATE_COLORS.get(word, ""))
 
 
 def note_of(source: Mapping[str, Any]) -> str:

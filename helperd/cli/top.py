@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from helperd.cli import running
 from helperd.cli.screen import SORTS, Screen
 from helperd.errors import Code, UnavailableError, UsageError
+from helperd.table import DIM, GREEN, RED, STATE_COLORS, YELLOW
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +34,7 @@ _KEYS: Final = {
     13: "enter",
     27: "escape",
 }
-WORDS: Final = {"running": 1, "backoff": 2, "failed": 2, "hung": 2, "paused": 3, "starved": 3, "stalled": 3}
+_PAIRS: Final = {GREEN: curses.COLOR_GREEN, RED: curses.COLOR_RED, YELLOW: curses.COLOR_YELLOW}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,9 +161,11 @@ def _colors() -> dict[str, int]:
     if "NO_COLOR" in os.environ or not curses.has_colors():
         return {}
     curses.use_default_colors()
-    for number, color in enumerate((curses.COLOR_GREEN, curses.COLOR_RED, curses.COLOR_YELLOW), 1):
-        curses.init_pair(number, color, -1)
-    return {word: curses.color_pair(number) for word, number in WORDS.items()}
+    inks = {DIM: curses.A_DIM}
+    for number, (color, ink) in enumerate(_PAIRS.items(), 1):
+        curses.init_pair(number, ink, -1)
+        inks[color] = curses.color_pair(number)
+    return {word: inks[color] for word, color in STATE_COLORS.items()}
 
 
 def _draw(window: curses.window, screen: Screen, colors: dict[str, int]) -> None:
