@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
@@ -257,7 +257,8 @@ def choose_form(fd: int, environ: Mapping[str, str] = os.environ) -> str:
 class Fold:
     """Folds equal lines: the first passes, repeats within ``window`` seconds are counted.
 
-    Time is an argument. At most ``size`` different lines are remembered; the oldest goes first.
+    Time is an argument. A count has the time at which it is told, so that it stands in order among the others. At most
+    ``size`` different lines are remembered; the oldest goes first.
 
     Attributes:
         repeats: counted and not yet told.
@@ -277,32 +278,27 @@ class Fold:
             self._seen[key] = (known[0], known[1] + 1, line)
             self.repeats += 1
             return []
-        out = self.due(now)
+        out = self.due(now, line.at)
         if len(self._seen) >= self.size:
-            out += self._tell(next(iter(self._seen)))
+            out += self._tell(next(iter(self._seen)), line.at)
         self._seen[key] = (now, 0, line)
         return [*out, line]
 
-    def due(self, now: float, *, all_of_them: bool = False) -> list[Line]:
+    def due(self, now: float, told: datetime, *, all_of_them: bool = False) -> list[Line]:
         """Return the counts of windows that are over, oldest first."""
         out: list[Line] = []
         for key, (at, _, _) in list(self._seen.items()):
             if now - at < self.window and not all_of_them:
                 break
-            out += self._tell(key)
+            out += self._tell(key, told)
         return out
 
-    def _tell(self, key: tuple[str, str, Field]) -> list[Line]:
+    def _tell(self, key: tuple[str, str, Field], told: datetime) -> list[Line]:
         _, repeats, line = self._seen.pop(key)
         if not repeats:
             return []
         self.repeats -= repeats
-        return [Line(line.at, line.level, f"{line.text} ({_again(repeats)})", line.fields)]
-
-
-def _told_at(at: datetime, lines: list[Line]) -> list[Line]:
-    """Lines with the time at which they are written, so that a count stands in order among the others."""
-    return [replace(line, at=at) for line in lines]
+        return [Line(told, line.level, f"{line.text} ({_again(repeats)})", line.fields)]
 
 
 @dataclass(slots=True)
@@ -404,12 +400,12 @@ class Log:
             try:
                 line = self._queue.get(timeout=wait)
             except queue.Empty:
-                self._write(_told_at(datetime.now(UTC), self._fold.due(self._clock())))
+                self._write(self._fold.due(self._clock(), datetime.now(UTC)))
                 continue
             if line is None:
-                self._write(_told_at(datetime.now(UTC), self._fold.due(self._clock(), all_of_them=True)))
+                self._write(self._fold.due(self._clock(), datetime.now(UTC), all_of_them=True))
                 return
-            ready = _told_at(line.at, self._fold.admit(line, self._clock()))
+            ready = self._fold.admit(line, self._clock())
             self.counts.folded += line not in ready
             self._write(ready)
 

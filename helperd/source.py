@@ -306,11 +306,17 @@ class Source:
         else:
             then = after.get(target, str(target))
         severity = "info" if ended.kind in {Why.ASKED, Why.DONE} else "warning"
-        words = f"; last words: {self.last_words[-1]}" if self.last_words and severity == "warning" else ""
-        text = f"{ended.problem}: {ended.text}{words}"
+        text = self.how_it_ended(ended)
         if severity == "warning":
             self.shell.bus.post(severity, self.name, text)
         self.shell.log(severity, self.name, f"{text}; {then}")
+
+    def how_it_ended(self, ended: Exit) -> str:
+        """An end in one line; its helper's last words where it was no good one."""
+        words = ""
+        if self.last_words and ended.kind not in {Why.ASKED, Why.DONE}:
+            words = f"; last words: {self.last_words[-1]}"
+        return f"{ended.problem}: {ended.text}{words}"
 
     async def _run_once(self) -> Exit:
         """One incarnation, from the launch request to the empty tree, and how it ended."""

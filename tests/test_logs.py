@@ -10,7 +10,7 @@ import resource
 import socket
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -221,7 +221,7 @@ def test_repeats_within_the_window_are_counted():
     assert fold.repeats == 2
     assert fold.admit(line("a"), 10.0) == [line("a (repeated 2 times)"), line("a")]
     assert fold.repeats == 0
-    assert fold.due(100.0) == []
+    assert fold.due(100.0, AT) == []
 
 
 def test_what_differs_in_source_or_level_is_not_equal():
@@ -236,9 +236,10 @@ def test_counts_are_told_when_their_window_is_over():
         fold.admit(line("a"), now)
     for now in (5.0, 6.0):
         fold.admit(line("b"), now)
-    assert fold.due(9.0) == []
-    assert fold.due(10.0) == [line("a (repeated once)")]
-    assert fold.due(11.0, all_of_them=True) == [line("b (repeated once)")]
+    assert fold.due(9.0, AT) == []
+    later = AT + timedelta(seconds=10)
+    assert fold.due(10.0, later) == [Line(later, "info", "a (repeated once)", {})]
+    assert fold.due(11.0, AT, all_of_them=True) == [line("b (repeated once)")]
     assert fold.repeats == 0
 
 

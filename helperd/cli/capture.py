@@ -169,8 +169,7 @@ def _failure(source: Source, packets: int) -> str:
         return "" if packets else source.life.why
     if ended.kind in {Why.DONE, Why.ASKED}:
         return ""
-    words = f"; last words: {source.last_words[-1]}" if source.last_words else ""
-    return f"{ended.problem}: {ended.text}{words}"
+    return source.how_it_ended(ended)
 
 
 def _over(state: State) -> bool:
