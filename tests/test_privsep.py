@@ -24,6 +24,8 @@ from helperd.config.specs import DaemonSpec
 from helperd.errors import CannotDrop, RequestRefused
 from helperd.sandbox import forks, processes
 from helperd.sandbox.become import Child
+from helperd.sandbox.custody import POOL, Custody
+from helperd.sandbox.post import Client
 from tests.attack.asker import Asker, Refused, Running, connect, pair
 from tests.census import FORKED_AHEAD, children, name_of
 
@@ -367,6 +369,35 @@ def test_a_missing_library_is_named_with_what_installs_it():
     assert done.returncode == 69
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"helperd-launcher: {sys.executable} has no prctl: apt install python3-prctl")
+
+
+def test_where_no_process_is_left_the_rest_of_a_helper_is_killed_later(monkeypatch: pytest.MonkeyPatch):
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no process")
+
+    told = []
+    ours, theirs = pair()
+    custody = Custody(pytest.fail, lambda _, what, __: told.append(what), root=False, folder="")
+    program = os.open("/bin/true", os.O_PATH)
+    child = Child(("true",), (), dict.fromkeys(range(3), program), program, -1, 0, os.getpid())
+    with ours, theirs:
+        helper = custody.start("h", child, Client(ours, "c", 0, 9))
+        custody.ahead_at = 0.0
+        code = os.waitstatus_to_exitcode(os.waitpid(helper.pid, 0)[1])
+        helper.child = child._replace(uid=POOL[-1])  # nobody's: as if it had run under that
+        custody.on_end(helper.pid, code, core=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fork", refused)
+            custody.sweep()
+        assert (told, helper.sweeper) == (["exited"], 0)
+        while custody.helpers:
+            custody.sweep()
+            if helper.sweeper:
+                code = os.waitstatus_to_exitcode(os.waitpid(helper.sweeper, 0)[1])
+                custody.on_end(helper.sweeper, code, core=False)
+    os.close(program)
+    os.close(helper.errors)
+    assert told == ["exited", "empty"]
 
 
 @pytest.mark.parametrize("failing", ["pidfd_open", "fork"])

@@ -223,12 +223,13 @@ class Custody:
         self.sweep_at = monotonic() + self.pause if any(h.dying for h in self.helpers.values()) else 0.0
 
     def _start_sweeper(self, helper: Helper) -> None:
-        """Let a child with the helper's uid kill all of that uid; one at a time."""
+        """Let a child with the helper's uid kill all of that uid; one at a time; where none can be made, again soon."""
         if helper.sweeper and monotonic() > helper.sweeper_until:
             os.kill(helper.sweeper, signal.SIGKILL)  # stopped by its prey; ours, and not reaped yet
         elif not helper.sweeper and helper.child.uid is not None:
-            helper.sweeper, helper.sweeper_until = fork_sweeper(helper.child.uid), monotonic() + SWEEP_S
-            self.spared.add(helper.sweeper)
+            with contextlib.suppress(OSError):  # no process is left: what is to be killed may have them all
+                helper.sweeper, helper.sweeper_until = fork_sweeper(helper.child.uid), monotonic() + SWEEP_S
+                self.spared.add(helper.sweeper)
 
     def _kill_strays(self) -> set[int]:
         """Kill the strays of dying helpers; return the main pids that had some, 0 for those that fit none."""
