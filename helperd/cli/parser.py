@@ -62,7 +62,10 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
         near = nearest(word, known)
         tail = f'did you mean "{near}"?' if near else f"there are {', '.join(known)}"
         parser.error(f'no command "{word}"; {tail}')
-    args = parser.parse_args(argv)
+    args, more = parser.parse_known_args(argv)
+    if more:
+        parser.prog += f" {args.command}" if args.command else ""  # whose --help it is
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     if args.command is None:
         parser.error(f"a command is missing: {', '.join(known)}")
     return known[args.command], args

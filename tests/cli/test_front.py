@@ -145,5 +145,5 @@ def test_with_standard_output_closed_the_command_line_is_read_all_the_same() -> 
     )
     assert (done.returncode, done.stderr) == (
         Code.USAGE,
-        "helperd: usage: unrecognized arguments: --nonsense; see helperd --help\n",
+        "helperd status: usage: unrecognized arguments: --nonsense; see helperd status --help\n",
     )
