@@ -202,8 +202,8 @@ def _stopping() -> Iterator[socket.socket]:
     """A socket that becomes readable at SIGINT or SIGTERM, so that no write is interrupted."""
     ours, theirs = socket.socketpair()
     theirs.settimeout(0)
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)  # first: one just now counts
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
-    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         yield ours
     finally:

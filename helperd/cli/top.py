@@ -95,8 +95,8 @@ def _resizing() -> Iterator[socket.socket]:
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
     theirs.settimeout(0)
-    before = signal.signal(signal.SIGWINCH, lambda *_: None)
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    before = signal.signal(signal.SIGWINCH, lambda *_: None)
     try:
         yield ours
     finally:

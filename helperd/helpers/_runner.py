@@ -106,10 +106,11 @@ class Runner:
         Returns:
             The exit status.
         """
+        # The descriptor first: a signal that came between the two would be swallowed.
+        old_wakeup = signal.set_wakeup_fd(self._waker[1], warn_on_full_buffer=False)
         before = {
             number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
         }
-        old_wakeup = signal.set_wakeup_fd(self._waker[1], warn_on_full_buffer=False)
         try:
             while not self._over():
                 self._turn()

@@ -214,6 +214,25 @@ def test_every_end_is_prompt(end, state):
             assert "bad-signature" in said
 
 
+def test_a_signal_that_comes_as_soon_as_it_is_taken_ends_it(tmp_path):
+    with written(
+        tmp_path,
+        """
+        import signal
+        def taken(number, handler, plain=signal.signal, seen=set()):
+            before = plain(number, handler)
+            if number not in seen:
+                seen.add(number)
+                os.kill(os.getpid(), number)
+            return before
+        signal.signal = taken
+        """,
+    ) as peer:
+        peer.until_eof()
+        assert peer.wait() == 0
+        assert peer.stderr() == ""
+
+
 @pytest.mark.parametrize("end", ["sigterm", "eof"])
 def test_what_was_written_before_the_end_still_leaves(tmp_path, end):
     with written(
