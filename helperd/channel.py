@@ -22,6 +22,7 @@ from helperd.errors import HelperExited, RemoteProtocolError
 from helperd.gather import GATHER_S, rooms
 from helperd.wire.frames import Run
 from helperd.wire.messages import ConfigureReport, ConfigureRequest, Message, Ping, Pong, Register
+from helperd.wire.session import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,6 +51,11 @@ QUIET_READ: Final = 4 << 10
 """Bytes in a read of a quiet helper at most: a read of many packets is worth its own turn."""
 QUIET_READS: Final = 4
 """Such reads, less those that came sooner, which make a helper quiet; none left make it a busy one again."""
+MANY_MESSAGES: Final = 16
+"""Control messages in a read after which the next is small: each costs as much as hundreds of packets, and a helper
+that sends nothing else holds up everybody for as long as its read is."""
+CHATTY_READ: Final = 4 << 10
+"""Bytes in a read of such a helper at most."""
 MAX_UNSENT: Final = 64 << 10
 """Bytes kept for a helper that does not read."""
 
@@ -109,7 +115,7 @@ class Channel:
         self.pings_stuck = 0
         self.round_trip: float | None = None
         self.round_trip_max: float | None = None
-        self._busy = False
+        self._busy = self._chatty = False
         self.eof = False
         self.refused = False
         self.cut = False
@@ -207,10 +213,9 @@ class Channel:
         Raises:
             RemoteProtocolError: what came is refused; whatever came before it has been handed on.
         """
+        size = self._read_size if self._busy else min(self._read_size, FOREIGN_READ)
         try:
-            data = os.read(
-                self._from_helper, self._read_size if self._busy else min(self._read_size, FOREIGN_READ)
-            )
+            data = os.read(self._from_helper, CHATTY_READ if self._chatty else size)
         except BlockingIOError:
             self._busy = False
             return True
@@ -259,9 +264,11 @@ class Channel:
     def _hand_on(self, came: list[Message | Run], size: int) -> None:
         """Messages first: no packet comes before the report that it depends on, and no answer waits for packets."""
         if len(came) == 1 and isinstance(came[0], Run):  # nearly always
+            self._chatty = False
             self._deliver(cast("list[Run]", came), size)
             return
         runs = [item for item in came if isinstance(item, Run)]
+        self._chatty = len(came) - len(runs) > MANY_MESSAGES
         if len(runs) < len(came):
             for item in came:
                 if not isinstance(item, Run):
@@ -271,7 +278,8 @@ class Channel:
 
     def _hear(self, message: Message) -> None:
         if isinstance(message, Ping):
-            self.send(Pong(message.seqno))
+            if self.session.phase is not Phase.ERROR:  # by what came behind it in the same read
+                self.send(Pong(message.seqno))
             return
         if isinstance(message, Pong) and self.ping_sent_at is not None:
             self.round_trip = trio.current_time() - self.ping_sent_at

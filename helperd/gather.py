@@ -117,7 +117,7 @@ class Gather:
             self._failed[fd] = error
             stays = False
         self._at_turn = -1
-        if not stays or self._called_back:
+        if (not stays or self._called_back) and fd in self._waiting:  # else its own turn has cancelled it
             trio.lowlevel.reschedule(self._leave(fd))
 
 

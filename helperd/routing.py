@@ -449,18 +449,9 @@ class Route:
         Raises:
             RemoteProtocolError: of ``translate``; what came before the bad frame has been handed on.
         """
-        packets = read = nbytes = 0
-        seen: bytes | None = None
-        for _, data, start, stop, _, held in runs:
-            packets += held
-            nbytes += stop - start
-            if data is not seen:
-                seen = data
-                read += len(data)
+        packets, read = self._receive(runs)
         ledger = self.ledger
-        first = self._first = ledger.received
-        ledger.received += packets
-        ledger.received_bytes += nbytes
+        first = self._first
         if self.paused:
             ledger.lost["paused"] += packets
         elif not self.taps:
@@ -470,6 +461,26 @@ class Route:
                 self._forward(runs, first, packets, read)
             if self._blocks or self._lines:
                 self._translate(runs, packets, read, translate)
+
+    def refuse(self, runs: Sequence[Run]) -> None:
+        """Count packets that came from a helper which has opened nothing, and pass on none."""
+        self.ledger.lost["refused"] += self._receive(runs)[0]
+
+    def _receive(self, runs: Sequence[Run]) -> tuple[int, int]:
+        """Count one read's packets; return how many there are, and the bytes of the reads they are slices of."""
+        packets = read = nbytes = 0
+        seen: bytes | None = None
+        for _, data, start, stop, _, held in runs:
+            packets += held
+            nbytes += stop - start
+            if data is not seen:
+                seen = data
+                read += len(data)
+        ledger = self.ledger
+        self._first = ledger.received
+        ledger.received += packets
+        ledger.received_bytes += nbytes
+        return packets, read
 
     def _forward(self, runs: Sequence[Run], first: int, packets: int, read: int) -> None:
         """The frames format: slices of the read, a header in front of each run."""
@@ -492,10 +503,11 @@ class Route:
         segments: list[Segment] = []
         try:
             translate(runs, segments)
-        except RemoteProtocolError:
+        except Exception as error:
             passed = self.dispatch(segments, read)
             if not self._frames:
-                self.ledger.lost["refused"] += packets - passed
+                word = "refused" if isinstance(error, RemoteProtocolError) else "bug"
+                self.ledger.lost[word] += packets - passed
             raise
         passed = self.dispatch(segments, read)
         if not self._frames:

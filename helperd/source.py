@@ -184,6 +184,8 @@ class Source:
         self._shutdown: str | None = None
         self._said = ""
         self._offers_bulk = False
+        self._accepted = False  # its open report: from then on packets have a way
+        self._unacceptable: HelperdError | None = None
         self._program: Program | None = None
         self._last_way = True
         self._held_since: float | None = None
@@ -323,7 +325,8 @@ class Source:
         life = self.life
         error: BaseException | None = None
         self._shutdown = None
-        self._offers_bulk = False
+        self._offers_bulk = self._accepted = False
+        self._unacceptable = None
         self._said = ""
         self.last_words = []
         self.watch = None
@@ -432,6 +435,8 @@ class Source:
         if self._offers_bulk:
             channel.send(Register(bulk.SUBSYSTEM))
         report = await channel.request(OpenRequest(self.spec.definition), OpenReport)
+        if self._unacceptable is not None:
+            raise self._unacceptable
         if not report.success:
             raise OpenRefused("open-refused", report.message[:MAX_TEXT] or "the helper gave no reason")
         if (
@@ -597,6 +602,9 @@ class Source:
     # packets and messages
 
     def _deliver(self, runs: list[Run], _size: int) -> None:
+        if not self._accepted:
+            self.route.refuse(runs)
+            return
         assert self.incarnation is not None
         self.last_packet_at = self.incarnation.channel.life_at
         self.route.deliver(runs, self._translate)
@@ -622,9 +630,7 @@ class Source:
                 self._hear("error", text)
         elif isinstance(message, OpenReport):
             if message.success:  # before the packets that came in the same read
-                self._identify(message)
-                self._take(message)
-                self._describe(self.life.incarnation, message)
+                self._accept(message)
         elif isinstance(message, BluetoothReport):
             self._deliver_bluetooth(message)
         elif isinstance(message, Lost):
@@ -635,6 +641,17 @@ class Source:
             self._shutdown = message.reason[:MAX_TEXT]
         elif isinstance(message, ConfigureReport):
             self._note_tuning(message)
+
+    def _accept(self, report: OpenReport) -> None:
+        """Take an open report over; from here on packets have a way. One that cannot be accepted is noted."""
+        try:
+            self._identify(report)
+        except (OpenRefused, UsageError) as error:
+            self._unacceptable = error
+            return
+        self._take(report)
+        self._describe(self.life.incarnation, report)
+        self._accepted = True
 
     def _deliver_bluetooth(self, message: BluetoothReport) -> None:
         """A report that older Bluetooth helpers send in place of JSON goes the way of JSON."""

@@ -10,11 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from helperd.channel import FOREIGN_READ, Channel
+from helperd.channel import CHATTY_READ, FOREIGN_READ, Channel
 from helperd.errors import RemoteProtocolError
 from helperd.wire import v3
 from helperd.wire.frames import Run
-from helperd.wire.messages import OpenReport, OpenRequest, Ping, Pong
+from helperd.wire.messages import OpenReport, OpenRequest, Ping, Pong, Severity, Text
 from helperd.wire.session import Role, Session
 
 SECOND = 1_700_000_000
@@ -183,3 +183,39 @@ async def test_an_end_inside_a_frame_is_said_and_what_came_before_is_handed_on(c
         assert one.came[-1] == 1
         assert one.channel.cut
         assert one.channel.eof
+
+
+async def test_a_helper_that_says_much_and_sends_nothing_holds_nobody_up_for_long():
+    """One read may be large; then it is known what kind of helper this is, until it sends packets."""
+    with helper(FOREIGN_READ) as one:
+        await one.open()
+        one.write(one.report())
+        await one.channel.expect(OpenReport)
+        sizes: list[int] = []
+        keep_pace = one.channel._keep_pace
+
+        def noted(size: int) -> None:
+            sizes.append(size)
+            keep_pace(size)
+
+        one.channel._keep_pace = noted
+        said = v3.encode(Text(Severity.INFO, "so it goes"), 9)
+        pipe = said * (FOREIGN_READ // len(said) - 1)
+
+        async def read_all(*frames: bytes) -> list[int]:
+            sizes.clear()
+            one.write(*frames)
+            while sum(sizes) < sum(map(len, frames)):
+                await trio.lowlevel.checkpoint()
+            return sizes
+
+        async def pump() -> None:
+            await one.channel.pump(lambda: False, trio.lowlevel.checkpoint)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump)
+            assert await read_all(pipe) == [len(pipe)]
+            assert max(await read_all(pipe)) == CHATTY_READ
+            await read_all(packet(1))
+            assert await read_all(pipe) == [len(pipe)]
+            one.hang_up()

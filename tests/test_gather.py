@@ -56,6 +56,15 @@ async def test_at_an_end_and_with_bytes_already_there_nobody_waits():
     assert got == [b"x", b""]
 
 
+async def test_who_is_cancelled_in_its_own_turn_leaves_once():
+    room = gather.rooms().prompt
+    with pipes(1) as [(inside, outside)], trio.CancelScope() as scope, trio.fail_after(5):
+        os.write(outside, b"x")
+        await room.attend(inside, scope.cancel)  # which returns None: it does not stay either
+    assert scope.cancelled_caught
+    await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_much_is_read_together():
     room = Gather(patient=True)
     read = 0

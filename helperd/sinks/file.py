@@ -85,6 +85,11 @@ class FileSink:
     _closing: trio.Event = field(default_factory=trio.Event)
     _over: list[Written] = field(default_factory=list)
     _finishing: int = 0
+    _threads: trio.CapacityLimiter = (
+        field(  # its own: a disk that hangs keeps threads, and nobody else waits for them
+            default_factory=lambda: trio.CapacityLimiter(FINISHING + 1)
+        )
+    )
     _finished: Bell = field(default_factory=Bell)
     _lost_before: int = 0
     _idle: bool = False
@@ -161,7 +166,7 @@ class FileSink:
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Let the thread do something; when the sink is cancelled meanwhile, the thread is left to itself."""
-        return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
 
     async def _prepare(self) -> None:
         """Make ready to write, and try until that works."""
@@ -283,7 +288,7 @@ class FileSink:
 
     async def _finish(self, file: Written) -> None:
         try:
-            await trio.to_thread.run_sync(file.finish, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(file.finish, abandon_on_cancel=True, limiter=self._threads)
         except OSError as error:
             self.say("error", f"{file.part} is whole, but cannot be finished: {error.strerror or error}")
         finally:

@@ -103,7 +103,7 @@ class Files:
                 os.makedirs(folder, exist_ok=True)
                 os.chown(folder, -1, self._gid)
                 os.chmod(folder, 0o750)  # noqa: S103 - its group reads the captures
-            said = [note for found in self._series.unfinished() if (note := _recovered(found.path))]
+            said = [note for path in self._series.unfinished() if (note := _recovered(path))]
         except OSError as error:
             raise failed(error, f"cannot write in {folder}") from error
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -246,13 +246,13 @@ class Files:
         said = []
         files = self._series.finished()
         begun = len(self._series.unfinished())
-        for found in files[: max(0, len(files) + begun - self.spec.keep)]:
+        for path in files[: max(0, len(files) + begun - self.spec.keep)]:
             try:
-                os.unlink(found.path)
+                os.unlink(path)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                said.append(f"cannot remove {found.path}: {error.strerror}; it is one too many")
+                said.append(f"cannot remove {path}: {error.strerror}; it is one too many")
         return said
 
 

@@ -9,6 +9,7 @@ Two ways, told apart by a ``%`` in the name's last part:
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -38,11 +39,18 @@ DIRECTIVES: Final = {
 """What strftime may be asked for, and what it looks like: only such names are ever taken for files of the series."""
 
 
-class Found(NamedTuple):
-    """A file of the series; ``at`` orders them by age, in ns."""
+class Age(NamedTuple):
+    """Where a file stands in its series, for sorting; the clock comes last, for it may have been set back.
 
-    at: int
-    path: str
+    Attributes:
+        begun: as the how manieth since the start it was begun; 0: before that.
+        number: in its name, 0 without one.
+        changed: when, in ns since 1970.
+    """
+
+    begun: int
+    number: int
+    changed: int
 
 
 def ring_name(base: str, extension: str, number: int, at: time.struct_time) -> str:
@@ -78,41 +86,49 @@ class Series:
         )
         again = r"(?:_\d+)?" if self._stamped else ""
         self._pattern = re.compile(pattern + again + re.escape(self._extension))
+        self._begun: dict[str, int] = {}
+        self._count = 0
 
     def next_path(self, at: time.struct_time) -> str:
-        """A path that no file of the series has, finished or not."""
-        names = set(os.listdir(self.folder))
-        if self._stamped:
-            base, again = time.strftime(self._base, at), 1
-            while True:
-                name = f"{base}{f'_{again}' if again > 1 else ''}{self._extension}"
-                if name not in names and name + PART not in names:
-                    return os.path.join(self.folder, name)
-                again += 1
-        numbers = [
-            int(found[1]) for name in names if (found := self._pattern.fullmatch(name.removesuffix(PART)))
-        ]
-        name = ring_name(self._base, self._extension, max(numbers, default=0) + 1, at)
+        """A path that no file of the series has, finished or not: of a file that is begun now."""
+        names = {name.removesuffix(PART) for name in os.listdir(self.folder)}
+        name = self._stamped_name(names, at) if self._stamped else self._numbered_name(names, at)
+        self._count += 1
+        self._begun = {name: count for name, count in self._begun.items() if name in names}
+        self._begun[name] = self._count
         return os.path.join(self.folder, name)
 
-    def finished(self) -> list[Found]:
-        """The finished files, oldest first."""
-        return sorted(self._find(""))
+    def _stamped_name(self, names: set[str], at: time.struct_time) -> str:
+        base = time.strftime(self._base, at)
+        tails = ("" if again == 1 else f"_{again}" for again in itertools.count(1))
+        return next(name for tail in tails if (name := f"{base}{tail}{self._extension}") not in names)
 
-    def unfinished(self) -> list[Found]:
+    def _numbered_name(self, names: set[str], at: time.struct_time) -> str:
+        numbers = [int(found[1]) for name in names if (found := self._pattern.fullmatch(name))]
+        return ring_name(self._base, self._extension, max(numbers, default=0) + 1, at)
+
+    def finished(self) -> list[str]:
+        """The paths of the finished files, oldest first."""
+        return [path for _, path in sorted(self._find(""))]
+
+    def unfinished(self) -> list[str]:
         """Those that nobody finished, or that somebody writes now; oldest first."""
-        return sorted(self._find(PART))
+        return [path for _, path in sorted(self._find(PART))]
 
-    def _find(self, tail: str) -> Iterator[Found]:
-        for name in os.listdir(self.folder):
-            if name.endswith(tail) and self._pattern.fullmatch(name.removesuffix(tail) if tail else name):
-                path = os.path.join(self.folder, name)
-                try:
-                    about = os.lstat(path)
-                except FileNotFoundError:
-                    continue
-                if stat.S_ISREG(about.st_mode):
-                    yield Found(about.st_mtime_ns, path)
+    def _find(self, tail: str) -> Iterator[tuple[Age, str]]:
+        for entry in os.listdir(self.folder):
+            name = entry.removesuffix(tail)
+            found = self._pattern.fullmatch(name)
+            if not entry.endswith(tail) or not found:
+                continue
+            path = os.path.join(self.folder, entry)
+            try:
+                about = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(about.st_mode):
+                number = 0 if self._stamped else int(found[1])
+                yield Age(self._begun.get(name, 0), number, about.st_mtime_ns), path
 
 
 def _patterns(base: str) -> Iterator[str]:

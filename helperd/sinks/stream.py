@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -48,7 +47,7 @@ class StreamSink:
         linktypes: link types its consumers get; none: all.
         lent: the listener is not the sink's own: its consumers come another way.
         scope: cancelling it closes the sink.
-        refused: connections that could not be accepted for lack of file descriptors.
+        refused: connections that could not be accepted, mostly for lack of file descriptors.
     """
 
     name: str
@@ -90,14 +89,9 @@ class StreamSink:
             except (OSError, trio.ClosedResourceError) as error:
                 if self.listener.closed:
                     return None
-                if not isinstance(error, OSError) or error.errno not in {
-                    errno.EMFILE,
-                    errno.ENFILE,
-                    errno.ENOMEM,
-                    errno.ENOBUFS,
-                    errno.ECONNABORTED,
-                }:
+                if not isinstance(error, OSError):
                     raise
+                # For lack of descriptors or memory, or what the network or a firewall says of this one connection.
                 self.refused += 1
                 await trio.sleep(0.1)
             else:

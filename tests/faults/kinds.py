@@ -504,6 +504,50 @@ def consumer_vanishes(stage: Stage) -> None:
     victim.leave()
 
 
+@kind("49", "packets, a PING and garbage in one read")
+def ping_and_garbage(stage: Stage) -> None:
+    victim = stage.victim("ping-garbage", after=50)
+    row = victim.ended()
+    assert (row["exit"]["kind"], row["exit"]["problem"]) == ("accident", "bad-signature"), row["exit"]
+    row = victim.leave()
+    assert row["packets"] % 70 == 0, "what came before the garbage counts"
+
+
+def refused(victim: Victim, least: int) -> None:
+    """The packets of a source that never opened: counted, and none passed on."""
+    victim.order("Stop")
+    row = victim.row
+    assert (row["routed"], row["lost"]) == (0, {"refused": row["packets"]})
+    assert row["packets"] >= least
+    assert not victim.stage.reader.packets[victim.name]
+    victim.remove()
+
+
+@kind("50", "packets behind a goodbye that comes before everything")
+def goodbye_first(stage: Stage) -> None:
+    victim = stage.fixed("farewell")
+    victim.ended()
+    refused(victim, 200)
+
+
+@kind("51", "a goodbye in place of the open report, and a flood")
+def flood_of_the_closed(stage: Stage) -> None:
+    victim = stage.fixed("flood")
+    victim.until(lambda row: row["lost"].get("refused", 0) > 20_000)
+    refused(victim, 20_000)
+
+
+@kind("52", "opens the device of another, with packets")
+def namesake(stage: Stage) -> None:
+    first = stage.victim("good", named="00000000-0000-4000-8000-000000000001")
+    first.streaming()
+    victim = stage.fixed("namesake")
+    victim.until(lambda row: row["exit"] and row["exit"]["problem"] == "busy")
+    refused(victim, 20)
+    first.streaming()
+    first.leave()
+
+
 @kind("30", "a consumer stops reading")
 def consumer_stuck(stage: Stage) -> None:
     victim = stage.victim(size=2000, rate=4000)

@@ -16,6 +16,9 @@ More modes
   hang-up       ends when it is told to tune
   no-tune       refuses to tune
   eat           takes memory without end, once the file `go=` exists
+  ping-garbage  20 packets, a PING and bytes that are no frame, in one write
+  farewell      SHUTDOWN in place of the first PONG, 200 packets behind it, and stays
+  flood-closed  SHUTDOWN in place of the open report, and packets as fast as they go
 """
 
 import fcntl
@@ -27,9 +30,10 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "peers"))
 
 import bad_helper
-from bad_helper import CONFIGURE, CONFIGURE_REPORT, OPEN_REPORT, PING, PONG, frame, pack
+from bad_helper import CONFIGURE, CONFIGURE_REPORT, OPEN_REPORT, PING, PONG, SHUTDOWN, frame, pack
 
-bad_helper.MODES |= dict.fromkeys(("close-out", "close-in", "eat"), "stream")
+bad_helper.MODES |= dict.fromkeys(("close-out", "close-in", "eat", "ping-garbage"), "stream")
+bad_helper.MODES |= {"farewell": "hello", "flood-closed": "open"}
 bad_helper.MODES |= dict.fromkeys(
     ("stderr-flood", "wrong-pong", "pong-flood", "wrap", "early", "twice", "hang-up", "no-tune"), ""
 )
@@ -98,6 +102,18 @@ class Peer(bad_helper.BadHelper):
             eaten = []
             while True:
                 eaten.append(b"x" * (1 << 20))
+        elif self.mode == "ping-garbage":
+            self.bad = True
+            packets = b"".join(self.packet() for _ in range(20))
+            self.write(packets + frame(PING, seqno=self.next_seqno()) + bytes(range(200, 256)) * 4)
+        elif self.mode == "farewell":
+            self.bad = True
+            self.write(frame(SHUTDOWN, pack({1: "goodbye"})) + b"".join(self.packet() for _ in range(200)))
+        elif self.mode == "flood-closed":
+            self.bad = True
+            self.write(frame(SHUTDOWN, pack({1: "goodbye"})))
+            while True:
+                self.write(b"".join(self.packet() for _ in range(100)))
         elif self.mode == "close-in":
             self.bad = True
             os.close(self.in_fd)

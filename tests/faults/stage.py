@@ -59,6 +59,9 @@ FIXED_SOURCES = {  # those that do not come to run: a source that is added must
     "early": ("bad", "mode=early", ""),
     "twice": ("bad", "mode=twice", ""),
     "slow": ("bad", "mode=slow-open,delay=1", ""),
+    "farewell": ("farewell", "mode=good", ""),
+    "flood": ("bad", "mode=flood-closed", 'restart = "temporary"'),
+    "namesake": ("brief", "together=20,named=00000000-0000-4000-8000-000000000001", 'restart = "temporary"'),
 }
 BUILTIN = """
 [[helper]]

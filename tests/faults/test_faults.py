@@ -46,6 +46,7 @@ def scene() -> Iterator[Stage]:
             helper("brief", grace="100ms"),
             helper("mute", "silence"),
             helper("strange", "wrong-version"),
+            helper("farewell", "farewell"),
             helper("wrapper", children=1),
             helper("careless", children=1, reaction="alert"),
             fixed(),

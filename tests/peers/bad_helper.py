@@ -38,6 +38,7 @@ Options
   --size=N       bytes in a packet (default 64, at least 16)
   --dlt=N        link type (default 147, USER0)
   --start=N      number of the first packet (default 0)
+  --named=UUID   what the open report calls the device (default: nothing)
   --pid-file=F   where the pid of a child is written
   --list=a,b     interfaces of the list report (default bad0)
   --probe=no     refuse the probe
@@ -220,6 +221,8 @@ class BadHelper:
                 return
             time.sleep(self.number("delay", 3))
         body = {1: seqno, 2: int(self.number("dlt", 147)), 3: "bad0", 7: "misbehaving", 9: "", 10: "bad"}
+        if "named" in self.options:
+            body[8] = self.options["named"]
         report = frame(OPEN_REPORT, pack(body), code=1, seqno=seqno)
         self.write(report + b"".join(self.packet() for _ in range(int(self.number("together", 0)))))
         self.streaming, self.began = True, time.monotonic()

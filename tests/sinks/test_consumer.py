@@ -176,3 +176,30 @@ async def test_an_error_of_our_own_in_one_stream_ends_that_one_alone(tmp_path):
         victim.close()
         other.close()
         await one.consumers(0)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EPROTO, errno.EPERM, errno.ENETDOWN])
+async def test_a_connection_that_cannot_be_accepted_is_counted_and_nobody_else_s_trouble(
+    tmp_path, monkeypatch, number
+):
+    """accept(2): errors of the network that were pending on the new socket come from it, and what a firewall says."""
+    async with bench(tmp_path, "tcp", "pcapng") as one:
+        feeder = Feeder(one.table)
+        first = await one.connect()
+        errors = [number]
+        accept = one.sink.listener.socket.accept
+
+        async def refused():
+            if errors:
+                raise OSError(errors[0], os.strerror(errors.pop()))
+            return await accept()
+
+        monkeypatch.setattr(one.sink.listener.socket, "accept", refused)
+        second, third = await one.connect(), await one.connect()
+        feeder.feed(10)
+        for sock in (first, second, third):
+            assert (await one.read(sock, until=9)).numbers == list(range(10))
+            sock.close()
+        assert one.sink.refused == 1
+        assert one.bugs == []
+        await one.left(feeder)

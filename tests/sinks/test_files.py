@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helperd import pcapng
+from helperd.bell import Bell
 from helperd.client.packets import PacketReader
 from helperd.config.specs import SinkSpec
 from helperd.errors import SinkError
 from helperd.routing import Batch, Outbox, RouteTable
 from helperd.sinks import written
+from helperd.sinks.file import FileSink
 from helperd.sinks.files import Files, cut
 from helperd.sinks.naming import Series
 from helperd.sinks.written import Written, recover
 from helperd.sinks.zst import compressor, whole_frames
+from tests.sinks.kit import Feeder
 
 HEADER = pcapng.section_header(application="test")
 DAY_S = 86400
@@ -87,10 +93,8 @@ def test_names_go_on_where_an_earlier_process_ended(tmp_path: Path) -> None:
     ):
         (tmp_path / name).touch()
     assert series.next_path(at) == f"{tmp_path}/a.b_00010_20261123233512.pcapng"
-    assert [Path(found.path).name for found in series.finished()] == ["a.b_00007_20200101000000.pcapng"]
-    assert [Path(found.path).name for found in series.unfinished()] == [
-        "a.b_00009_20200101000000.pcapng.part"
-    ]
+    assert [Path(path).name for path in series.finished()] == ["a.b_00007_20200101000000.pcapng"]
+    assert [Path(path).name for path in series.unfinished()] == ["a.b_00009_20200101000000.pcapng.part"]
 
 
 def test_names_of_the_time_are_never_used_twice(tmp_path: Path) -> None:
@@ -101,6 +105,21 @@ def test_names_of_the_time_are_never_used_twice(tmp_path: Path) -> None:
         assert path == f"{tmp_path}/{expected}"
         Path(path + ".part").touch()
     assert len(series.unfinished()) == 3
+
+
+@pytest.mark.parametrize("name", ["ring.pcapng", "%Y%m%d-%H%M%S.pcapng"])
+def test_files_are_in_the_order_in_which_they_were_begun_whatever_the_clock_says(
+    tmp_path: Path, name: str
+) -> None:
+    days = [time.struct_time((2026, 11, day, 0, 0, 0, 0, 0, 0)) for day in (20, 21, 11, 10)]
+    begun = []
+    for run in (days[:2], days[2:]):  # the second one after a restart, with the clock set back
+        series = Series(str(tmp_path / name))
+        for at in run:
+            begun.append(series.next_path(at))
+            Path(begun[-1]).touch()
+            os.utime(begun[-1], (time.mktime(at), time.mktime(at)))
+    assert series.finished() == begun
 
 
 def test_only_files_of_the_series_are_ever_found(tmp_path: Path) -> None:
@@ -342,3 +361,40 @@ def test_a_batch_is_cut_behind_a_packet() -> None:
     assert (head.packets, rest.packets) == (1, 9)
     assert (dict(head.counts), dict(rest.counts)) == ({0: 1}, {0: 4, 1: 5})
     assert b"".join(head.parts) + b"".join(rest.parts) == b"".join(whole.parts)
+
+
+async def test_a_sink_has_threads_of_its_own(tmp_path: Path) -> None:
+    """What hangs elsewhere, and keeps every thread that there is for everybody, is nothing to it."""
+    table = RouteTable()
+    limiter = trio.to_thread.current_default_thread_limiter()
+    hung = threading.Event()
+    sink = FileSink(
+        SinkSpec(type="file", path=str(tmp_path / "a.pcapng")),
+        table,
+        pcapng.section_header(),
+        on_room=Bell(),
+        on_connect=lambda _sources: None,
+        on_change=lambda: None,
+        on_bug=pytest.fail,
+        say=lambda *words: pytest.fail(str(words)),
+    )
+    async with trio.open_nursery() as nursery:
+        try:
+            for _ in range(int(limiter.total_tokens)):
+                nursery.start_soon(trio.to_thread.run_sync, hung.wait)
+            nursery.start_soon(sink.serve)
+            await trio.testing.wait_all_tasks_blocked()
+            assert limiter.available_tokens == 0
+            feeder = Feeder(table)
+            feeder.feed(100)
+            with trio.fail_after(20):
+                while sink.outbox.delivered < 100:  # noqa: ASYNC110 - the outbox tells only its sender
+                    await trio.sleep(0.01)
+                sink.finish()
+                while sink.consumers:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+        finally:
+            hung.set()
+    [name] = os.listdir(tmp_path)
+    with open(tmp_path / name, "rb") as file:  # noqa: ASYNC230 - nobody waits for this
+        assert sum(1 for _ in PacketReader().feed(file.read())) == 100
