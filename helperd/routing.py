@@ -505,9 +505,12 @@ class Route:
             translate(runs, segments)
         except Exception as error:
             passed = self.dispatch(segments, read)
-            if not self._frames:
-                word = "refused" if isinstance(error, RemoteProtocolError) else "bug"
-                self.ledger.lost[word] += packets - passed
+            if self._frames:
+                pass  # there they all are
+            elif isinstance(error, RemoteProtocolError):
+                self.ledger.lost["refused"] += packets - passed
+            else:
+                self.ledger.lost["bug"] += packets - passed
             raise
         passed = self.dispatch(segments, read)
         if not self._frames:
