@@ -300,7 +300,11 @@ class TestRoute:
         assert [record.body for record in records[1:3]] == [b"0123", b"456789"]
         assert route.ledger.received == route.ledger.routed == 124
 
-    def test_packets_of_a_refused_read_are_all_in_the_ledger(self):
+    @pytest.mark.parametrize(
+        ("error", "word"),
+        [(RemoteProtocolError("bad-payload", "no packet"), "refused"), (ValueError("a bug"), "bug")],
+    )
+    def test_packets_of_a_refused_read_are_all_in_the_ledger(self, error, word):
         table = RouteTable()
         route = table.route("a")
         outbox = Outbox()
@@ -308,13 +312,13 @@ class TestRoute:
 
         def half(_runs, into):
             into.append(segment(0, 4))
-            raise RemoteProtocolError("bad-payload", "no packet")
+            raise error
 
-        with pytest.raises(RemoteProtocolError):
+        with pytest.raises(type(error)):
             route.deliver([run(10, 100)], half)
         ledger = route.ledger
         assert outbox.queued == 4
-        assert (ledger.received, ledger.routed, ledger.losses()) == (10, 4, {"refused": 6})
+        assert (ledger.received, ledger.routed, ledger.losses()) == (10, 4, {word: 6})
 
     def test_a_report_without_a_packet_is_no_loss(self):
         table = RouteTable()
