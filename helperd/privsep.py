@@ -26,6 +26,7 @@ import signal
 import socket
 import sys
 import zlib
+from collections import deque
 from dataclasses import replace
 from time import monotonic  # noqa: TID251 - a shell of its own, and kill deadlines are real time
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ from helperd.launch import HERE, places
 from helperd.sandbox import cgroup, custody, door, forks, kernel, seccomp
 from helperd.sandbox.become import SETGID, SETPCAP, SETUID, Child
 from helperd.sandbox.loop import Log, Loop
-from helperd.sandbox.post import Client, Packet
+from helperd.sandbox.post import Client, Packet, discard
 
 if TYPE_CHECKING:
     from helperd.config.profile import Profile
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 OWN = 1 << 5 | SETGID | SETUID | SETPCAP  # KILL, and these: what the launcher itself needs as root
 MAX_CLIENTS, MAX_CLIENTS_PER_UID = 64, 8
+REAPED = 64  # children in a turn at most: their own children come back to us, as many as they like
 WORDS = {"config=", "runtime-dir=", "client-fd=", "listen=", "systemd", "unprivileged", "delegated"}
 KEPT = {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 KEPT |= {"RUNTIME_DIRECTORY", "JOURNAL_STREAM", "INVOCATION_ID"}
@@ -145,7 +147,7 @@ class Launcher:
     def reap(self) -> None:
         """Collect every child that has ended; a helper is looked at before its pid is given back."""
         waiting = {h.pid: h for h in self.custody.helpers.values() if h.errors >= 0}
-        while True:
+        for _ in range(REAPED):
             try:
                 info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
@@ -160,6 +162,7 @@ class Launcher:
                 self.end(code if code >= 0 else 128 - code)
             else:
                 self.custody.on_end(info.si_pid, code, core=os.WCOREDUMP(status))
+        os.kill(os.getpid(), signal.SIGCHLD)  # others have their turn, then the rest
 
     # clients
 
@@ -198,8 +201,7 @@ class Launcher:
             elif packet:
                 self.drop(client)
         finally:
-            for fd in packet.fds if packet else ():
-                os.close(fd)
+            discard(packet.fds if packet else [])
 
     def flush(self, client: Client) -> None:
         """Send what the socket takes; while something is left, only room in the socket is waited for."""
@@ -335,7 +337,10 @@ class Launcher:
         for profile in self.profiles:
             keep |= profile.want
         plain = all(profile.no_new_privs for profile in self.profiles)
-        self.lock, self.have = door.harden(keep, self.custody.folder, self.accounts.users, no_new_privs=plain)
+        self.lock, self.have, left = door.harden(
+            keep, self.custody.folder, self.accounts.users, no_new_privs=plain
+        )
+        self.custody.pool = deque(uid for uid in self.custody.pool if uid not in left)
 
     def start_supervisor(self, args: list[str], ids: tuple[int, int] | None) -> None:
         """Start the built-in profile 0 with one end of a socket pair as descriptor 3, and serve the other."""

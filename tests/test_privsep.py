@@ -8,6 +8,8 @@ import marshal
 import os
 import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -261,7 +263,7 @@ def test_without_descriptors_it_refuses_and_loses_nobody(asker: Asker):
                         outcomes.append(helper.run("result = 0"))
                 except Refused as error:
                     outcomes.append(error.errno)
-                except EOFError:  # its own limit is the launcher's
+                except (EOFError, BrokenPipeError):  # its own limit is the launcher's
                     assert asker.exited(helper.handle)[0] == "exec-failed"
         resource.prlimit(launcher, resource.RLIMIT_NOFILE, limits)
         for helper in running:
@@ -306,6 +308,47 @@ def test_a_helper_that_cannot_be_looked_at_is_killed_and_not_given_up():
     )
     assert done.stderr == ""
     assert done.stdout == "h is killed, it cannot be looked at: Too many open files\n"
+
+
+def test_signals_that_were_blocked_when_it_was_started_reach_it(tmp_path: Path):
+    (tmp_path / "helpers.toml").write_text("")
+    argv = [sys.executable, "-I", "-S", str(SCRIPT), f"--config={tmp_path}/helpers.toml", "--unprivileged"]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD])
+    try:
+        process = subprocess.Popen([*argv, f"--listen={tmp_path}/sock"])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    until((tmp_path / "sock").exists)
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def test_a_descriptor_whose_end_takes_a_minute_holds_nobody_up(asker: Asker):
+    """A TCP socket that lingers, with bytes for a peer that does not read; the launcher's copy is the last."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        lingers = socket.create_connection(server.getsockname())
+        peer, _ = server.accept()
+        lingers.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                lingers.send(bytes(1 << 16))
+        lingers.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+        asker.send_raw(WIRE.pack(MAGIC, LAUNCH, 2, 1, 0, 1, 77), [lingers.fileno(), lingers.fileno()])
+        lingers.close()
+        assert asker.reply(77)[0] == errno.ESTALE
+        assert asker.ping() == 0
+        peer.close()
+
+
+def test_the_log_of_a_terminal_that_nobody_reads_waits_for_nobody():
+    ours, theirs = os.openpty()
+    code = "from helperd.sandbox.loop import Log\nlog = Log()\nfor _ in range(180): log.say('x' * 77)"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], stderr=theirs, check=False, timeout=20)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0
 
 
 def test_without_descriptors_a_connection_waits_and_costs_nothing(tmp_path: Path):

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 POOL = range(60800, 61024)  # one uid per running helper
 SHARED = range(61024, 61056)  # uid = "shared": one per profile, by its number
+KEEPERS = range(
+    61056, 61184
+)  # of sweepers, whom no helper can signal; above them are systemd's dynamic users
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
@@ -163,7 +166,10 @@ class Custody:
         except OSError as error:
             self._distrust(helper, f"it cannot be looked at: {error.strerror}")
             return
-        if different and select.select([helper.pidfd], [], [], DYING_S)[0]:
+        if not found and not has_ended(helper.pidfd, DYING_S):
+            self._distrust(helper, "it cannot be looked at: /proc hides it (hidepid)")
+            return
+        if different and has_ended(helper.pidfd, DYING_S):
             return  # it was ended before exec, and was seen on its way out
         if different:
             self._distrust(helper, f"its {different} is not what its profile says: {found}")
@@ -267,14 +273,31 @@ def fork_sweeper(uid: int) -> int:
     """Fork a child that kills all of a pool uid; return its pid."""
     pid = quiet_fork()
     if pid == 0:
-        processes.kill_uid(uid, POOL)
+        processes.kill_uid(uid, POOL, KEEPERS[uid % len(KEEPERS)])
     return pid
 
 
-def empty_pool() -> None:
-    """Kill whatever an earlier launcher left running under the pool's uids; before the first launch only."""
+def has_ended(pidfd: int, seconds: float) -> bool:
+    """Whether a process ends within a time."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def empty_pool() -> set[int]:
+    """Kill whatever an earlier launcher left running under the pool's uids; before the first launch only.
+
+    Returns:
+        The uids of which something is left, which the kernel cannot end.
+    """
     uids = {found.uids[0] for pid in processes.table() if (found := processes.privilege(pid))}
-    for uid in uids & set(POOL):
-        for _ in range(50):
-            if os.waitstatus_to_exitcode(os.waitpid(fork_sweeper(uid), 0)[1]) == 0:
-                break
+    return {uid for uid in uids & set(POOL) if not any(_sweep_now(uid) for _ in range(50))}
+
+
+def _sweep_now(uid: int) -> bool:
+    pid = fork_sweeper(uid)
+    pidfd = os.pidfd_open(pid)
+    if not has_ended(pidfd, SWEEP_S):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

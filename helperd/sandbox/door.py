@@ -82,7 +82,7 @@ def shrink(keep: int, *, no_new_privs: bool) -> int:
 
 def harden(
     keep: int, folder: str, names: dict[str, tuple[int, int]], *, no_new_privs: bool
-) -> tuple[int, int]:
+) -> tuple[int, int, set[int]]:
     """As root: be the only launcher, end what an earlier one left, keep a few capabilities.
 
     Args:
@@ -92,22 +92,22 @@ def harden(
         no_new_privs: whether no program started from here may gain privilege by exec.
 
     Returns:
-        The descriptor that holds the lock, and the capabilities that are left.
+        The descriptor that holds the lock, the capabilities that are left, and the uids of the pool that are not free.
 
     Raises:
         UnavailableError: there is another one. CannotDrop: a helper's uid is somebody's, or the kernel does not do
         what was asked.
     """
-    reserved = range(custody.POOL[0], custody.SHARED[-1] + 1)
+    reserved = range(custody.POOL[0], custody.KEEPERS[-1] + 1)
     taken = [name for name, ids in names.items() if ids[0] in reserved or ids[1] in reserved]
     if taken:
         text = f"uids {reserved[0]} to {reserved[-1]} are for helpers, but used by {', '.join(taken)}: change those"
         raise CannotDrop("not-permitted", text)
     lock = take_lock(custody.POOL)
-    custody.empty_pool()
+    left = custody.empty_pool()
     if folder:
         cgroup.clear(folder)
-    return lock, shrink(keep, no_new_privs=no_new_privs)
+    return lock, shrink(keep, no_new_privs=no_new_privs), left
 
 
 def runtime_dir(

@@ -50,6 +50,7 @@ class Loop:
         for number in numbers:
             signal.signal(number, lambda *_: None)
         self.watch(bell, lambda _: call(os.read(bell, 256)))
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whoever started us may have blocked some
 
     def turn(self, times: list[float]) -> None:
         """Wait for the first event, or the first of ``times`` that is not 0, and make the calls."""
@@ -71,13 +72,20 @@ class Log:
 
     def __init__(self) -> None:
         self.level, self.at, self.left_out = 0.0, 0.0, 0
+        self.fd = 2
+        if os.isatty(
+            2
+        ):  # which has room for some of a line, and then waits for who reads it: opened anew, it does not
+            with contextlib.suppress(OSError):
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self.fd = os.open("/proc/self/fd/2", flags)
 
     def say(self, text: str) -> None:
         """Write one line, unless nobody reads or too many came; the next one says how many that were."""
         now = monotonic()
         self.level, self.at = max(0.0, self.level - (now - self.at) * LINES_PER_S), now
         waiting = select.poll()
-        waiting.register(2, select.POLLOUT)
+        waiting.register(self.fd, select.POLLOUT)
         if self.level + 1 >= BURST or not any(event & select.POLLOUT for _, event in waiting.poll(0)):
             self.left_out += 1
             return
@@ -86,4 +94,4 @@ class Log:
             text, self.left_out = f"{text} (before this, {self.left_out} lines were left out)", 0
         line = "".join(letter if letter.isprintable() else "?" for letter in f"helperd-launcher: {text}")
         with contextlib.suppress(OSError):  # nobody reads it any more
-            os.write(2, line[:1000].encode(errors="replace") + b"\n")
+            os.write(self.fd, line[:1000].encode(errors="replace") + b"\n")

@@ -4,12 +4,16 @@ accounted for.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import struct
 from collections import deque
 from typing import NamedTuple
+
+MOST_FDS = 253  # in one packet: SCM_MAX_FD of the kernel
+MOST_QUEUED = 400  # packets in a socket: its buffer has 208 KiB, and each takes 768 bytes of it at least
 
 
 class Packet(NamedTuple):
@@ -21,6 +25,18 @@ class Packet(NamedTuple):
     data: bytes
     fds: list[int]
     cut: int
+
+
+def discard(fds: list[int]) -> None:
+    """Close descriptors that somebody else has made; the end of a socket that lingers is not waited for."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            sock = socket.socket(fileno=fd)  # refused if it is none
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+            finally:
+                sock.detach()
+        os.close(fd)
 
 
 class Client:
@@ -95,7 +111,12 @@ class Client:
         return True
 
     def close(self) -> None:
-        """End the connection; what was queued is gone."""
+        """End the connection; what was queued is gone, what has come and was not read too."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        for _ in range(MOST_QUEUED):  # an empty packet looks like the end, so what looks like the end is none
+            packet = self.receive(0, MOST_FDS)
+            discard(packet.fds if packet else [])
         self.sock.close()
         for _, fd in self.out:
             if fd >= 0:

@@ -31,9 +31,16 @@ class Privilege(NamedTuple):
 def alive(uid: int) -> bool:
     """Whether a process of some uid runs, or may: a zombie that a stranger does not reap is none."""
     try:
-        return any((found := privilege(pid)) and uid in found.uids for pid in table())
+        return hidden() or any((found := privilege(pid)) and uid in found.uids for pid in table())
     except OSError:  # it cannot be looked at now
         return True
+
+
+def hidden() -> bool:
+    """Whether ``/proc`` may hide other users' processes from us: mounted with hidepid."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        rows = [line.split() for line in file]
+    return any(row[4] == "/proc" and "hidepid=" in row[-1] for row in rows)
 
 
 class Row(NamedTuple):
@@ -56,7 +63,7 @@ def status(pid: int) -> dict[str, str]:
 
 
 def privilege(pid: int) -> Privilege | None:
-    """Return what a process is; None when it has ended, reaped or not, or is hidden from us.
+    """Return what a process is; None when it has ended, reaped or not, or is hidden from us (``/proc`` with hidepid).
 
     Raises:
         OSError: it cannot be looked at now; EMFILE.
@@ -144,8 +151,11 @@ def kill(pid: int, started: int) -> None:
         os.close(pidfd)
 
 
-def kill_uid(uid: int, allowed: range) -> NoReturn:
-    """In a forked child of a root launcher: become a helper's uid, without capabilities, and kill all of it.
+def kill_uid(uid: int, allowed: range, keeper: int) -> NoReturn:
+    """In a forked child of a root launcher: kill all of a helper's uid, without capabilities.
+
+    First by its effective uid alone: whoever has that uid cannot signal us, for our real and saved uid are a
+    ``keeper``, and one kill reaches all there are. Then as that uid itself, alone by now.
 
     Exits 0 when this process is then the only one of that uid, else 1. Being alone is asked of the kernel:
     with a limit of two processes, a fork works only for the first of its uid; what is dying still counts.
@@ -154,8 +164,11 @@ def kill_uid(uid: int, allowed: range) -> NoReturn:
     try:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        if uid in allowed and os.getresuid() == (uid, uid, uid) and kernel.capget() == (0, 0, 0):
+        os.setresuid(keeper, uid, keeper)
+        if uid in allowed and os.getresuid() == (keeper, uid, keeper) and kernel.capget() == (0, 0, 0):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)
+            os.setresuid(uid, uid, uid)
             resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
             for _ in range(20):
                 with contextlib.suppress(ProcessLookupError):

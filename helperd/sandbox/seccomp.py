@@ -31,6 +31,7 @@ LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 NR, ARCH, ARG = 0, 4, 16  # offsets in struct seccomp_data; an argument is 8 bytes, its low half first
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 NAMESPACES = 0x7E020080  # CLONE_NEWTIME, NS, CGROUP, UTS, IPC, USER, PID, NET
+CLONE_PARENT = 0x8000  # its child would be the launcher's, which has to reap it
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 PROT_EXEC = 4
 X32 = 0x40000000
@@ -82,7 +83,7 @@ def coarse(families: Iterable[int]) -> bytes:
         return b""
     rows = [row for number in DENIED_NUMBERS for row in when(number, refuse(errno.EPERM))]
     rows += when(NUMBERS["clone3"], refuse(errno.ENOSYS))  # its flags are in memory; libc falls back to clone
-    rows += when_argument("clone", 0, when(NAMESPACES, refuse(errno.EPERM), ANY_BIT), ALLOW)
+    rows += when_argument("clone", 0, when(NAMESPACES | CLONE_PARENT, refuse(errno.EPERM), ANY_BIT), ALLOW)
     stuffing = [*when(TIOCSTI, refuse(errno.EPERM)), *when(TIOCLINUX, refuse(errno.EPERM))]
     rows += when_argument("ioctl", 1, stuffing, ALLOW)
     known = [row for family in sorted(set(families)) for row in when(family, ALLOW)]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from helperd.config.request import EMPTY, EXITED
-from helperd.sandbox import cgroup, processes
+from helperd.sandbox import cgroup, custody, processes
 from tests.attack.asker import Asker, Refused, Running, connect
 from tests.attack.exact import INSIDE
 from tests.attack.seat import seat
@@ -523,6 +523,70 @@ def stale_pool(stage: Stage) -> list[str]:
     old = subprocess.Popen(["/usr/bin/sleep", "600"], user=60805, group=60805, extra_groups=[])
     with stage.launcher(PLAIN):
         wrong.same("a process left in the pool", old.wait(2), -9)
+    return wrong
+
+
+FIGHTER = (
+    "import ctypes, os, threading\n"
+    "kill = ctypes.CDLL(None).kill\n"
+    "def fight(number):\n"
+    "    while True: kill(-1, number)\n"
+    "for number in (9, 19, 9): threading.Thread(target=fight, args=(number,)).start()\n"
+    "os.write(1, b'!')"
+)
+"""Kills and stops whatever it may, without end; in threads, which no signal of its own reaches."""
+
+
+@scene
+def fought_back(stage: Stage) -> list[str]:
+    """What fights its sweeper is gone at once all the same, and none of its kind gets the better of a later launcher."""
+    wrong = Wrong()
+    for uid in (60801, 60802, 60803):
+        prey = subprocess.Popen(
+            [interpreter(), "-I", "-S", "-c", FIGHTER],
+            stdout=subprocess.PIPE, user=uid, group=uid, extra_groups=[],
+        )  # fmt: skip
+        assert prey.stdout
+        prey.stdout.read(1)
+        with stage.launcher(PLAIN):
+            wrong.same("what fought", prey.wait(2), -9)
+        prey.stdout.close()
+    return wrong
+
+
+@scene
+def sweepers(stage: Stage) -> list[str]:
+    """A sweeper is nobody whom its prey may signal, and tells whether it is alone."""
+    wrong = Wrong()
+    uid = custody.POOL[7]
+    for attempt in range(5):
+        prey = subprocess.Popen(
+            [interpreter(), "-I", "-S", "-c", FIGHTER],
+            stdout=subprocess.PIPE, user=uid, group=uid, extra_groups=[],
+        )  # fmt: skip
+        assert prey.stdout
+        prey.stdout.read(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(custody.fork_sweeper(uid), 0)[1])
+        wrong.same(f"the prey of sweeper {attempt}", prey.wait(2), -9)
+        wrong.same(f"sweeper {attempt}", code in {0, 1}, True)  # 1: its prey is not reaped yet
+        prey.stdout.close()
+    code = os.waitstatus_to_exitcode(os.waitpid(custody.fork_sweeper(uid), 0)[1])
+    wrong.same("a sweeper alone", code, 0)
+    return wrong
+
+
+@scene
+def hidden_proc(stage: Stage) -> list[str]:
+    """Where /proc hides other users' processes no helper can be verified: it is killed, and the log says why."""
+    wrong = Wrong()
+    subprocess.run(["/usr/bin/mount", "-o", "remount,hidepid=2,gid=12345", "/proc"], check=True)
+    try:
+        with stage.launcher(PLAIN) as asker, Running(asker, 1) as helper:
+            wrong.same("a helper that cannot be seen", asker.exited(helper.handle)[0], "unverified")
+            asker.empty(helper.handle)
+            wrong.same("why", "/proc hides it (hidepid)" in stage.said(), True)
+    finally:
+        subprocess.run(["/usr/bin/mount", "-o", "remount,hidepid=0,gid=0", "/proc"], check=True)
     return wrong
 
 

@@ -143,7 +143,7 @@ def packets(data: bytes) -> int:
 
 def helpers() -> list[int]:
     """Return the pids of processes with a uid of the pool."""
-    pool = range(60800, 61056)
+    pool = range(60800, 61184)
     return [pid for pid in processes.table() if (each := processes.privilege(pid)) and each.uids[0] in pool]
 
 
