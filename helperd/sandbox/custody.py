@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 POOL = range(60800, 61024)  # one uid per running helper
 SHARED = range(61024, 61056)  # uid = "shared": one per profile, by its number
-KEEPERS = range(
-    61056, 61184
-)  # of sweepers, whom no helper can signal; above them are systemd's dynamic users
+KEEPERS = range(61056, 61184)  # of sweepers, whom no helper can signal; above are systemd's dynamic users
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey

@@ -67,7 +67,7 @@ MUTATIONS = [
     Mutation("own uids", CUSTODY, "        return self.pool.popleft()", "        return self.pool[0]", "own_uids"),
     Mutation("least recently used", CUSTODY, "            self.pool.append(child.uid)", "            self.pool.appendleft(child.uid)", "own_uids"),
     Mutation("empty the pool", DOOR, "left = custody.empty_pool()", "left = set()", "stale_pool"),
-    Mutation("sweepers nobody can signal", CUSTODY, "KEEPERS[uid % len(KEEPERS)])", "uid)", "fought_back"),
+    Mutation("sweepers nobody can signal", CUSTODY, "KEEPERS[uid % len(KEEPERS)])", "uid)", "sweepers"),
     Mutation("what /proc hides", CUSTODY, "        if not found and not has_ended(", "        if False and not has_ended(", "hidden_proc"),
     Mutation("one launcher", DOOR, "        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "        pass\n", "surroundings"),
     Mutation("isolated", DOOR, "    if not (sys.flags.isolated and sys.flags.no_site):", "    if False:", "surroundings"),

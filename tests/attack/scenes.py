@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from helperd.config.request import EMPTY, EXITED
-from helperd.sandbox import cgroup, custody, processes
+from helperd.sandbox import cgroup, processes
 from tests.attack.asker import Asker, Refused, Running, connect
 from tests.attack.exact import INSIDE
 from tests.attack.seat import seat
@@ -42,6 +42,7 @@ from tests.attack.stage import (
 )
 from tests.census import FORKED_AHEAD, name_of
 
+SITE = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 PLAIN = '[[helper]]\nname = "plain"\ncommand = PROBE\n'
 RAW = '[[helper]]\nname = "raw"\ncommand = PROBE\ncapabilities = ["net_raw"]\n'
 SCENES: dict[str, Callable[[Stage], list[str]]] = {}
@@ -118,8 +119,7 @@ def loaded_modules(stage: Stage) -> list[str]:
         "import sys, runpy; sys.argv = ['privsep.py']; sys.path.append(LIB); sys.path.append(SITE)\n"
         "import helperd.privsep\nprint('\\n'.join(sorted(sys.modules)))"
     )
-    site = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(site))
+    code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(SITE))
     done = subprocess.run([interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     wrong = Wrong()
     for name in done.stdout.split():
@@ -554,24 +554,28 @@ def fought_back(stage: Stage) -> list[str]:
     return wrong
 
 
+SWEEPER = (
+    "import os, sys; sys.path[:0] = [LIB, SITE]\n"
+    "from helperd.sandbox import custody\n"
+    "kill = os.kill\n"
+    "def noted(pid, number): print(*os.getresuid(), flush=True); kill(pid, number)\n"
+    "os.kill = noted\n"
+    "code = os.waitstatus_to_exitcode(os.waitpid(custody.fork_sweeper(60807), 0)[1])\n"
+    "print(code, flush=True)\n"
+)
+
+
 @scene
 def sweepers(stage: Stage) -> list[str]:
-    """A sweeper is nobody whom its prey may signal, and tells whether it is alone."""
+    """A sweeper is nobody whom its prey may signal, and knows when it is alone."""
     wrong = Wrong()
-    uid = custody.POOL[7]
-    for attempt in range(5):
-        prey = subprocess.Popen(
-            [interpreter(), "-I", "-S", "-c", FIGHTER],
-            stdout=subprocess.PIPE, user=uid, group=uid, extra_groups=[],
-        )  # fmt: skip
-        assert prey.stdout
-        prey.stdout.read(1)
-        code = os.waitstatus_to_exitcode(os.waitpid(custody.fork_sweeper(uid), 0)[1])
-        wrong.same(f"the prey of sweeper {attempt}", prey.wait(2), -9)
-        wrong.same(f"sweeper {attempt}", code in {0, 1}, True)  # 1: its prey is not reaped yet
-        prey.stdout.close()
-    code = os.waitstatus_to_exitcode(os.waitpid(custody.fork_sweeper(uid), 0)[1])
-    wrong.same("a sweeper alone", code, 0)
+    code = SWEEPER.replace("LIB", repr(LIBRARY)).replace("SITE", repr(SITE))
+    done = subprocess.run([interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    real, effective, saved = map(int, lines[0].split())
+    wrong.same("it kills by its effective uid", effective, 60807)
+    wrong.same("its prey could signal it", {real, saved} & {0, 60807}, set())
+    wrong.same("it is alone", lines[-1], "0")
     return wrong
 
 
@@ -648,8 +652,7 @@ def self_check(stage: Stage) -> list[str]:
         "child = Child(('true',), (), {0: null, 1: null, 2: null}, exe, -1, kernel.capget()[1], os.getpid(), uid=60900, gid=60900)\n"
         "print(repr(told(child)), repr(told(child._replace(parent=1 << 20))))\n"
     )
-    site = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(site))
+    code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(SITE))
     done = subprocess.run([interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     wrong.same("without a parent", done.stdout.split("\n")[0], "'' 'doors 3'")
     for step in ("    kernel.ambient(inherited)\n", "        kernel.securebits(kernel.SECUREBITS)\n"):
