@@ -26,7 +26,6 @@ import signal
 import socket
 import sys
 import zlib
-from collections import deque
 from dataclasses import replace
 from time import monotonic  # noqa: TID251 - a shell of its own, and kill deadlines are real time
 from typing import TYPE_CHECKING
@@ -337,10 +336,7 @@ class Launcher:
         for profile in self.profiles:
             keep |= profile.want
         plain = all(profile.no_new_privs for profile in self.profiles)
-        self.lock, self.have, left = door.harden(
-            keep, self.custody.folder, self.accounts.users, no_new_privs=plain
-        )
-        self.custody.pool = deque(uid for uid in self.custody.pool if uid not in left)
+        self.lock, self.have = door.harden(keep, self.custody, self.accounts.users, no_new_privs=plain)
 
     def start_supervisor(self, args: list[str], ids: tuple[int, int] | None) -> None:
         """Start the built-in profile 0 with one end of a socket pair as descriptor 3, and serve the other."""

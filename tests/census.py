@@ -54,7 +54,7 @@ def _stat(pid: int) -> list[str] | None:
         return None
 
 
-def children(pid: int) -> list[int]:
+def _children(pid: int) -> list[int]:
     """Direct children of every thread of a process."""
     found: list[int] = []
     with contextlib.suppress(OSError):
@@ -87,7 +87,7 @@ def descendants() -> list[Proc]:
     waiting, found = [os.getpid()], []
     while waiting:
         pid = waiting.pop()
-        for child in children(pid) if scan is None else scan.get(pid, []):
+        for child in _children(pid) if scan is None else scan.get(pid, []):
             waiting.append(child)
             fields = _stat(child)
             if fields and fields[0] not in "ZX" and (pid == os.getpid() or name_of(child) != FORKED_AHEAD):
@@ -106,7 +106,7 @@ def command(proc: Proc) -> str:
 
 def reap() -> None:
     """Collect dead orphans that came back to us. Children that were alive at the start stay their owner's."""
-    for pid in children(os.getpid()):
+    for pid in _children(os.getpid()):
         if (fields := _stat(pid)) and fields[0] == "Z":
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)

@@ -29,7 +29,8 @@ from helperd.sandbox.become import Child
 from helperd.sandbox.custody import POOL, Custody
 from helperd.sandbox.post import Client
 from tests.attack.asker import Asker, Refused, Running, connect, pair
-from tests.census import FORKED_AHEAD, children, name_of
+from tests.census import FORKED_AHEAD, name_of
+from tests.faults.witness import below, fds, few_descriptors
 
 ROOT = Path(__file__).resolve().parent.parent
 PRIVSEP = ROOT / "helperd" / "privsep.py"
@@ -250,14 +251,12 @@ def test_without_descriptors_it_refuses_and_loses_nobody(asker: Asker):
         for helper in running:
             helper.run("result = 1")
         launcher = asker.process.pid  # type: ignore[attr-defined]
-        until(lambda: FORKED_AHEAD in map(name_of, children(launcher)))
-        before = os.listdir(f"/proc/{launcher}/fd")
-        limits = resource.prlimit(launcher, resource.RLIMIT_NOFILE)
+        until(lambda: FORKED_AHEAD in map(name_of, below(launcher)))
+        before = fds(launcher)
         outcomes = []
-        free = [fd for fd in range(100) if str(fd) not in before]
-        for room in range(16):
-            resource.prlimit(launcher, resource.RLIMIT_NOFILE, (free[room], limits[1]))
-            for _ in range(2):
+        with few_descriptors(launcher) as leave:
+            for room in [room for room in range(16) for _ in range(2)]:
+                leave(room)
                 try:
                     with Running(asker, 1) as helper:
                         outcomes.append(helper.run("result = 0"))
@@ -265,12 +264,11 @@ def test_without_descriptors_it_refuses_and_loses_nobody(asker: Asker):
                     outcomes.append(error.errno)
                 except (EOFError, BrokenPipeError):  # its own limit is the launcher's
                     assert asker.exited(helper.handle)[0] == "exec-failed"
-        resource.prlimit(launcher, resource.RLIMIT_NOFILE, limits)
         for helper in running:
             assert helper.run("result = 1") == 1
         asker.ping()
-        until(lambda: FORKED_AHEAD in map(name_of, children(launcher)))
-        assert len(os.listdir(f"/proc/{launcher}/fd")) == len(before)
+        until(lambda: FORKED_AHEAD in map(name_of, below(launcher)))
+        assert fds(launcher) == before
     assert outcomes[:2] == [errno.EMFILE] * 2
     assert outcomes[-2:] == [0, 0]
     assert set(outcomes) <= {errno.EMFILE, errno.EINVAL, 0}

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import select
 import signal
-import socket
 import sys
 import time
 from functools import partial
@@ -14,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from helperd.cli import running
 from helperd.cli.ring import STDOUT, Limits, LineRing, Ring
+from helperd.cli.signals import woken_by
 from helperd.errors import Code, HelperdError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
 _READ: Final = 1 << 20
@@ -155,7 +156,11 @@ def main(args: argparse.Namespace) -> int:
             "usage", "packets do not go to a terminal; write a file with -w FILE, or pipe to tshark -r -"
         )
     say = (lambda _line: None) if args.quiet else _say
-    with _stopping() as stopped, _names_to(args) as tell, _connect(args, say) as (stream, head):
+    with (
+        woken_by(signal.SIGINT, signal.SIGTERM) as stopped,
+        _names_to(args) as tell,
+        _connect(args, say) as (stream, head),
+    ):
         ring = (LineRing if args.jsonl else Ring)(
             file, limits, _now(), on_file=lambda name: say(f"File: {name}"), on_whole=tell, mode=args.mode
         )
@@ -195,23 +200,6 @@ def _copy(stream: socket.socket, ring: Ring, stopped: socket.socket) -> bool:
             return True
         ring.feed(data, _now())
     return False
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[socket.socket]:
-    """A socket that becomes readable at SIGINT or SIGTERM, so that no write is interrupted."""
-    ours, theirs = socket.socketpair()
-    theirs.settimeout(0)
-    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)  # first: one just now counts
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ours
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        ours.close()
-        theirs.close()
 
 
 @contextlib.contextmanager

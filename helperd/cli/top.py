@@ -7,17 +7,18 @@ import curses
 import os
 import select
 import signal
-import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from helperd.cli import running
 from helperd.cli.screen import SORTS, Screen
+from helperd.cli.signals import woken_by
 from helperd.errors import Code, UnavailableError, UsageError
 from helperd.table import DIM, GREEN, RED, STATE_COLORS, YELLOW
 
 if TYPE_CHECKING:
     import argparse
+    import socket
     from collections.abc import Iterator
 
     from helperd.control.client import Client
@@ -76,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     with running.connect(args) as client:
         stream = client.more("GetStatus", every_s=args.delay)
         screen.take(next(stream))
-        with contextlib.suppress(KeyboardInterrupt), _resizing() as resized:
+        with contextlib.suppress(KeyboardInterrupt), woken_by(signal.SIGWINCH) as resized:
             try:
                 curses.setupterm()
                 if not curses.tigetstr("cup"):
@@ -87,23 +88,6 @@ def main(args: argparse.Namespace) -> int:
                 text = f"this terminal ({terminal!r}) cannot show it ({error}); use `helperd status`"
                 raise UsageError("usage", text) from error
     return Code.DONE
-
-
-@contextlib.contextmanager
-def _resizing() -> Iterator[socket.socket]:
-    """A socket that becomes readable when the terminal changes its size."""
-    ours, theirs = socket.socketpair()
-    ours.settimeout(0)
-    theirs.settimeout(0)
-    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    before = signal.signal(signal.SIGWINCH, lambda *_: None)
-    try:
-        yield ours
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        signal.signal(signal.SIGWINCH, before)
-        ours.close()
-        theirs.close()
 
 
 def _show(

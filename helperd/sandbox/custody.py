@@ -96,6 +96,16 @@ class Custody:
             raise OSError(errno.EUSERS, "every uid of the pool is in use")
         return self.pool.popleft()
 
+    def empty_pool(self) -> None:
+        """Kill whatever an earlier launcher left running under the pool's uids; before the first launch only.
+
+        A uid of which something is left, because the kernel cannot end it, is not used.
+        """
+        uids = {found.uids[0] for pid in processes.table() if (found := processes.privilege(pid))}
+        for uid in uids & set(self.pool):
+            if not any(_sweep_now(uid) for _ in range(50)):
+                self.pool.remove(uid)
+
     def start(self, name: str, child: Child, client: Client) -> Helper:
         """Fork a helper and keep it.
 
@@ -158,24 +168,13 @@ class Custody:
             helper.how, helper.code = "exec-failed", said.number
             self.say(f"{helper.name} was not started: {said}")
             return
-        try:
-            found = processes.privilege(helper.pid)
-            different = differs(helper.child, found) if found else ""
-        except OSError as error:
-            self._distrust(helper, f"it cannot be looked at: {error.strerror}")
-            return
-        if not found and not has_ended(helper.pidfd, DYING_S):
-            self._distrust(helper, "it cannot be looked at: /proc hides it (hidepid)")
-            return
-        if different and has_ended(helper.pidfd, DYING_S):
-            return  # it was ended before exec, and was seen on its way out
-        if different:
-            self._distrust(helper, f"its {different} is not what its profile says: {found}")
-
-    def _distrust(self, helper: Helper, why: str) -> None:
-        helper.how = "unverified"
-        self.say(f"{helper.name} is killed, {why}")
-        self.kill(helper)
+        why = doubt(helper)
+        if why and not has_ended(
+            helper.pidfd, DYING_S
+        ):  # else it was ended before exec, or seen on its way out
+            helper.how = "unverified"
+            self.say(f"{helper.name} is killed, {why}")
+            self.kill(helper)
 
     def on_end(self, pid: int, code: int, *, core: bool) -> None:
         """Note that a child of ours has ended and was reaped."""
@@ -256,6 +255,18 @@ class Custody:
         return found is not None and found.uids[0] == helper.child.uid
 
 
+def doubt(helper: Helper) -> str:
+    """Look at a helper from outside; say what is not as its profile says, or that it cannot be looked at."""
+    try:
+        found = processes.privilege(helper.pid)
+    except OSError as error:
+        return f"it cannot be looked at: {error.strerror}"
+    if not found:
+        return "it cannot be looked at: /proc hides it (hidepid)"
+    different = differs(helper.child, found)
+    return f"its {different} is not what its profile says: {found}" if different else ""
+
+
 def send(helper: Helper, number: int) -> bool:
     """Signal a helper's main process; False when we may not (set-user-ID, started without root)."""
     try:
@@ -280,16 +291,6 @@ def has_ended(pidfd: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-
-
-def empty_pool() -> set[int]:
-    """Kill whatever an earlier launcher left running under the pool's uids; before the first launch only.
-
-    Returns:
-        The uids of which something is left, which the kernel cannot end.
-    """
-    uids = {found.uids[0] for pid in processes.table() if (found := processes.privilege(pid))}
-    return {uid for uid in uids & set(POOL) if not any(_sweep_now(uid) for _ in range(50))}
 
 
 def _sweep_now(uid: int) -> bool:

@@ -81,18 +81,18 @@ def shrink(keep: int, *, no_new_privs: bool) -> int:
 
 
 def harden(
-    keep: int, folder: str, names: dict[str, tuple[int, int]], *, no_new_privs: bool
-) -> tuple[int, int, set[int]]:
+    keep: int, helpers: custody.Custody, names: dict[str, tuple[int, int]], *, no_new_privs: bool
+) -> tuple[int, int]:
     """As root: be the only launcher, end what an earlier one left, keep a few capabilities.
 
     Args:
         keep: the capabilities.
-        folder: our delegated cgroup, if any.
+        helpers: ours, none yet; uids of its pool that cannot be used are taken out.
         names: this machine's users, with uid and gid.
         no_new_privs: whether no program started from here may gain privilege by exec.
 
     Returns:
-        The descriptor that holds the lock, the capabilities that are left, and the uids of the pool that are not free.
+        The descriptor that holds the lock, and the capabilities that are left.
 
     Raises:
         UnavailableError: there is another one. CannotDrop: a helper's uid is somebody's, or the kernel does not do
@@ -104,10 +104,10 @@ def harden(
         text = f"uids {reserved[0]} to {reserved[-1]} are for helpers, but used by {', '.join(taken)}: change those"
         raise CannotDrop("not-permitted", text)
     lock = take_lock(custody.POOL)
-    left = custody.empty_pool()
-    if folder:
-        cgroup.clear(folder)
-    return lock, shrink(keep, no_new_privs=no_new_privs), left
+    helpers.empty_pool()
+    if helpers.folder:
+        cgroup.clear(helpers.folder)
+    return lock, shrink(keep, no_new_privs=no_new_privs)
 
 
 def runtime_dir(

@@ -73,9 +73,8 @@ class Log:
     def __init__(self) -> None:
         self.level, self.at, self.left_out = 0.0, 0.0, 0
         self.fd = 2
-        if os.isatty(
-            2
-        ):  # which has room for some of a line, and then waits for who reads it: opened anew, it does not
+        if os.isatty(2):
+            # One that has room for some of a line waits for whoever reads it with the rest; opened anew it does not.
             with contextlib.suppress(OSError):
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                 self.fd = os.open("/proc/self/fd/2", flags)

@@ -87,15 +87,13 @@ class Series:
         again = r"(?:_\d+)?" if self._stamped else ""
         self._pattern = re.compile(pattern + again + re.escape(self._extension))
         self._begun: dict[str, int] = {}
-        self._count = 0
 
     def next_path(self, at: time.struct_time) -> str:
         """A path that no file of the series has, finished or not: of a file that is begun now."""
         names = {name.removesuffix(PART) for name in os.listdir(self.folder)}
         name = self._stamped_name(names, at) if self._stamped else self._numbered_name(names, at)
-        self._count += 1
         self._begun = {name: count for name, count in self._begun.items() if name in names}
-        self._begun[name] = self._count
+        self._begun[name] = max(self._begun.values(), default=0) + 1
         return os.path.join(self.folder, name)
 
     def _stamped_name(self, names: set[str], at: time.struct_time) -> str:

@@ -42,7 +42,6 @@ from tests.attack.stage import (
 )
 from tests.census import FORKED_AHEAD, name_of
 
-SITE = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 PLAIN = '[[helper]]\nname = "plain"\ncommand = PROBE\n'
 RAW = '[[helper]]\nname = "raw"\ncommand = PROBE\ncapabilities = ["net_raw"]\n'
 SCENES: dict[str, Callable[[Stage], list[str]]] = {}
@@ -52,6 +51,15 @@ def scene(function: Callable[[Stage], list[str]]) -> Callable[[Stage], list[str]
     """Put a scene on the list."""
     SCENES[function.__name__] = function
     return function
+
+
+def in_the_library(code: str) -> str:
+    """Run code beside the stage's library, which it knows as LIB and SITE; return what it prints."""
+    site = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(site))
+    return subprocess.run(
+        [interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
 
 
 class Wrong(list[str]):
@@ -119,10 +127,8 @@ def loaded_modules(stage: Stage) -> list[str]:
         "import sys, runpy; sys.argv = ['privsep.py']; sys.path.append(LIB); sys.path.append(SITE)\n"
         "import helperd.privsep\nprint('\\n'.join(sorted(sys.modules)))"
     )
-    code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(SITE))
-    done = subprocess.run([interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     wrong = Wrong()
-    for name in done.stdout.split():
+    for name in in_the_library(code).split():
         top = name.split(".")[0]
         ours = top == "helperd" and (
             name == "helperd" or name.split(".")[1] in {"launch", "privsep", "config", "sandbox", "errors"}
@@ -569,9 +575,7 @@ SWEEPER = (
 def sweepers(stage: Stage) -> list[str]:
     """A sweeper is nobody whom its prey may signal, and knows when it is alone."""
     wrong = Wrong()
-    code = SWEEPER.replace("LIB", repr(LIBRARY)).replace("SITE", repr(SITE))
-    done = subprocess.run([interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    lines = in_the_library(SWEEPER).splitlines()
     real, effective, saved = map(int, lines[0].split())
     wrong.same("it kills by its effective uid", effective, 60807)
     wrong.same("its prey could signal it", {real, saved} & {0, 60807}, set())
@@ -652,9 +656,7 @@ def self_check(stage: Stage) -> list[str]:
         "child = Child(('true',), (), {0: null, 1: null, 2: null}, exe, -1, kernel.capget()[1], os.getpid(), uid=60900, gid=60900)\n"
         "print(repr(told(child)), repr(told(child._replace(parent=1 << 20))))\n"
     )
-    code = code.replace("LIB", repr(LIBRARY)).replace("SITE", repr(SITE))
-    done = subprocess.run([interpreter(), "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
-    wrong.same("without a parent", done.stdout.split("\n")[0], "'' 'doors 3'")
+    wrong.same("without a parent", in_the_library(code).split("\n")[0], "'' 'doors 3'")
     for step in ("    kernel.ambient(inherited)\n", "        kernel.securebits(kernel.SECUREBITS)\n"):
         path = f"{LIBRARY}/helperd/sandbox/become.py"
         text = Path(path).read_text()

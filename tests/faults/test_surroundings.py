@@ -17,7 +17,7 @@ from helperd import vitals
 from helperd.control.client import ControlError
 from tests.census import FORKED_AHEAD, name_of
 from tests.faults.stage import BUILTIN, HEAD, gone, helper, stage
-from tests.faults.witness import Reader, below, fds, state_of
+from tests.faults.witness import Reader, below, fds, few_descriptors, state_of
 from tests.rig import Stream, daemon
 
 DEEP = int(os.environ.get("HELPERD_FAULT_RUNS", "3")) > 3
@@ -58,16 +58,12 @@ def test_26_without_descriptors_a_start_is_refused_and_a_stop_still_works(rundir
 
 def test_27_without_descriptors_in_the_launcher_nothing_starts_and_nothing_ends(rundir):
     with stage(rundir) as scene:
-        launcher = scene.rig.process.pid
-        limits = resource.prlimit(launcher, resource.RLIMIT_NOFILE)
-        taken = os.listdir(f"/proc/{launcher}/fd")
-        free = [fd for fd in range(100) if str(fd) not in taken]
-        for room in range(5):
-            resource.prlimit(launcher, resource.RLIMIT_NOFILE, (free[room], limits[1]))
-            with pytest.raises(ControlError, match="no-resources"):
-                scene.rig.call("AddSource", definition="bad0:type=bad", name=f"refused{room}")
-            assert scene.rig.source("bystander")["state"] == "running"
-        resource.prlimit(launcher, resource.RLIMIT_NOFILE, limits)
+        with few_descriptors(scene.rig.process.pid) as leave:
+            for room in range(5):
+                leave(room)
+                with pytest.raises(ControlError, match="no-resources"):
+                    scene.rig.call("AddSource", definition="bad0:type=bad", name=f"refused{room}")
+                assert scene.rig.source("bystander")["state"] == "running"
         later = scene.victim()
         later.streaming()
         later.leave()

@@ -11,9 +11,11 @@ import collections
 import contextlib
 import dataclasses
 import os
+import resource
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,18 @@ class Account:
 def fds(pid: int) -> int:
     """Open descriptors, without connections of control clients, which come and go."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+@contextlib.contextmanager
+def few_descriptors(pid: int) -> Iterator[Callable[[int], None]]:
+    """Call with how many descriptors a process may open beside those it has; as before in the end."""
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = os.listdir(f"/proc/{pid}/fd")
+    free = [fd for fd in range(100) if str(fd) not in taken]
+    try:
+        yield lambda room: resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[room], limits[1]))
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
 def below(pid: int) -> list[int]:
