@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from tests.patience import HANGS_S
+
 KISMETEXTERNAL = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".venv-kismetexternal", "bin", "python"
 )
@@ -30,7 +32,7 @@ def _runs(*argv: str) -> str | None:
             (program, *argv[1:]),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=10,
+            timeout=HANGS_S,
             check=False,
             text=True,
         )

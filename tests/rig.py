@@ -16,6 +16,7 @@ from typing import Any
 
 from helperd.control.client import Client
 from helperd.errors import UnavailableError
+from tests.patience import HANGS_S
 
 ROOT = Path(__file__).resolve().parent.parent
 HELPERD = [sys.executable, "-m", "helperd.cli"]
@@ -33,27 +34,27 @@ class Rig:
         return str(self.runtime / "control.sock")
 
     def status(self) -> dict[str, Any]:
-        with Client(self.control) as client:
+        with Client(self.control, timeout_s=HANGS_S) as client:
             return client.call("GetStatus")
 
     def source(self, name: str) -> dict[str, Any]:
         return next(row for row in self.status()["sources"] if row["name"] == name)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        with Client(self.control, timeout_s=20) as client:
+        with Client(self.control, timeout_s=HANGS_S) as client:
             return client.call(method, **parameters)
 
-    def wait(self, true: Callable[[dict[str, Any]], bool], timeout: float = 20.0) -> dict[str, Any]:
+    def wait(self, true: Callable[[dict[str, Any]], bool], timeout: float = HANGS_S) -> dict[str, Any]:
         """Follow the status until it fulfils ``true``."""
         deadline = time.monotonic() + timeout
-        with Client(self.control) as client:
+        with Client(self.control, timeout_s=HANGS_S) as client:
             for status in client.more("GetStatus", every_s=0.1):
                 if true(status):
                     return status
                 assert time.monotonic() < deadline, f"never became true; last: {status}"
         raise AssertionError("the stream of states ended")
 
-    def wait_running(self, *names: str, timeout: float = 20.0) -> dict[str, Any]:
+    def wait_running(self, *names: str, timeout: float = HANGS_S) -> dict[str, Any]:
         return self.wait(
             lambda status: all(
                 row["state"] == "running" for row in status["sources"] if not names or row["name"] in names
@@ -63,11 +64,11 @@ class Rig:
 
     def connect(self, name: str = "all.sock") -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(20)
+        sock.settimeout(HANGS_S)
         sock.connect(str(self.runtime / name))
         return sock
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 10.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = HANGS_S) -> int:
         """End it and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -118,13 +119,13 @@ def daemon(
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(HANGS_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
-def until_listening(rig: Rig, timeout: float = 20.0) -> None:
+def until_listening(rig: Rig, timeout: float = HANGS_S) -> None:
     """Wait until the control socket answers."""
     deadline = time.monotonic() + timeout
     while True:

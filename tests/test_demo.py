@@ -12,6 +12,7 @@ import pytest
 from helperd import config
 from helperd.cli.demo import CHAOS, LIVE
 from helperd.config import trust
+from tests.patience import HANGS_S
 from tests.rig import ROOT, Stream, daemon
 
 SHIPPED = ROOT / "config" / "helpers.toml"
@@ -62,7 +63,7 @@ def test_where_namespaces_are_forbidden_the_demo_says_so_and_goes_on(rundir: Pat
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "demo", "--live", "--runtime-dir", str(rundir / "r")],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=30,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS_S,
     )  # fmt: skip
     assert "no live capture: user namespaces: Operation not permitted; the demo goes on" in done.stderr
     assert done.stdout.strip() == SHIPPED.read_text().strip()

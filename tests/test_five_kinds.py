@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from helperd import pcapng
+from tests.patience import HANGS_S
 from tests.peers.any_helper import SECOND, content
 from tests.rig import HELPERD, ROOT, Packet, Rig, Stream, daemon
 
@@ -112,7 +113,7 @@ def test_every_packet_of_every_kind_reaches_every_consumer(rundir, tmp_path, kin
                 rig.call("Start", source="one")
                 for reader in readers:
                     reader.join(60)
-                assert tap.wait(30) == 0
+                assert tap.wait(HANGS_S) == 0
             finally:
                 tap.kill()
         row = rig.source("one")

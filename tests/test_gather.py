@@ -13,6 +13,7 @@ import trio.testing
 
 from helperd import gather
 from helperd.gather import BUSY, GATHER_S, TURN, Gather
+from tests.patience import HANGS_S
 
 
 @contextmanager
@@ -36,7 +37,7 @@ async def test_what_is_alone_is_read_at_once():
             await trio.testing.wait_all_tasks_blocked()
             for number in range(5):
                 os.write(outside, b"x")
-                with trio.fail_after(5):
+                with trio.fail_after(HANGS_S):
                     while len(got) == number:
                         await trio.testing.wait_all_tasks_blocked()
                 assert room.rate < BUSY
@@ -48,7 +49,7 @@ async def test_what_is_alone_is_read_at_once():
 async def test_at_an_end_and_with_bytes_already_there_nobody_waits():
     room = gather.rooms().prompt
     got = []
-    with pipes(1) as [(inside, outside)], trio.fail_after(5):
+    with pipes(1) as [(inside, outside)], trio.fail_after(HANGS_S):
         os.write(outside, b"x")
         await room.attend(inside, lambda: got.append(os.read(inside, 1)))
         os.dup2(inside, outside)  # the last writer goes
@@ -58,7 +59,7 @@ async def test_at_an_end_and_with_bytes_already_there_nobody_waits():
 
 async def test_who_is_cancelled_in_its_own_turn_leaves_once():
     room = gather.rooms().prompt
-    with pipes(1) as [(inside, outside)], trio.CancelScope() as scope, trio.fail_after(5):
+    with pipes(1) as [(inside, outside)], trio.CancelScope() as scope, trio.fail_after(HANGS_S):
         os.write(outside, b"x")
         await room.attend(inside, scope.cancel)  # which returns None: it does not stay either
     assert scope.cancelled_caught
@@ -95,7 +96,7 @@ async def test_much_is_read_together():
                     os.write(outside, b"x")
                     written += 1
                     await trio.lowlevel.checkpoint()
-            with trio.fail_after(5):
+            with trio.fail_after(HANGS_S):
                 while read < written:  # noqa: ASYNC110 - what is looked at is how many turns it takes
                     await trio.sleep(GATHER_S / 2)
             assert (room.read - before) / (room.turns - turns) > 5, "many in a turn"
@@ -105,7 +106,7 @@ async def test_much_is_read_together():
 async def test_in_the_prompt_room_others_have_their_turn_after_so_many():
     room = gather.rooms().prompt
     turns = []
-    with pipes(TURN + 5) as made, trio.fail_after(5):
+    with pipes(TURN + 5) as made, trio.fail_after(HANGS_S):
         async with trio.open_nursery() as nursery:
             for inside, _ in made:
                 nursery.start_soon(room.attend, inside, lambda: turns.append(room.turns))
@@ -117,7 +118,7 @@ async def test_in_the_prompt_room_others_have_their_turn_after_so_many():
 
 async def test_who_is_called_back_does_not_wait_on():
     room = gather.rooms().prompt
-    with pipes(2) as [(first, _), (second, other)], trio.fail_after(5):
+    with pipes(2) as [(first, _), (second, other)], trio.fail_after(HANGS_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(room.attend, first, lambda: True)
             await trio.testing.wait_all_tasks_blocked()
@@ -135,7 +136,7 @@ async def test_who_is_called_back_does_not_wait_on():
 async def test_who_is_called_back_by_another_s_turn_has_none():
     room = gather.rooms().prompt
     seen = []
-    with pipes(2) as made, trio.fail_after(5):
+    with pipes(2) as made, trio.fail_after(HANGS_S):
         for _, outside in made:
             os.write(outside, b"x")
         [one, other] = [inside for inside, _ in made]
@@ -153,7 +154,7 @@ async def test_who_is_called_back_by_another_s_turn_has_none():
 
 async def test_who_calls_itself_back_ends_after_its_turn():
     room = gather.rooms().prompt
-    with pipes(1) as [(inside, outside)], trio.fail_after(5):
+    with pipes(1) as [(inside, outside)], trio.fail_after(HANGS_S):
         os.write(outside, b"x")
         await room.attend(inside, lambda: room.recall(inside) is None)
         await room.attend(inside, lambda: os.read(inside, 1) == b"")
@@ -161,7 +162,7 @@ async def test_who_calls_itself_back_ends_after_its_turn():
 
 async def test_what_a_turn_raises_is_its_own_affair():
     room = gather.rooms().prompt
-    with pipes(2) as [(first, bad), (second, good)], trio.fail_after(5):
+    with pipes(2) as [(first, bad), (second, good)], trio.fail_after(HANGS_S):
         os.write(bad, b"x")
         with pytest.raises(ZeroDivisionError):
             await room.attend(first, lambda: bool(room.recall(first)) or 1 // 0 == 1)

@@ -13,6 +13,7 @@ import pytest
 
 from helperd.control.client import Client, ControlError
 from helperd.wire.identity import canonical, uuid_of
+from tests.patience import HANGS_S
 from tests.rig import ROOT, daemon
 
 HELPER = f"""
@@ -81,7 +82,7 @@ def test_a_uuid_is_the_same_after_a_restart_of_helper_and_daemon(rundir: Path) -
 
 
 def refused(rig, definition: str, name: str) -> ControlError:
-    with Client(rig.control, timeout_s=20) as client, pytest.raises(ControlError) as caught:
+    with Client(rig.control, timeout_s=HANGS_S) as client, pytest.raises(ControlError) as caught:
         client.call("AddSource", definition=definition, name=name)
     return caught.value
 

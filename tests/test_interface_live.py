@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.veth import Sender, frame, ip, namespace, pair, statistic
+from tests.patience import HANGS_S
 from tests.rig import Rig, Stream, daemon
 
 pytestmark = pytest.mark.need("root", "netns", "veth", "packet-socket", "ip")
@@ -90,7 +91,7 @@ def test_everything_arrives(veth: None, tmp_path: Path) -> None:
         assert replay(tmp_path, 50_000, 200, "--pps=50000") == 50_000
         rig.wait(lambda status: status["sources"][0]["packets"] >= 50_000)
         assert rig.stop() == 0
-        reader.join(20)
+        reader.join(HANGS_S)
         mine = [content for content in reader.contents if content[12:14] == b"\x88\xb5"]
         assert mine == [frame(number, 200) for number in range(50_000)]
         assert reader.stream.interfaces[0] == (1, "veth")

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from helperd.control.client import Client
+from tests.patience import HANGS_S
 from tests.peers.any_helper import SECOND, content, text
 from tests.rig import HELPERD, ROOT, Stream, daemon
 
@@ -102,7 +103,7 @@ def test_wireshark_opens_a_file_of_both_and_decodes_the_json(rundir, tmp_path):
         with subprocess.Popen(argv, cwd=ROOT) as tap:
             rig.wait(lambda status: status["consumers"])
             rig.call("Start", source="radio")
-            assert tap.wait(20) == 0
+            assert tap.wait(HANGS_S) == 0
     user = 'uat:user_dlts:"User 15 (DLT=162)","json","0","","0",""'
     fields = ["-T", "fields", "-e", "json.value.number", "-e", "frame.comment"]
     done = subprocess.run(
@@ -110,7 +111,7 @@ def test_wireshark_opens_a_file_of_both_and_decodes_the_json(rundir, tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=HANGS_S,
     )
     assert done.stdout.splitlines() == [f"{number}\tjson=SENSOR" for number in range(5)]
 
@@ -122,7 +123,7 @@ def test_tap_writes_lines_to_a_file_and_stops_where_it_is_told(rundir, tmp_path)
         with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as tap:
             rig.wait(lambda status: status["consumers"])
             rig.call("Start", source="radio")
-            said = tap.communicate(timeout=20)[1]
+            said = tap.communicate(timeout=HANGS_S)[1]
             assert tap.returncode == 0
     assert "Reports captured: 7" in said
     assert [json.loads(line)["report"]["id"] for line in file.read_text().splitlines()] == list(range(7))

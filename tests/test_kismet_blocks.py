@@ -12,6 +12,7 @@ import pytest
 from helperd import config
 from helperd.config import HelperSpec
 from helperd.wire.definition import COMMON_OPTIONS, SourceDefinition
+from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT
 
 SHIPPED = ROOT / "config" / "helpers.toml"
@@ -85,7 +86,7 @@ def check(path: Path) -> dict:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANGS_S,
         check=False,
     )
     found = json.loads(done.stdout)
@@ -117,7 +118,7 @@ def test_a_slip_in_an_option_is_told_by_check(tmp_path: Path) -> None:
     block = next(block for block in blocks() if "linuxwifi" in block)
     file.write_text(block.replace('channels="1,6,11"', "chanels=1,filter_mgmnt=true"))
     done = subprocess.run(
-        [*HELPERD, "check", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        [*HELPERD, "check", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     assert done.returncode == 78
     assert "linuxwifi has no option 'chanels'; did you mean channels?" in done.stderr

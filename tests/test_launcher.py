@@ -20,6 +20,7 @@ from helperd.config.request import EMPTY, EXITED, LAUNCH, MAGIC, PING, WIRE
 from helperd.errors import LauncherGone, LaunchFailed, RequestRefused
 from helperd.launcher import REFUSALS, Exit, connect_launcher, open_launcher, own_launcher
 from helperd.sandbox import processes
+from tests.patience import HANGS_S
 
 CONFIG = """
 [[helper]]
@@ -58,7 +59,7 @@ def pipes() -> Iterator[tuple[tuple[int, int, int], int, int]]:
 
 
 async def test_a_helper_is_launched_talked_to_and_killed(file: str):
-    with trio.fail_after(10):
+    with trio.fail_after(HANGS_S):
         async with own_launcher(file) as launcher:
             assert launcher.profiles == 4
             with pipes() as (fds, write, read):
@@ -73,7 +74,7 @@ async def test_a_helper_is_launched_talked_to_and_killed(file: str):
 
 
 async def test_leaving_a_process_kills_it(file: str):
-    with trio.fail_after(10):
+    with trio.fail_after(HANGS_S):
         async with own_launcher(file) as launcher:
             with pipes() as (fds, _, _):
                 async with await launcher.launch(1, fds) as process:
@@ -82,7 +83,7 @@ async def test_leaving_a_process_kills_it(file: str):
 
 
 async def test_signals_to_what_has_ended_are_no_error_and_odd_ones_are_refused(file: str):
-    with trio.fail_after(10):
+    with trio.fail_after(HANGS_S):
         async with own_launcher(file) as launcher:
             with pipes() as (fds, _, _):
                 async with await launcher.launch(4, fds) as process:
@@ -97,7 +98,7 @@ async def test_signals_to_what_has_ended_are_no_error_and_odd_ones_are_refused(f
 
 async def test_a_refusal_names_the_helper_and_the_fix(file: str):
     helpers = config.load(file).helpers
-    with trio.fail_after(10):
+    with trio.fail_after(HANGS_S):
         async with own_launcher(file, helpers=helpers) as launcher:
             with pipes() as (fds, _, _):
                 with pytest.raises(LaunchFailed) as refused:
@@ -118,7 +119,7 @@ async def test_a_refusal_names_the_helper_and_the_fix(file: str):
 
 
 async def test_a_reload_gives_a_new_fingerprint_and_bad_files_change_nothing(file: str):
-    with trio.fail_after(10):
+    with trio.fail_after(HANGS_S):
         async with own_launcher(file) as launcher:
             before = launcher.fingerprint
             with pytest.raises(RequestRefused) as refused:
@@ -132,7 +133,7 @@ async def test_a_reload_gives_a_new_fingerprint_and_bad_files_change_nothing(fil
 
 
 async def test_when_the_launcher_dies_every_wait_says_so(file: str):
-    with trio.fail_after(10):
+    with trio.fail_after(HANGS_S):
         async with own_launcher(file) as launcher:
             with pipes() as (fds, _, _):
                 async with await launcher.launch(1, fds) as process:
@@ -148,7 +149,7 @@ async def test_when_the_launcher_dies_every_wait_says_so(file: str):
 
 
 async def test_cancelled_launches_leave_no_process(file: str):
-    with trio.fail_after(20):
+    with trio.fail_after(HANGS_S):
         async with own_launcher(file) as launcher:
             with pipes() as (fds, _, _):
                 with trio.CancelScope() as scope:
@@ -171,7 +172,7 @@ async def test_events_that_overtake_the_caller_are_not_lost():
         theirs.send(WIRE.pack(MAGIC, EXITED, 0, 0, 5, 3, 0))
         theirs.send(WIRE.pack(MAGIC, EMPTY, 0, 0, 5, 0, 0))
 
-    with theirs, trio.fail_after(10):
+    with theirs, trio.fail_after(HANGS_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, answer)
             async with open_launcher(ours.detach()) as launcher:  # noqa: SIM117 - the second needs the first
@@ -193,7 +194,7 @@ async def test_our_own_standstill_is_not_held_against_the_launcher(monkeypatch: 
             data = theirs.recv(64)
             if number == 2:
                 asked.set()
-                standing.wait(5)
+                standing.wait(HANGS_S)
             theirs.send(WIRE.pack(MAGIC, PING | 0x80, 3, 0, number, 77, WIRE.unpack(data)[6]))
 
     standing = threading.Event()
@@ -204,7 +205,7 @@ async def test_our_own_standstill_is_not_held_against_the_launcher(monkeypatch: 
         standing.set()
         time.sleep(0.6)  # noqa: ASYNC251 - the loop, and whatever waits in it
 
-    with theirs, trio.fail_after(10):
+    with theirs, trio.fail_after(HANGS_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, answer)
             async with open_launcher(ours.detach()) as launcher:

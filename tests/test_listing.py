@@ -16,6 +16,7 @@ from helperd import config
 from helperd.drivers import list_devices
 from helperd.launcher import own_launcher
 from tests import census
+from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT, Rig, daemon
 
 PEER = ROOT / "tests" / "peers" / "bad_helper.py"
@@ -50,8 +51,8 @@ BROKEN: dict[str, tuple[str, str, str]] = {  # name: program's words, problem, w
     "babble-noise": ("noise", "bad-signature", ""),
     "babble-stderr": ("stderr", "timed-out", "what a day"),
 }
-TIME_LIMIT_S = 8.0
-"""On a machine that tests something else at the same time; benchmarks.listing measures it alone."""
+TIME_LIMIT_S = 16.0
+"""Less than one after another: nine times two seconds. benchmarks.listing measures it alone."""
 
 
 def block(name: str, *words: str) -> str:
@@ -251,4 +252,4 @@ def test_a_device_that_comes_makes_the_next_answer_new(rundir: Path) -> None:
         except OSError as error:
             pytest.skip(f"no event can be made here: {error}")
         while asked_at() < happened:  # the event may come behind the question
-            assert time.monotonic() < happened + 10, "the kernel's word was not heard"
+            assert time.monotonic() < happened + HANGS_S, "the kernel's word was not heard"

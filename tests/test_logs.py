@@ -29,6 +29,7 @@ from helperd.logs import (
     choose_form,
     escape,
 )
+from tests.patience import HANGS_S
 
 AT = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -364,7 +365,7 @@ def test_a_stuck_reader_costs_lines_and_never_blocks(pipe):
     reader.start()
     assert log.close(timeout=10)
     os.close(write)
-    reader.join(10)
+    reader.join(HANGS_S)
     rows = [json.loads(row)["text"] for row in b"".join(text).splitlines()]
     told = [row for row in rows if "dropped" in row]
     assert told == [f"{log.counts.dropped} log lines were dropped: the log is read too slowly"]
@@ -383,7 +384,7 @@ def test_a_reader_that_does_not_block_is_waited_for(pipe):
     raw = b""
     while raw.count(b"\n") < 100:
         raw += os.read(read, 65536)
-    closer.join(5)
+    closer.join(HANGS_S)
     assert [json.loads(row)["text"].split()[1] for row in raw.splitlines()] == [str(n) for n in range(100)]
 
 
@@ -430,7 +431,7 @@ def test_the_journal_is_spoken_to_by_datagram(tmp_path):
     path = str(tmp_path / "journal")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(path)
-        journal.settimeout(5)
+        journal.settimeout(HANGS_S)
         with Log(form="journal", journal=path) as log:
             log.warning("x", source="s")
             assert b"MESSAGE=s: x\nPRIORITY=4\n" in journal.recv(4096)

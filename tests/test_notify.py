@@ -8,13 +8,14 @@ import socket
 import pytest
 
 from helperd.notify import Notifier
+from tests.patience import HANGS_S
 
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request, tmp_path):
     """A service manager's socket, and the environment that names it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5)
+        sock.settimeout(HANGS_S)
         name = str(tmp_path / "notify")
         if request.param == "abstract":
             name = f"@helperd-test-{os.getpid()}"

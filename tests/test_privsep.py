@@ -31,6 +31,7 @@ from helperd.sandbox.post import Client
 from tests.attack.asker import Asker, Refused, Running, connect, pair
 from tests.census import FORKED_AHEAD, name_of
 from tests.faults.witness import below, fds, few_descriptors
+from tests.patience import HANGS_S
 
 ROOT = Path(__file__).resolve().parent.parent
 PRIVSEP = ROOT / "helperd" / "privsep.py"
@@ -91,13 +92,13 @@ def asker(tmp_path: Path) -> Iterator[Asker]:
             yield made
         finally:
             ours.close()
-            process.wait(10)
+            process.wait(HANGS_S)
             assert process.stderr
             process.stderr.close()
 
 
 def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANGS_S
     while not true():
         assert time.monotonic() < deadline
         os.sched_yield()
@@ -148,7 +149,7 @@ def test_exit_status_and_signal_are_told_once_and_then_empty(asker: Asker):
 def test_kill_reaches_children_with_sessions_of_their_own(asker: Asker):
     helper = Running(asker, 2)
     assert helper.line() == b"up"
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + HANGS_S
     while len(strays()) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     helper.kill()
@@ -161,7 +162,7 @@ def test_a_closed_connection_kills_every_tree(asker: Asker):
     for helper in helpers:
         assert helper.line() == b"up"
     asker.sock.close()
-    assert asker.process.wait(5) == 0  # type: ignore[attr-defined]
+    assert asker.process.wait(HANGS_S) == 0  # type: ignore[attr-defined]
     assert strays() == []
     for helper in helpers:
         helper.close()
@@ -302,7 +303,7 @@ assert told == [("exited", "unverified"), ("empty", "unverified")], told
 
 def test_a_helper_that_cannot_be_looked_at_is_killed_and_not_given_up():
     done = subprocess.run(
-        [sys.executable, "-c", BLIND], capture_output=True, text=True, check=False, timeout=20
+        [sys.executable, "-c", BLIND], capture_output=True, text=True, check=False, timeout=HANGS_S
     )
     assert done.stderr == ""
     assert done.stdout == "h is killed, it cannot be looked at: Too many open files\n"
@@ -318,7 +319,7 @@ def test_signals_that_were_blocked_when_it_was_started_reach_it(tmp_path: Path):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     until((tmp_path / "sock").exists)
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(HANGS_S) == 0
 
 
 def test_a_descriptor_whose_end_takes_a_minute_holds_nobody_up(asker: Asker):
@@ -342,7 +343,7 @@ def test_the_log_of_a_terminal_that_nobody_reads_waits_for_nobody():
     ours, theirs = os.openpty()
     code = "from helperd.sandbox.loop import Log\nlog = Log()\nfor _ in range(180): log.say('x' * 77)"
     try:
-        done = subprocess.run([sys.executable, "-c", code], stderr=theirs, check=False, timeout=20)
+        done = subprocess.run([sys.executable, "-c", code], stderr=theirs, check=False, timeout=HANGS_S)
     finally:
         os.close(ours)
         os.close(theirs)
@@ -377,7 +378,7 @@ def test_a_configuration_that_others_may_write_is_refused(tmp_path: Path):
     config.chmod(0o666)
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(SCRIPT), f"--config={config}", "--unprivileged"],
-        capture_output=True, text=True, check=False, timeout=10,
+        capture_output=True, text=True, check=False, timeout=HANGS_S,
     )  # fmt: skip
     assert done.returncode == 77
     assert f"{config} can be written by others: chmod go-w it" in done.stderr
@@ -388,7 +389,7 @@ def test_a_configuration_that_others_may_write_is_refused(tmp_path: Path):
 )
 def test_a_wrong_command_line_says_so(argv: list[str], status: int):
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(SCRIPT), *argv], capture_output=True, check=False, timeout=10
+        [sys.executable, "-I", "-S", str(SCRIPT), *argv], capture_output=True, check=False, timeout=HANGS_S
     )
     assert done.returncode == status
 
@@ -405,7 +406,7 @@ def test_a_missing_library_is_named_with_what_installs_it():
         f"runpy.run_path({launch!r}, run_name='__main__')"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False, timeout=10
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False, timeout=HANGS_S
     )
     assert done.returncode == 69
     (line,) = done.stderr.splitlines()
@@ -476,7 +477,7 @@ def test_a_child_that_cannot_take_orders_says_why():
         "    assert len(os.listdir('/proc/self/fd')) == before"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=10
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=HANGS_S
     )
     assert done.stderr == ""
     assert done.stdout == "[Errno 22] orders: Invalid argument\n" * 20

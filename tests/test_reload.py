@@ -19,6 +19,7 @@ import pytest
 from benchmarks.restart import compiled
 from helperd.control.client import ControlError
 from tests.faults.witness import Reader, balance
+from tests.patience import HANGS_S
 from tests.rig import HELPERD, Rig, daemon
 
 HEAD = """
@@ -59,7 +60,7 @@ class Scene:
     def reload(self, text: str) -> dict[str, Any]:
         """Once the launcher is willing to read it again, which it is once a second."""
         self.file.write_text(text)
-        limit = time.monotonic() + 5
+        limit = time.monotonic() + HANGS_S
         while True:
             try:
                 return self.rig.call("Reload")
@@ -72,7 +73,7 @@ class Scene:
     def streams_on(self) -> None:
         """Wait for another packet of every source."""
         before = dict(self.reader.packets)
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + HANGS_S
         while any(
             self.reader.packets[f"r{number}"] <= before.get(f"r{number}", 0) for number in self.numbers
         ):
@@ -126,7 +127,7 @@ def one_changed_source_is_one_changed_process(scene: Scene) -> None:
     before = scene.pids()
     what = scene.reload(scene.text(r7=40))
     assert (what["replace"], what["start"], what["stop"], what["adjust"]) == (["r7"], [], [], [])
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + HANGS_S
     while (after := scene.pids())["r7"] in {before["r7"], None}:
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -143,12 +144,12 @@ def a_broken_file_changes_nothing_and_is_told_with_its_line(scene: Scene) -> Non
         scene.reload(broken)
     assert f"helpers.toml:{line}" in str(refused.value)
     argv = [*HELPERD, "reload", f"--runtime-dir={scene.rig.runtime}"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == 78, done
     assert f"helpers.toml:{line}" in done.stderr
     assert "speed" in done.stderr
     os.kill(scene.rig.status()["pid"], signal.SIGHUP)
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + HANGS_S
     while "reload refused, nothing changed" not in (scene.rig.runtime / "log").read_text():
         assert time.monotonic() < limit
         time.sleep(0.02)

@@ -23,6 +23,7 @@ from helperd.errors import ConfigRefused
 from helperd.services import exporter
 from helperd.table import render
 from tests.control.fake import FakeDaemon, source
+from tests.patience import HANGS_S
 from tests.rig import ROOT, Rig, daemon
 
 CONFIG = """
@@ -267,13 +268,13 @@ def test_every_number_of_the_status_has_its_sample_and_no_label_can_break_out() 
 )
 def test_the_exporter_says_what_is_wrong_with_its_options(words: list[str], told: str) -> None:
     argv = [sys.executable, str(ROOT / "helperd/services/__main__.py"), "exporter", *words]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode in {2, 64}
     assert told in done.stderr
 
 
 def test_only_bundled_services_can_be_named() -> None:
     argv = [sys.executable, str(ROOT / "helperd/services/__main__.py"), "_place"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == 64
     assert "no service's name" in done.stderr

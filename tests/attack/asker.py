@@ -22,7 +22,7 @@ class Asker:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.sock.settimeout(10)
+        self.sock.settimeout(15)
         self.events: list[tuple[int, int, int, int]] = []  # op, how, handle, code
         self.cookies = itertools.count(1)
         self.profiles = self.fingerprint = 0
@@ -78,7 +78,7 @@ class Asker:
         """SIGNAL; return the errno."""
         return self.ask(SIGNAL, handle=handle, arg=int(number))[0]
 
-    def wait(self, op: int, handle: int, timeout: float = 10.0) -> tuple[str, int]:
+    def wait(self, op: int, handle: int, timeout: float = 15) -> tuple[str, int]:
         """Wait for an event; return how and code."""
         deadline = time.monotonic() + timeout
         while True:

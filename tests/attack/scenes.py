@@ -335,7 +335,7 @@ def planted_faults(stage: Stage) -> list[str]:
                 f"{STAGE}/t/c.toml", f"--client-fd={theirs.fileno()}", fds=(theirs.fileno(),)
             )
             try:
-                wrong.same(name, process.wait(5), number)
+                wrong.same(name, process.wait(15), number)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -359,15 +359,15 @@ def surroundings(stage: Stage) -> list[str]:
         {"PYTHONINSPECT": "1"},
     ):
         argv = stage.argv(config, f"--listen={SOCKET}")
-        done = subprocess.run(argv, env=env, capture_output=True, check=False, timeout=10)
+        done = subprocess.run(argv, env=env, capture_output=True, check=False, timeout=15)
         wrong.same(f"with {env}", done.returncode in {100, 1}, True)
     for flags in ([], ["-I"], ["-S"], ["-E", "-s"]):
         argv = [interpreter(), *flags, *stage.argv(config, f"--listen={SOCKET}")[3:]]
-        done = subprocess.run(argv, env={}, capture_output=True, check=False, timeout=10)
+        done = subprocess.run(argv, env={}, capture_output=True, check=False, timeout=15)
         wrong.same(f"with {flags}", done.returncode, 100)
     with stage.listening(PLAIN):
         argv = stage.argv(config, f"--listen={SOCKET}2")
-        done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=10)
+        done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=15)
         wrong.same("a second launcher", done.returncode, 69)
     return wrong
 
@@ -393,7 +393,7 @@ def places(stage: Stage) -> list[str]:
             ("none/sock", 111),
         ):
             argv = stage.argv(config, f"--listen={STAGE}/{name}")
-            done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=10)
+            done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=15)
             wrong.same(f"status at {name}", done.returncode, status)
             wrong.same(f"lines at {name}", done.stderr.count("\n"), 1)
         with socket.socket(socket.AF_UNIX) as still:
@@ -418,7 +418,7 @@ def log_flood(stage: Stage) -> list[str]:
             asker.launch(99, ends)
         said = stage.said()
         wrong.same("lines of a flood", 150 < said.count("\n") < 1500, True)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 15
         while "lines were left out" not in stage.said()[len(said) :] and time.monotonic() < deadline:
             asker.launch(99, ends)
             time.sleep(0.1)
@@ -487,7 +487,7 @@ def leash(stage: Stage) -> list[str]:
         asker.sock.close()
         for pid in pids:
             wrong.same("helper after its client's end", gone(pid), True)
-        wrong.same("launcher after its client's end", asker.launcher.wait(3), 0)  # type: ignore[attr-defined]
+        wrong.same("launcher after its client's end", asker.launcher.wait(15), 0)  # type: ignore[attr-defined]
         for helper in helpers:
             helper.close()
     wrong.same("setsid children", [row for row in sleeping() if row], [])
@@ -528,7 +528,7 @@ def stale_pool(stage: Stage) -> list[str]:
     wrong = Wrong()
     old = subprocess.Popen(["/usr/bin/sleep", "600"], user=60805, group=60805, extra_groups=[])
     with stage.launcher(PLAIN):
-        wrong.same("a process left in the pool", old.wait(2), -9)
+        wrong.same("a process left in the pool", old.wait(15), -9)
     return wrong
 
 
@@ -555,7 +555,7 @@ def fought_back(stage: Stage) -> list[str]:
         assert prey.stdout
         prey.stdout.read(1)
         with stage.launcher(PLAIN):
-            wrong.same("what fought", prey.wait(2), -9)
+            wrong.same("what fought", prey.wait(15), -9)
         prey.stdout.close()
     return wrong
 
@@ -913,7 +913,7 @@ def forked_ahead(stage: Stage) -> list[str]:
         with Running(asker, 1):
             blank = waiting(asker.launcher.pid)  # type: ignore[attr-defined]
         asker.sock.close()
-        wrong.same("the launcher's end", asker.launcher.wait(3), 0)  # type: ignore[attr-defined]
+        wrong.same("the launcher's end", asker.launcher.wait(15), 0)  # type: ignore[attr-defined]
         wrong.same("is its end too", processes.row(blank), None)
     return wrong
 
@@ -1032,7 +1032,7 @@ def supervisor(stage: Stage) -> list[str]:
             with contextlib.suppress(EOFError, OSError):
                 place.run("s.close()\n" + how, timeout=3)
             try:
-                code = process.wait(8)
+                code = process.wait(15)
             except subprocess.TimeoutExpired:
                 code = None
             wrong.same(f"status after {how}", code, wanted)
@@ -1109,7 +1109,7 @@ def live_capture(stage: Stage) -> list[str]:
             )
     finally:
         process.send_signal(signal.SIGTERM)
-        wrong.same("status after TERM", process.wait(10), 0)
+        wrong.same("status after TERM", process.wait(15), 0)
     wrong.same(
         "left",
         [pid for pid in processes.table() if (each := processes.privilege(pid)) and each.uids[0] != 0],

@@ -44,7 +44,7 @@ def spawn(argv, **env):
 W = struct.Struct("!4sBBHIIQ8x")
 def connect(path):
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    s.settimeout(5)
+    s.settimeout(10)
     s.connect(path)
     return s
 def raw(s, data, fds=()):

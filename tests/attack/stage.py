@@ -171,7 +171,7 @@ class Stage:
             finally:
                 ours.close()
                 try:
-                    process.wait(10)
+                    process.wait(15)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -179,7 +179,7 @@ class Stage:
 
     def answered(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until the launcher takes connections: its socket has a name before it listens."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 15
         while True:
             with contextlib.suppress(OSError), connect(SOCKET):
                 return
@@ -196,7 +196,7 @@ class Stage:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(10)
+            process.wait(15)
 
     def said(self) -> str:
         """Return the launcher's log so far."""

@@ -143,7 +143,7 @@ class Scene:
 
     def settle(self) -> None:
         """Wait until the helpers of the last attempt are gone: a quota counts them until then."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
             found = [
                 found

@@ -113,7 +113,7 @@ def launcher() -> Iterator[int]:
     """`helperd launcher`, as any init would start it; yields the gid of the socket."""
     with open(f"{STAGE}/launcher.log", "ab") as log:
         process = subprocess.Popen([HELPERD, "launcher"], env={"PATH": "/usr/bin:/bin"}, cwd="/", stderr=log)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 15
     while True:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             if sock.connect_ex(SOCKET) == 0:
@@ -126,7 +126,7 @@ def launcher() -> Iterator[int]:
         yield os.stat(SOCKET).st_gid
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(15)
 
 
 def packets(data: bytes) -> int:
@@ -259,7 +259,7 @@ def capture(stage: Stage) -> list[str]:
                     while select.select([process.stdout], [], [], 20)[0] and process.stdout.read(65536):
                         pass
                 said = process.stderr.read().decode()
-                wrong.same(f"{name}: status", process.wait(20), wanted)
+                wrong.same(f"{name}: status", process.wait(15), wanted)
                 wrong.same(f"{name}: says {said!r}", "Traceback" in said or "bug" in said, False)
         with subprocess.Popen(
             argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **ids(OTHER, group)
@@ -271,22 +271,22 @@ def capture(stage: Stage) -> list[str]:
             while process.stdout.read(65536):
                 pass
             said = process.stderr.read().decode()
-            wrong.same("a helper that dies: status", process.wait(20), 1)
+            wrong.same("a helper that dies: status", process.wait(15), 1)
             wrong.same(f"a helper that dies: {said!r} says why", "SIGKILL" in said or "signal" in said, True)
         sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         sender.bind(("hd1", 0))
         argv = [HELPERD, "capture", "hd0:type=interface", "-w", place + "2", "-c", "3"]
         with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, **ids(ALLOWED, group)) as process:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 15
             while process.poll() is None and time.monotonic() < deadline:
                 sender.send(b"\xff" * 6 + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + bytes(60))
                 time.sleep(0.005)
             assert process.stderr
             said = process.stderr.read().decode()
-            wrong.same(f"live, without any right of its own: {said!r}", process.wait(5), 0)
+            wrong.same(f"live, without any right of its own: {said!r}", process.wait(15), 0)
         sender.close()
         wrong.same("its packets", packets(Path(place + "2").read_bytes()), 3)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 15
         while helpers() and time.monotonic() < deadline:
             time.sleep(0.01)
         wrong.same("helpers left", helpers(), [])
@@ -358,7 +358,7 @@ def doctor(stage: Stage) -> list[str]:
             daemon = subprocess.Popen(
                 argv, env=env, stderr=log, stdout=log, user=uid, group=group, extra_groups=[]
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 15
         while len(helpers()) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
         found: dict[str, Any] = {}
@@ -378,7 +378,7 @@ def doctor(stage: Stage) -> list[str]:
         wrong.same("a difference", (status, [row["what"] for row in bad]), (1, ["radio0"]))
         wrong.same("its fix", "filter" in bad[0]["fix"] if bad else "", True)
         daemon.terminate()
-        daemon.wait(20)
+        daemon.wait(15)
     return wrong
 
 

@@ -17,6 +17,7 @@ import pytest
 from helperd.cli import main
 from helperd.control.peer import Admins
 from tests.control.fake import FakeDaemon, TunableDaemon, served_in_thread, source
+from tests.patience import HANGS_S
 
 Run = Callable[..., int]
 
@@ -176,7 +177,7 @@ def test_messages_are_followed_until_the_daemon_ends(
         assert heard.lines.get(timeout=5).split(": ")[1] == "before"
         fake.run_sync(lambda: fake.post("after"))
         assert heard.lines.get(timeout=5).split(": ")[1] == "after"
-    thread.join(5)
+    thread.join(HANGS_S)
     assert codes == [69]
     assert heard.lines.empty()
 
@@ -189,7 +190,7 @@ def test_wait_returns_when_the_source_runs(daemon: FakeDaemon, run: Run) -> None
     time.sleep(0.1)
     assert not codes
     daemon.run_sync(lambda: daemon.change("bad", state="running"))
-    thread.join(5)
+    thread.join(HANGS_S)
     assert codes == [0]
 
 
@@ -229,7 +230,7 @@ def test_wait_waits_for_the_daemon_too(rundir: Path, run: Run, capsys: pytest.Ca
     thread = threading.Thread(target=lambda: codes.append(run("wait", "--running", "radio0")))
     thread.start()
     with served_in_thread(rundir):
-        thread.join(5)
+        thread.join(HANGS_S)
     assert codes == [0]
 
 
@@ -269,7 +270,7 @@ def test_status_at_a_terminal_is_as_wide_as_the_terminal(daemon: FakeDaemon, run
         env.pop("NO_COLOR", None)
         argv = [sys.executable, "-m", "helperd.cli", "status", "--runtime-dir", str(rundir)]
         with subprocess.Popen(argv, stdout=theirs, env=env) as process:
-            assert process.wait(10) == 0
+            assert process.wait(HANGS_S) == 0
         text = os.read(ours, 1 << 16).decode()
     finally:
         os.close(ours)

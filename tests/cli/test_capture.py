@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.census import FORKED_AHEAD, name_of
+from tests.patience import HANGS_S
 
 CONFIG = """
 [[helper]]
@@ -122,7 +123,7 @@ def test_a_terminal_gets_no_packets(config: Path) -> None:
     ours, theirs = os.openpty()
     try:
         argv = [*HELPERD, "capture", "--config", str(config), DEMO]
-        done = subprocess.run(argv, stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=30)
+        done = subprocess.run(argv, stdout=theirs, stderr=subprocess.PIPE, check=False, timeout=HANGS_S)
     finally:
         os.close(ours)
         os.close(theirs)
@@ -147,7 +148,7 @@ def finished(process: subprocess.Popen[bytes]) -> tuple[int, str]:
             pass
     said = process.stderr.read().decode()
     with process:
-        return process.wait(20), said
+        return process.wait(HANGS_S), said
 
 
 def test_a_reader_that_goes_away_ends_it_well(config: Path) -> None:
@@ -202,7 +203,7 @@ def listening(config: Path, tmp_path: Path) -> Iterator[str]:
     path = str(tmp_path / "launcher.sock")
     argv = [*HELPERD, "launcher", "--config", str(config), "--listen", path]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANGS_S
     while True:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             if sock.connect_ex(path) == 0:
@@ -213,7 +214,7 @@ def listening(config: Path, tmp_path: Path) -> Iterator[str]:
     yield path
     process.terminate()
     with process:
-        assert process.wait(20) == 0
+        assert process.wait(HANGS_S) == 0
 
 
 @pytest.mark.skipif(

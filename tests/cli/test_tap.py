@@ -19,6 +19,7 @@ import pytest
 
 from helperd import pcapng
 from helperd.client.packets import PacketReader
+from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT, Rig, daemon
 
 CONFIG = """
@@ -49,7 +50,7 @@ def rig(rundir: Path) -> Iterator[Rig]:
 
 def tap(rig: Rig, *words: str, **options: object) -> subprocess.CompletedProcess[str]:
     argv = [*HELPERD, "tap", *words, "--runtime-dir", str(rig.runtime)]
-    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=30, **options)  # type: ignore[call-overload]
+    return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, **options)  # type: ignore[call-overload]
 
 
 def counters(data: bytes, interface: int | None = 0) -> list[int]:
@@ -134,7 +135,7 @@ def test_tshark_reads_the_pipe_at_once(rig: Rig) -> None:
     argv = f"{' '.join(HELPERD)} tap --all -q --runtime-dir {rig.runtime} | tshark -r - -c 20 -T fields -e frame.number"
     begin = time.monotonic()
     done = subprocess.run(
-        ["bash", "-c", argv], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-c", argv], cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     assert done.stdout.split() == [str(n) for n in range(1, 21)]
     assert time.monotonic() - begin < 10
@@ -199,7 +200,7 @@ def test_a_signal_leaves_a_whole_file_and_status_0(rig: Rig, tmp_path: Path, num
         while not file.exists() or file.stat().st_size < 5000:
             os.sched_yield()
         process.send_signal(number)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 0
     assert (
         err.splitlines()[-1]
@@ -216,7 +217,7 @@ def test_the_daemons_end_is_told_and_leaves_a_whole_file(rundir: Path, tmp_path:
         while not file.exists() or file.stat().st_size < 5000:
             os.sched_yield()
         rig.stop()
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 0
     assert err.endswith("the daemon has ended the stream\n")
     assert gapless(counters(file.read_bytes()))
@@ -231,7 +232,7 @@ def test_an_unknown_source_has_a_nearest_name(rig: Rig) -> None:
 def test_a_reader_that_leaves_ends_it_quietly(rig: Rig) -> None:
     argv = f"{' '.join(HELPERD)} tap --all --runtime-dir {rig.runtime} | head -c 1000 | wc -c; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", argv], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-c", argv], cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, check=False
     )
     assert done.stdout.split() == ["1000", "0"]
     assert "Traceback" not in done.stderr
@@ -295,7 +296,7 @@ def test_a_stream_cut_inside_a_packet_is_told(rundir: Path, tmp_path: Path) -> N
                 peer.sendall(json.dumps({"parameters": reply}).encode() + b"\0")
             peer.sendall(data + packet[:40])
             peer.close()
-            _, err = process.communicate(timeout=10)
+            _, err = process.communicate(timeout=HANGS_S)
     (rundir / "control.sock").unlink()
     assert process.returncode == 69
     assert "inside a packet" in err

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.control.fake import FakeDaemon, served_in_thread, source
+from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT
 
 
@@ -29,7 +30,7 @@ class Terminal:
         self.fd = fd
         self.seen = ""
 
-    def until(self, text: str, timeout: float = 10.0) -> None:
+    def until(self, text: str, timeout: float = HANGS_S) -> None:
         deadline = time.monotonic() + timeout
         while text not in self.seen:
             assert select.select([self.fd], [], [], max(0, deadline - time.monotonic()))[0], self.seen[-2000:]
@@ -49,7 +50,7 @@ class Terminal:
         with contextlib.suppress(OSError):
             while os.read(self.fd, 1 << 16):
                 pass
-        return self.process.wait(10)
+        return self.process.wait(HANGS_S)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from helperd.client import Kind, PacketReader, split_frames
 from helperd.client import trio as trio_client
 from helperd.client.sync import packets, records
 from helperd.errors import UnavailableError
+from tests.patience import HANGS_S
 from tests.rig import ROOT, daemon
 from tests.test_main_job import SYNTHETIC, counter_of
 
@@ -44,7 +45,7 @@ def test_examples_run_as_printed(rundir, number):
             lambda status: status["sources"][0]["packets"] == 1500 and status["sources"][0]["state"] == "down"
         )
         rig.stop()
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=HANGS_S)
     assert process.returncode == 0, err
     lines = out.splitlines()
     if number == 0:
@@ -82,7 +83,7 @@ def test_both_formats_bring_the_same_packets_over_tcp_and_unix(rundir):
         assert rig.source("radio0")["lost"] == {}
         rig.stop()
         for thread in threads:
-            thread.join(10)
+            thread.join(HANGS_S)
     assert [counter_of(packet.content) for packet in found] == list(range(1500))
     assert {packet.interface.linktype for packet in found} == {127}
     about, *rest = runs

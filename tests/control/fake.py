@@ -15,6 +15,7 @@ import trio
 from helperd.control.api import Reader
 from helperd.control.server import Limits, Service, serve
 from helperd.errors import HelperdError, UsageError
+from tests.patience import HANGS_S
 
 
 def source(name: str, **changes: Any) -> dict[str, Any]:
@@ -271,7 +272,7 @@ def served_in_thread(folder: Path, daemon: FakeDaemon | None = None, **options: 
         yield box["daemon"]
     finally:
         trio.from_thread.run_sync(box["stop"].set, trio_token=box["token"])
-        thread.join(5)
+        thread.join(HANGS_S)
 
 
 class Wire:

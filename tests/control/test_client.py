@@ -13,6 +13,7 @@ import pytest
 from helperd.control.client import Client, ControlError
 from helperd.errors import Code, ConfigError, ConfigRefused, HelperdError, UnavailableError
 from tests.control.fake import FakeDaemon, TunableDaemon, served_in_thread
+from tests.patience import HANGS_S
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def answering(path: Path, *replies: bytes) -> Iterator[None]:
         try:
             yield
         finally:
-            thread.join(5)
+            thread.join(HANGS_S)
             path.unlink()
 
 
@@ -213,7 +214,7 @@ def test_two_admins_at_once_are_both_heard(rundir: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(HANGS_S)
         for client in clients:
             client.close()
     assert sorted(daemon.orders) == [("radio0", "start")] * 50 + [("radio0", "stop")] * 50

@@ -11,6 +11,7 @@ import pytest
 from helperd.control.call import OWN
 from helperd.control.client import Client, ControlError
 from helperd.control.server import load_interface
+from tests.patience import HANGS_S
 from tests.rig import Rig, daemon
 
 INTERFACE = load_interface(OWN)
@@ -94,7 +95,7 @@ def test_every_answer_of_the_real_daemon_follows_the_interface(rig: Rig) -> None
 def test_what_the_real_daemon_refuses_it_refuses_in_words(
     rig: Rig, method: str, parameters: dict[str, str], problem: str
 ) -> None:
-    with Client(rig.control, timeout_s=20) as client, pytest.raises(ControlError) as caught:
+    with Client(rig.control, timeout_s=HANGS_S) as client, pytest.raises(ControlError) as caught:
         client.call(method, **parameters)
     assert caught.value.problem == problem
     assert [row["name"] for row in rig.status()["sources"]] == ["radio0", "radio1", "broken"]

@@ -18,6 +18,7 @@ from helperd.control.room import Room
 from helperd.control.server import Limits, load_interface
 from helperd.errors import ConfigError, ConfigRefused, HelperdError
 from tests.control.fake import FakeDaemon, TunableDaemon, listen, served, source, wire
+from tests.patience import HANGS_S
 
 NOBODY = Admins(frozenset(), "wheel", 77777777)
 INTERFACE = load_interface(OWN)
@@ -61,7 +62,7 @@ async def test_every_reply_follows_the_interface(
     daemon = TunableDaemon()
     daemon.post("hello")
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             reply = await client.call(method, **parameters)
     assert "error" not in reply
     assert INTERFACE.wrong(reply["parameters"], INTERFACE.methods[method].outputs) == ""
@@ -73,7 +74,7 @@ async def test_only_admins_change_and_others_are_told_who_they_are(
 ) -> None:
     daemon = TunableDaemon()
     async with served(rundir, daemon, admin=NOBODY) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             reply = await client.call(method, **parameters)
     if method in CHANGING:
         assert reply["error"] == "io.helperd.NotPermitted"
@@ -87,7 +88,7 @@ async def test_only_admins_change_and_others_are_told_who_they_are(
 
 async def test_the_service_describes_itself(rundir: Path) -> None:
     async with served(rundir, FakeDaemon()) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             info = await client.call(f"{SERVICE}.GetInfo")
             assert info["parameters"]["interfaces"] == [SERVICE, OWN]
             service = load_interface(SERVICE)
@@ -129,7 +130,7 @@ async def test_a_wrong_call_is_told_so_and_the_connection_goes_on(
     rundir: Path, call: Any, error: str, word: str
 ) -> None:
     async with served(rundir, FakeDaemon()) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send(call)
             reply = await client.message()
             assert reply["error"] == error
@@ -141,7 +142,7 @@ async def test_a_wrong_call_is_told_so_and_the_connection_goes_on(
 
 async def test_an_unknown_source_gets_the_nearest_name(rundir: Path) -> None:
     async with served(rundir, FakeDaemon()) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             reply = await client.call("Stop", source="radio")
     assert reply["error"] == "io.helperd.UnknownSource"
     assert reply["parameters"]["nearest"] == "radio0"
@@ -151,7 +152,7 @@ async def test_an_unknown_source_gets_the_nearest_name(rundir: Path) -> None:
 async def test_orders_reach_the_daemon_and_the_reply_is_what_is_true_after(rundir: Path) -> None:
     daemon = FakeDaemon()
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             reply = await client.call("Stop", source="radio0")
             assert reply["parameters"]["source"]["state"] == "down"
             reply = await client.call("Pause", source="beacons")
@@ -162,7 +163,7 @@ async def test_orders_reach_the_daemon_and_the_reply_is_what_is_true_after(rundi
 async def test_a_failure_comes_with_its_problem_word_and_exit_code(rundir: Path) -> None:
     daemon = FakeDaemon()
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             daemon.failure = HelperdError("open-refused", "radio0: no such device")
             reply = await client.call("Start", source="radio0")
             assert reply["error"] == "io.helperd.Failed"
@@ -183,7 +184,7 @@ async def test_a_bug_is_told_counted_and_logged_and_ends_nothing(
     daemon = FakeDaemon()
     daemon.failure = ZeroDivisionError("oops")
     async with served(rundir, daemon) as (path, service), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             reply = await client.call("Start", source="radio0")
             assert reply["parameters"]["problem"] == "bug"
             assert "oops" in reply["parameters"]["text"]
@@ -195,7 +196,7 @@ async def test_a_bug_is_told_counted_and_logged_and_ends_nothing(
 async def test_upgrade_makes_a_stream_of_the_connection(rundir: Path) -> None:
     async with served(rundir, TunableDaemon()) as (path, service):
         async with wire(path) as client:
-            with trio.fail_after(5):
+            with trio.fail_after(HANGS_S):
                 assert (await client.call("Stream"))["error"] == "io.helperd.BadRequest"
                 for parameters, word in (
                     ({"sources": ["nobody"]}, "UnknownSource"),
@@ -212,7 +213,7 @@ async def test_upgrade_makes_a_stream_of_the_connection(rundir: Path) -> None:
                 while text.count(b"\n") < 2:
                     text += await client.stream.receive_some(100)
                 assert text == b"pcapng:beacons\npcapng:radio0\n"
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             while service.clients:
                 await trio.lowlevel.checkpoint()
         assert service.bugs == 0
@@ -224,7 +225,7 @@ async def test_pipelined_calls_are_answered_in_order(rundir: Path) -> None:
         calls = [
             {"method": "io.helperd.GetSource", "parameters": {"source": f"nobody{at}"}} for at in range(200)
         ]
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send(*calls)
             replies = [await client.message() for _ in calls]
     assert [reply["parameters"]["source"] for reply in replies] == [f"nobody{at}" for at in range(200)]
@@ -235,7 +236,7 @@ async def test_a_oneway_call_is_carried_out_and_not_answered(rundir: Path) -> No
     async with served(rundir, daemon) as (path, _), wire(path) as client:
         stop = {"method": "io.helperd.Stop", "parameters": {"source": "radio0"}, "oneway": True}
         wrong = {"method": "io.helperd.Stop", "parameters": {"source": "nobody"}, "oneway": True}
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send(stop, wrong, {"method": "io.helperd.ListSources"})
             assert await client.message() == {"parameters": {"sources": ["radio0", "beacons"]}}
     assert daemon.orders == [("radio0", "stop")]
@@ -247,11 +248,11 @@ async def test_an_order_is_carried_out_although_the_client_left(rundir: Path) ->
     async with served(rundir, daemon) as (path, service):
         async with wire(path) as client:
             await client.send({"method": "io.helperd.Stop", "parameters": {"source": "radio0"}})
-            with trio.fail_after(5):
+            with trio.fail_after(HANGS_S):
                 while service.clients == 0 or not daemon.release.statistics().tasks_waiting:
                     await trio.lowlevel.checkpoint()
         daemon.release.set()
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             while not daemon.orders:
                 await trio.lowlevel.checkpoint()
 
@@ -259,7 +260,7 @@ async def test_an_order_is_carried_out_although_the_client_left(rundir: Path) ->
 async def test_a_stream_promises_the_latest_state_not_every_step(rundir: Path) -> None:
     daemon = FakeDaemon()
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send({"method": "io.helperd.GetStatus", "more": True})
             first = await client.message()
             assert first["continues"] is True
@@ -278,7 +279,7 @@ async def test_a_stream_promises_the_latest_state_not_every_step(rundir: Path) -
 
 async def test_a_stream_comes_again_without_a_change_when_asked_to(rundir: Path) -> None:
     async with served(rundir, FakeDaemon()) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send(
                 {"method": "io.helperd.GetStatus", "more": True, "parameters": {"every_s": 0.1}}
             )
@@ -290,7 +291,7 @@ async def test_a_stream_comes_again_without_a_change_when_asked_to(rundir: Path)
 async def test_a_stream_of_one_source_ends_with_an_error_when_the_source_is_gone(rundir: Path) -> None:
     daemon = FakeDaemon()
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             call = {"method": "io.helperd.GetStatus", "more": True, "parameters": {"source": "radio0"}}
             await client.send(call)
             assert len((await client.message())["parameters"]["sources"]) == 1
@@ -304,7 +305,7 @@ async def test_messages_are_followed_without_a_gap_or_a_repetition(rundir: Path)
     daemon = FakeDaemon()
     daemon.post("one")
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send({"method": "io.helperd.GetMessages", "more": True})
             texts = [m["text"] for m in (await client.message())["parameters"]["messages"]]
             for at in range(50):
@@ -320,7 +321,7 @@ async def test_a_message_number_of_an_earlier_daemon_is_no_trap(rundir: Path) ->
     daemon = FakeDaemon()
     daemon.post("one")
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send(
                 {"method": "io.helperd.GetMessages", "more": True, "parameters": {"since": 5000}}
             )
@@ -339,7 +340,7 @@ async def test_one_question_answers_all_who_ask_it_meanwhile(rundir: Path) -> No
             async with wire(path) as client:
                 replies.append(await client.call("ListDevices"))
 
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             async with wire(path) as leaver, trio.open_nursery() as nursery:
                 await leaver.send({"method": "io.helperd.ListDevices"})
                 while not daemon.questions:
@@ -364,7 +365,7 @@ async def test_too_many_questions_at_once_are_refused(rundir: Path) -> None:
             async with wire(path) as client:
                 replies.append(await client.call("Probe", definition=f"x{at}:type=y"))
 
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             for at in range(9):
                 nursery.start_soon(ask, at)
             while not replies:
@@ -389,7 +390,7 @@ async def test_what_is_not_json_is_refused_and_ends_the_connection(rundir: Path)
             b"NaN\0",
         ):
             async with wire(path) as client:
-                with trio.fail_after(5):
+                with trio.fail_after(HANGS_S):
                     await client.send(garbage)
                     assert (await client.message())["error"] == "io.helperd.BadRequest"
                     assert await client.ended()
@@ -397,7 +398,7 @@ async def test_what_is_not_json_is_refused_and_ends_the_connection(rundir: Path)
 
 async def test_ten_megabytes_are_refused_with_a_reason_that_can_be_read(rundir: Path) -> None:
     async with served(rundir, FakeDaemon()) as (path, service), wire(path) as client:
-        with trio.fail_after(10):
+        with trio.fail_after(HANGS_S):
             await client.send(b'{"method":"' + b"x" * (10 << 20) + b'"}\0')
             reply = await client.message()
             assert "65536 bytes" in reply["parameters"]["text"]
@@ -408,7 +409,7 @@ async def test_ten_megabytes_are_refused_with_a_reason_that_can_be_read(rundir: 
 
 async def test_a_message_never_finished_is_ended_in_time(rundir: Path) -> None:
     async with served(rundir, FakeDaemon(), limits=Limits(message_s=0.1)) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send(b'{"method":')
             assert "not finished within 0.1 s" in (await client.message())["parameters"]["text"]
             await client.stream.send_eof()
@@ -418,25 +419,26 @@ async def test_a_message_never_finished_is_ended_in_time(rundir: Path) -> None:
 async def test_a_client_that_stops_reading_is_dropped_and_delays_nobody(rundir: Path) -> None:
     daemon = FakeDaemon(*(f"s{at}" for at in range(200)))
     async with (
-        served(rundir, daemon, limits=Limits(send_s=0.3)) as (path, service),
+        served(rundir, daemon, limits=Limits(send_s=1.0)) as (path, service),
         wire(path) as stuck,
         wire(path) as other,
     ):
-        with trio.fail_after(10):
+        with trio.fail_after(HANGS_S):
             await stuck.send(*[{"method": "io.helperd.GetStatus"}] * 500)
+            answers = 0
             while service.clients > 1:
-                before = trio.current_time()
                 assert "error" not in await other.call("GetStatus")
-                assert trio.current_time() - before < 0.25
+                answers += 1
+            assert answers > 2, "it waited for the one that does not read"
 
 
 async def test_a_client_that_leaves_ends_its_stream(rundir: Path) -> None:
     async with served(rundir, FakeDaemon()) as (path, service):
         async with wire(path) as client:
-            with trio.fail_after(5):
+            with trio.fail_after(HANGS_S):
                 await client.send({"method": "io.helperd.GetStatus", "more": True})
                 await client.message()
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             while service.clients:
                 await trio.lowlevel.checkpoint()
 
@@ -444,7 +446,7 @@ async def test_a_client_that_leaves_ends_its_stream(rundir: Path) -> None:
 async def test_a_client_that_only_stops_sending_still_gets_its_stream(rundir: Path) -> None:
     daemon = FakeDaemon()
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send({"method": "io.helperd.GetStatus", "more": True})
             await client.stream.send_eof()
             await client.message()
@@ -455,7 +457,7 @@ async def test_a_client_that_only_stops_sending_still_gets_its_stream(rundir: Pa
 
 async def test_calls_behind_a_stream_cannot_pile_up(rundir: Path) -> None:
     async with served(rundir, FakeDaemon(), limits=Limits(message=1000)) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send({"method": "io.helperd.GetStatus", "more": True})
             await client.message()
             sent = 0
@@ -470,7 +472,7 @@ async def test_idle_clients_are_many_and_the_crowd_is_told(rundir: Path) -> None
     limits = Limits(clients=50, reserve=1)
     async with served(rundir, FakeDaemon(), limits=limits) as (path, service), trio.open_nursery() as nursery:
         idle = [await trio.open_unix_socket(path) for _ in range(50)]
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             while service.clients < 50:
                 await trio.lowlevel.checkpoint()
             async with wire(path) as admin:  # we are the owner: the reserve is for us
@@ -496,7 +498,7 @@ async def test_a_shortage_of_descriptors_is_waited_out(rundir: Path, monkeypatch
     monkeypatch.setattr(listener, "accept", accept)
     from helperd.control.server import serve
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANGS_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve, listener, FakeDaemon())
             async with wire(str(rundir / "x.sock")) as client:
@@ -510,7 +512,7 @@ async def test_many_askers_share_one_snapshot(rundir: Path) -> None:
     daemon = FakeDaemon()
     async with served(rundir, daemon) as (path, _), wire(path) as client:
         calls = [{"method": "io.helperd.GetStatus"}] * 100
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send(*calls)
             for _ in calls:
                 await client.message()
@@ -547,7 +549,7 @@ async def test_whatever_is_sent_is_answered_or_ended_and_nothing_else(
 ) -> None:
     async with served(rundir, TunableDaemon(), limits=Limits(linger_s=0.05, message=4096)) as (path, service):
         async with wire(path) as client:
-            with trio.fail_after(10):
+            with trio.fail_after(HANGS_S):
                 with contextlib.suppress(trio.BrokenResourceError):
                     await client.send(*messages)
                     await client.stream.send_eof()
@@ -565,7 +567,7 @@ async def test_a_definition_that_does_not_open_is_forgotten_again(rundir: Path) 
     daemon = TunableDaemon()
     daemon.failure = HelperdError("open-refused", "new: no such device")
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             reply = await client.call("AddSource", definition="new:type=synthetic")
             assert reply["parameters"]["problem"] == "open-refused"
             assert "new" not in daemon.sources
@@ -577,7 +579,7 @@ async def test_a_definition_that_does_not_open_is_forgotten_again(rundir: Path) 
 @pytest.mark.parametrize("rate", [0, -1, 1001])
 async def test_a_rate_that_no_radio_can_hop_at_is_refused(rundir: Path, rate: int) -> None:
     async with served(rundir, TunableDaemon()) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             reply = await client.call("Hop", source="radio0", rate=rate)
             assert reply["error"] == f"{SERVICE}.InvalidParameter"
 
@@ -611,7 +613,7 @@ async def test_health_names_every_source_in_trouble(rundir: Path) -> None:
     daemon.change("c", verdict="hung", reason="keepalive")
     daemon.change("d", state="down", why="stopped")
     async with served(rundir, daemon) as (path, _), wire(path) as client:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             reply = await client.call("GetHealth")
     assert [(t["source"], t["problem"]) for t in reply["parameters"]["troubles"]] == [
         ("b", "killed"),
@@ -629,7 +631,7 @@ async def test_a_stream_that_breaks_inside_the_daemon_ends_its_connection_alone(
     reader = Reader(serve, lambda: None)
     monkeypatch.setattr(daemon, "stream", lambda *_: contextlib.nullcontext(reader))
     async with served(rundir, daemon) as (path, service), wire(path) as client, wire(path) as other:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             await client.send({"method": "io.helperd.Stream", "upgrade": True})
             assert await client.message() == {"parameters": {}}
             assert await client.ended()
@@ -641,7 +643,7 @@ async def test_a_stream_that_breaks_inside_the_daemon_ends_its_connection_alone(
 async def test_a_client_that_is_killed_with_unread_replies_ends_nothing_else(rundir: Path) -> None:
     daemon = FakeDaemon()
     async with served(rundir, daemon) as (path, service), wire(path) as other:
-        with trio.fail_after(5):
+        with trio.fail_after(HANGS_S):
             for _ in range(20):
                 async with wire(path) as client:
                     await client.send({"method": "io.helperd.GetStatus", "more": True}, b'{"half')

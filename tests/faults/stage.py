@@ -16,6 +16,7 @@ from typing import Any
 from helperd.control.client import Client, ControlError
 from helperd.errors import HelperdError
 from tests.faults.witness import UPSTREAM, Account, Reader, Witness, state_of
+from tests.patience import HANGS_S
 from tests.rig import ROOT, Rig, daemon
 
 PEER = ROOT / "tests" / "faults" / "peer.py"
@@ -164,7 +165,7 @@ class Stage:
         )
         return Victim(self, name)
 
-    def wait(self, true: Callable[[], Any], what: str, timeout: float = 12.0) -> Any:
+    def wait(self, true: Callable[[], Any], what: str, timeout: float = HANGS_S) -> Any:
         """Wait until something is true; looked at every 10 ms."""
         limit = time.monotonic() + timeout
         while not (found := true()):
@@ -189,13 +190,13 @@ class Stage:
         """No process, zombie or descriptor more than before; nothing lost; the bystander as before."""
 
         while self.asking:
-            self.asking.pop().join(25)
+            self.asking.pop().join(HANGS_S)
 
         def same() -> bool:
             return Account.of(self.rig, self.supervisor) == self.before
 
         try:
-            self.wait(same, "everything as before", 5.0)
+            self.wait(same, "everything as before")
         except AssertionError:
             raise AssertionError(
                 f"left behind: {Account.of(self.rig, self.supervisor)}, before: {self.before}"
@@ -222,7 +223,7 @@ class Victim:
     def row(self) -> dict[str, Any]:
         return self.stage.rig.source(self.name)
 
-    def until(self, true: Callable[[dict[str, Any]], Any], timeout: float = 12.0) -> dict[str, Any]:
+    def until(self, true: Callable[[dict[str, Any]], Any], timeout: float = HANGS_S) -> dict[str, Any]:
         """Follow its status until it fulfils ``true``."""
         limit = time.monotonic() + timeout
         while True:

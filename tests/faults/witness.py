@@ -21,6 +21,7 @@ from typing import Any
 
 from helperd.control.client import Client
 from tests.census import FORKED_AHEAD, name_of
+from tests.patience import HANGS_S
 from tests.rig import Rig, Stream
 
 NO_PROCESS = {"down", "backoff", "failed"}
@@ -61,7 +62,7 @@ class Reader(threading.Thread):
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        self.join(10)
+        self.join(HANGS_S)
         self.sock.close()
 
 
@@ -125,7 +126,7 @@ class Witness(threading.Thread):
                     return
 
     def _look(self) -> None:
-        with Client(self.rig.control, timeout_s=10) as client:
+        with Client(self.rig.control, timeout_s=HANGS_S) as client:
             began = time.monotonic()
             status = client.call("GetStatus")
             if not self.excused:
@@ -175,7 +176,7 @@ class Witness(threading.Thread):
 
     def close(self) -> None:
         self._ending.set()
-        self.join(15)
+        self.join(HANGS_S)
 
 
 @dataclasses.dataclass(frozen=True)

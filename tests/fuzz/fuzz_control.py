@@ -18,6 +18,8 @@ from typing import Any
 
 import trio
 
+from tests.patience import HANGS_S
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -101,7 +103,7 @@ async def talk(path: str, data: bytes) -> int:
         except trio.BrokenResourceError:
             return
 
-    with trio.fail_after(30):
+    with trio.fail_after(HANGS_S):
         async with await trio.open_unix_socket(path) as stream, trio.open_nursery() as nursery:
             nursery.start_soon(read, stream)
             try:

@@ -16,6 +16,7 @@ from helperd.wire.frames import Kind, Run
 from helperd.wire.generations import named
 from helperd.wire.messages import OpenReport, Ping, Pong, Register
 from helperd.wire.session import Role, Session
+from tests.patience import HANGS_S
 
 ENTRY = Path(helperd.__file__).parent / "helpers" / "__main__.py"
 BULK = bulk.SUBSYSTEM
@@ -72,7 +73,7 @@ class Peer:
         self.linktype = None
         self.runs = []
         self.eof = False
-        self.deadline_s = 20.0
+        self.deadline_s = HANGS_S
         if greet:
             try:
                 self.greet()
@@ -154,7 +155,7 @@ class Peer:
                 found += bulk_packets(run, self.linktype)
         return found
 
-    def wait(self, timeout=20):
+    def wait(self, timeout=HANGS_S):
         """The exit status."""
         return self.process.wait(timeout)
 

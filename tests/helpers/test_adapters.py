@@ -30,6 +30,7 @@ from helperd.wire.messages import (
 from tests.helpers import sshd
 from tests.helpers.peer import Peer
 from tests.helpers.test_capturefile import pcap
+from tests.patience import promptly
 
 LITTLE = bytes.fromhex("d4c3b2a1")
 PACKETS = [(1_600_000_000 * 10**9 + n * 1000, n.to_bytes(2, "big") * 100, 200) for n in range(1000)]
@@ -155,11 +156,10 @@ def test_pipe_ends_its_program_and_what_that_started(tmp_path, stubborn):
         opened(peer, "x:type=pipe")
         peer.until_packets(1000)
         assert children(peer.process.pid)
-        begun = time.monotonic()
-        peer.terminate()
-        peer.until_eof()
-        assert peer.wait() == 0
-        assert time.monotonic() - begun < 1.2
+        with promptly("the end", 1.2):
+            peer.terminate()
+            peer.until_eof()
+            assert peer.wait() == 0
 
 
 def test_pipe_reads_a_fifo_until_its_writer_closes_it(tmp_path):
@@ -213,11 +213,10 @@ def test_pipe_runs_dumpcap_live_on_the_loopback():
                     break
                 peer.read(0.01)
         assert sum(run.packets for run in peer.runs) >= 100
-        begun = time.monotonic()
-        peer.terminate()
-        peer.until_eof()
-        assert peer.wait() == 0
-        assert time.monotonic() - begun < 1.2
+        with promptly("the end", 1.2):
+            peer.terminate()
+            peer.until_eof()
+            assert peer.wait() == 0
 
 
 # jsonlines
@@ -437,10 +436,9 @@ def test_extcap_fills_free_text_only_by_the_profiles_pattern(tmp_path):
 )
 def test_extcap_refuses_a_tool_that_does_not_answer_sensibly(tmp_path, body, words):
     with Peer("extcap", "--", program(tmp_path, body)) as peer:
-        begun = time.monotonic()
-        peer.send(ListRequest())
-        report = peer.expect(ListReport)
-        assert time.monotonic() - begun < 2.0
+        with promptly("the refusal", 2.0):
+            peer.send(ListRequest())
+            report = peer.expect(ListReport)
         assert not report.success
         assert words in report.message
 
@@ -449,11 +447,10 @@ def test_extcap_stops_within_a_second(tmp_path):
     with Peer("extcap", "--", extcap_tool(tmp_path, last=100)) as peer:
         opened(peer, "fake0:count=5")
         peer.until_packets(1000)
-        begun = time.monotonic()
-        peer.terminate()
-        peer.until_eof()
-        assert peer.wait() == 0
-        assert time.monotonic() - begun < 1.0
+        with promptly("the end", 1.0):
+            peer.terminate()
+            peer.until_eof()
+            assert peer.wait() == 0
 
 
 @pytest.mark.skipif(not (EXTCAPS / "randpktdump").exists(), reason="Wireshark's randpktdump is not installed")
@@ -476,7 +473,6 @@ def test_extcap_runs_udpdump():
         finder.bind(("127.0.0.1", 0))
         port = finder.getsockname()[1]
     with Peer("extcap", "--", str(EXTCAPS / "udpdump")) as peer:
-        peer.deadline_s = 30
         opened(peer, f"udpdump:type=udpdump,port={port}")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             for number in range(20_000):
@@ -485,11 +481,10 @@ def test_extcap_runs_udpdump():
                 sender.sendto(b"%08d" % number, ("127.0.0.1", port))
                 peer.read(0.0005)
         assert sum(run.packets for run in peer.runs) >= 1000
-        begun = time.monotonic()
-        peer.terminate()
-        peer.until_eof()
-        assert peer.wait() == 0
-        assert time.monotonic() - begun < 1.0
+        with promptly("the end", 1.0):
+            peer.terminate()
+            peer.until_eof()
+            assert peer.wait() == 0
 
 
 @pytest.fixture
@@ -520,8 +515,7 @@ def test_extcap_runs_sshdump_to_a_local_server(tmp_path, ssh):
     with Peer("extcap", "--", *words, str(EXTCAPS / "sshdump")) as peer:
         opened(peer, f"sshdump:type=sshdump,{options}cat {data} -")  # and then waits for its input
         assert peer.until_packets(1000) == [(1, *packet) for packet in PACKETS]
-        begun = time.monotonic()
-        peer.terminate()
-        peer.until_eof()
-        assert peer.wait() == 0
-        assert time.monotonic() - begun < 1.0
+        with promptly("the end", 1.0):
+            peer.terminate()
+            peer.until_eof()
+            assert peer.wait() == 0

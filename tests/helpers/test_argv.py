@@ -9,6 +9,7 @@ import pytest
 from helperd.errors import UsageError
 from helperd.helpers._argv import parse
 from tests.helpers.peer import ENTRY, PYTHON, environment
+from tests.patience import HANGS_S
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def run(*words):
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=20,
+        timeout=HANGS_S,
         check=False,
     )
 

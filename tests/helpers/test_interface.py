@@ -24,6 +24,7 @@ from helperd.wire.messages import (
 )
 from tests.helpers.peer import ENTRY, Peer
 from tests.helpers.veth import Sender, frame, ip, namespace, numbers, pair, statistic
+from tests.patience import HANGS_S
 
 pytestmark = pytest.mark.need("root", "netns", "veth", "packet-socket", "ip")
 WITHOUT = [
@@ -236,7 +237,7 @@ def until_text(helper, pattern):
 
 def until_heard(helper, sender, number):
     """Send until it is heard: the other end's carrier comes back when the kernel gets to it."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + HANGS_S
     while number not in (found := numbers(helper.packets())):
         assert time.monotonic() < until
         sender.send([frame(number)])

@@ -11,6 +11,7 @@ import pytest
 from helperd import config
 from helperd.wire.messages import OpenReport, OpenRequest, ProbeReport, ProbeRequest
 from tests.helpers.peer import Peer
+from tests.patience import HANGS_S, promptly
 
 
 @pytest.fixture
@@ -60,11 +61,10 @@ def test_the_helper_runs_exactly_as_printed(printed, helperd):
         assert [packet[2] for packet in packets] == sent
         assert all(abs(packet[1] - time.time_ns()) < 60e9 for packet in packets)
         peer.ping()
-        begun = time.monotonic()
-        peer.terminate()
-        peer.until_eof()
-        assert peer.wait() == 0
-        assert time.monotonic() - begun < 1.0
+        with promptly("the end", 1.0):
+            peer.terminate()
+            peer.until_eof()
+            assert peer.wait() == 0
 
 
 def test_its_errors_are_clear(printed):
@@ -95,18 +95,17 @@ def runs(blocks, tmp_path, name):
 
 def ends_well(peer):
     """Within a second, with status 0 and nothing on stderr."""
-    begun = time.monotonic()
-    peer.terminate()
-    peer.until_eof()
-    assert peer.wait() == 0
-    assert time.monotonic() - begun < 1.0
+    with promptly("the end", 1.0):
+        peer.terminate()
+        peer.until_eof()
+        assert peer.wait() == 0
     assert peer.stderr() == ""
 
 
 @pytest.mark.parametrize("helperd", [True, False])
 def test_a_coroutine_captures_as_printed(blocks, tmp_path, helperd):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
+        server.settimeout(HANGS_S)
         with Peer(argv=runs(blocks, tmp_path, "Lines"), helperd=helperd) as peer:
             peer.send(OpenRequest(f"{server.getsockname()[1]}:type=lines"))
             assert peer.expect(OpenReport).success

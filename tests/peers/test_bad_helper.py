@@ -16,6 +16,7 @@ import msgpack
 import pytest
 
 from tests import census
+from tests.patience import HANGS_S
 
 HEAD = struct.Struct(">IHHIHHI")
 HELLO = bytes.fromhex("decafbad abcd 0002 00000000") + b"PING".ljust(32, b"\0") + bytes(4)
@@ -113,7 +114,7 @@ def test_good_answers_everything_and_counts_its_packets(bad_helper: Command) -> 
         peer.send(OPEN, {1: "bad0:x=" + "y" * 300}, seqno=6)
         assert peer.until(OPEN_REPORT)[3][1] == 6
         assert peer.packets(50) == list(range(10, 60))
-        assert peer.process.wait(5) == 0
+        assert peer.process.wait(HANGS_S) == 0
         assert not peer.read()
 
 
@@ -122,7 +123,7 @@ def test_the_definition_chooses_the_mode_of_one_source(bad_helper: Command) -> N
         peer.open("bad0:type=bad,mode=exit-3,after=20")
         assert peer.packets(20) == list(range(20))
         assert peer.frame() is None
-        assert peer.process.wait(5) == 3
+        assert peer.process.wait(HANGS_S) == 3
 
 
 def test_silence_reads_and_says_nothing(bad_helper: Command) -> None:
@@ -159,7 +160,7 @@ def test_half_a_frame_and_the_end(bad_helper: Command) -> None:
         assert peer.packets(2) == [0, 1]
         assert peer.frame() is None
         assert HEAD.size < len(peer.data) < HEAD.size + HEAD.unpack_from(peer.data)[3]
-        assert peer.process.wait(5) == 0
+        assert peer.process.wait(HANGS_S) == 0
 
 
 def test_mute_answers_ping_and_no_pong_does_not(bad_helper: Command) -> None:
@@ -180,9 +181,7 @@ def test_mute_answers_ping_and_no_pong_does_not(bad_helper: Command) -> None:
 def test_flood_is_as_fast_as_the_pipe(bad_helper: Command) -> None:
     with running(bad_helper("flood", rate=1)) as peer:
         peer.open()
-        began = time.perf_counter()
-        assert peer.packets(5000) == list(range(5000))
-        assert time.perf_counter() - began < 10
+        assert peer.packets(5000) == list(range(5000))  # at the rate of 1 a second: an hour and a half
 
 
 @pytest.mark.parametrize(
@@ -194,7 +193,7 @@ def test_ends(bad_helper: Command, mode: str, status: int) -> None:
     with running([*bad_helper(words[0]), *words[1:]]) as peer:
         peer.open()
         assert peer.frame() is None
-        assert peer.process.wait(5) == status
+        assert peer.process.wait(HANGS_S) == status
 
 
 def test_ignore_term_has_to_be_killed(bad_helper: Command) -> None:
@@ -204,7 +203,7 @@ def test_ignore_term_has_to_be_killed(bad_helper: Command) -> None:
         assert len(peer.packets(100)) == 100
         polite.open()
         polite.process.terminate()
-        assert polite.process.wait(5) == 0
+        assert polite.process.wait(HANGS_S) == 0
 
 
 @pytest.mark.parametrize("mode", ["orphan", "hold-fd"])
@@ -216,7 +215,7 @@ def test_a_child_outlives_the_helper(bad_helper: Command, tmp_path: Path, mode: 
         if mode == "orphan":
             peer.packets(1)
             peer.process.terminate()
-        assert peer.process.wait(5) == (2 if mode == "hold-fd" else 0)
+        assert peer.process.wait(HANGS_S) == (2 if mode == "hold-fd" else 0)
         pid = int(file.read_text())
         left = [proc for proc in census.descendants() if proc.pid == pid]
         assert len(left) == 1

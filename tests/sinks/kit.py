@@ -18,6 +18,7 @@ from helperd.sinks.stream import StreamSink
 from helperd.translate import Translator
 from helperd.wire import v3
 from helperd.wire.frames import FrameScanner
+from tests.patience import HANGS_S
 
 SECOND = 1_700_000_000
 
@@ -101,7 +102,7 @@ class Bench:
 
     async def consumers(self, count: int) -> list:
         """Wait until so many are connected."""
-        with trio.fail_after(10):
+        with trio.fail_after(HANGS_S):
             while len(self.sink.consumers) != count:
                 await self.changed.wait()
         return list(self.sink.consumers)
@@ -127,7 +128,7 @@ class Bench:
 
     async def left(self, feeder: Feeder) -> None:
         """Wait until all have been noticed to be gone; a TCP peer's going is seen at the next packets."""
-        with trio.fail_after(10):
+        with trio.fail_after(HANGS_S):
             while self.sink.consumers:
                 feeder.feed(1)
                 await trio.sleep(0.002)

@@ -9,6 +9,7 @@ import struct
 import pytest
 import trio
 
+from tests.patience import HANGS_S
 from tests.sinks.kit import Feeder, balanced, bench
 
 pytestmark = [
@@ -27,7 +28,7 @@ async def feed(feeder: Feeder, reads: int, packets: int = 100) -> None:
 
 
 async def emptied(consumer) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(HANGS_S):
         while consumer.outbox or consumer.outbox.inflight:  # noqa: ASYNC110 - the outbox tells only its sender
             await trio.sleep(0.005)
 

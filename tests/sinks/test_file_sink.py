@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from helperd.client.packets import PacketReader
+from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT, Rig, daemon, select_a_moment
 
 KILLS = int(os.environ.get("HELPERD_KILLS", "6"))
@@ -39,7 +40,7 @@ def sink(path: Path, *lines: str) -> str:
     return "\n".join(["[[sink]]", 'type = "file"', f'path = "{path}"', *lines, ""])
 
 
-def until(true: Any, timeout: float = 20.0) -> Any:
+def until(true: Any, timeout: float = HANGS_S) -> Any:
     """Look until something is true."""
     deadline = time.monotonic() + timeout
     while not (found := true()):
@@ -111,7 +112,7 @@ def test_killed_at_any_moment_a_sink_leaves_whole_files(rundir: Path, tmp_path: 
             until(lambda folder=folder: folder.is_dir() and len(list(folder.iterdir())) >= 3)
             time.sleep(random.random() * 0.1)
             os.kill(pid, signal.SIGKILL)
-            rig.process.wait(10)
+            rig.process.wait(HANGS_S)
         judged(sorted(folder.glob("*.pcapng")))
         files = sorted(folder.iterdir())
         kept = joined([whole(file.read_bytes()) for file in files])

@@ -27,6 +27,7 @@ from helperd.sinks.files import Files, cut
 from helperd.sinks.naming import Series
 from helperd.sinks.written import Written, recover
 from helperd.sinks.zst import compressor, whole_frames
+from tests.patience import HANGS_S
 from tests.sinks.kit import Feeder
 
 HEADER = pcapng.section_header(application="test")
@@ -387,7 +388,7 @@ async def test_a_sink_has_threads_of_its_own(tmp_path: Path) -> None:
             assert limiter.available_tokens == 0
             feeder = Feeder(table)
             feeder.feed(100)
-            with trio.fail_after(20):
+            with trio.fail_after(HANGS_S):
                 while sink.outbox.delivered < 100:  # noqa: ASYNC110 - the outbox tells only its sender
                     await trio.sleep(0.01)
                 sink.finish()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from helperd.wire import v0, v2, v3
+from tests.patience import HANGS_S
 from tests.rig import ROOT, daemon
 from tests.sinks.test_overload import CONFIG, victim
 
@@ -74,7 +75,7 @@ class SpecReader(threading.Thread):
 
     def ended(self) -> None:
         """Wait for the end; raise what went wrong."""
-        self.join(20)
+        self.join(HANGS_S)
         assert not self.is_alive()
         if self.failure is not None:
             raise self.failure
@@ -220,7 +221,7 @@ def test_the_reader_in_c_runs_as_printed(rundir):
         rig.call("Start", source="victim")
         rig.wait(lambda status: any(row["packets"] == 5000 for row in status["sources"]))
         rig.stop()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=HANGS_S)
     assert process.returncode == 0
     lines = out.splitlines()
     assert lines[0].endswith("life 1")

@@ -14,6 +14,7 @@ from helperd.wire import v0
 from helperd.wire.frames import Run
 from helperd.wire.session import Phase, Role, Session
 from tests.ability import KISMETEXTERNAL
+from tests.patience import HANGS_S
 from tests.peers.kismetexternal_helper import packet
 
 HELPER = Path(__file__).resolve().parent.parent / "peers" / "kismetexternal_helper.py"
@@ -58,7 +59,7 @@ class Running:
     def close(self):
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(HANGS_S)
         self.process.stderr.close()
         os.close(self.to)
         os.close(self.source)
@@ -98,7 +99,7 @@ def test_it_ends_at_the_v2_greeting_and_says_nothing(start):
     helper = start()
     os.write(helper.to, Session(Role.SUPERVISOR).greeting())
     assert helper.read() == b""
-    helper.process.wait(10)
+    helper.process.wait(HANGS_S)
 
 
 def test_it_opens_tunes_sends_every_packet_whole_and_ends_at_sigterm(start):
@@ -118,4 +119,4 @@ def test_it_opens_tunes_sends_every_packet_whole_and_ends_at_sigterm(start):
         assert (dlt, original, signal_block) == (1, 200, None)
     print(f"{rate:.0f} reports/s")
     helper.process.send_signal(signal.SIGTERM)
-    assert helper.process.wait(10) == 0
+    assert helper.process.wait(HANGS_S) == 0

@@ -12,6 +12,7 @@ from helperd.errors import LocalProtocolError, RemoteProtocolError
 from helperd.wire.frames import Run
 from helperd.wire.generations import named
 from helperd.wire.session import Phase, Role, Session
+from tests.patience import HANGS_S
 from tests.wire import recordings as rec
 
 PLAYER = Path(__file__).resolve().parent.parent / "peers" / "recorded_helper.py"
@@ -126,7 +127,7 @@ class Player:
     def close(self):
         os.close(self.to)
         os.close(self.source)
-        assert self.process.wait(10) in (1, 3)
+        assert self.process.wait(HANGS_S) in (1, 3)
 
 
 @pytest.fixture
