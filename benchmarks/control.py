@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from helperd.control.client import Client
-from tests.rig import HELPERD, ROOT, Rig, daemon
+from tests.rig import ROOT, Rig, daemon
 
-EXTCAP = [sys.executable, "-c", "import sys; from helperd.extcap.shim import main; sys.exit(main())"]
+BIN = Path(sys.executable).parent
+"""Where bootstrap puts the commands, as users start them."""
 RUNS = 50
 TICK = os.sysconf("SC_CLK_TCK")
 HELPER = """
@@ -67,9 +68,9 @@ def commands() -> dict[str, dict[str, float]]:
         where = ["--runtime-dir", str(rig.runtime)]
         cases = {
             "python -c pass": [sys.executable, "-c", "pass"],
-            "helperd status --json": [*HELPERD, "status", "--json", *where],
-            "helperd list": [*HELPERD, "list", *where],
-            "helperd-extcap --extcap-interfaces": [*EXTCAP, "--extcap-interfaces"],
+            "helperd status --json": [str(BIN / "helperd"), "status", "--json", *where],
+            "helperd list": [str(BIN / "helperd"), "list", *where],
+            "helperd-extcap --extcap-interfaces": [str(BIN / "helperd-extcap"), "--extcap-interfaces"],
         }
         asks = {**os.environ, "RUNTIME_DIRECTORY": str(rig.runtime)}
         times: dict[str, list[float]] = {name: [] for name in cases}

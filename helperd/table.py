@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 GREEN, YELLOW, RED, BOLD, DIM = "32", "33", "31", "1", "2"
 
@@ -29,20 +32,26 @@ _ENDLESS: Final = 10**30
 _UNITS: Final = ("", "k", "M", "G", "T", "P", "E")
 
 
-class Cell(NamedTuple):
+class Cell:
     """One field of a line, and the colour it may have."""
 
-    text: str
-    color: str = ""
+    __slots__ = ("color", "text")
+
+    def __init__(self, text: str, color: str = "") -> None:
+        self.text = text
+        self.color = color
 
 
-class Column(NamedTuple):
+class Column:
     """A column: its head, its width bounds, and whether it is a number (then right-aligned)."""
 
-    head: str
-    least: int
-    most: int
-    number: bool = False
+    __slots__ = ("head", "least", "most", "number")
+
+    def __init__(self, head: str, least: int, most: int, *, number: bool = False) -> None:
+        self.head = head
+        self.least = least
+        self.most = most
+        self.number = number
 
 
 SOURCE_COLUMNS: Final = (

@@ -1,15 +1,17 @@
 """The command line: an argparse front over one module per command, imported only when it is chosen.
 
-``--version``, ``check`` and what asks a running daemon never import trio: they start at once. Nothing else stands
-in this file, because commands are named ``list`` and ``open``: as submodules they hide Python's own words here.
+``--version``, ``check`` and what asks a running daemon never import trio: they start at once. What ``status`` and
+``list`` import does not import ``typing`` at run time either, which costs as much as argparse: TYPE_CHECKING is a
+constant of the module's own there, as type checkers allow. Nothing else stands in this file, because commands are
+named ``list`` and ``open``: as submodules they hide Python's own words here.
 """
 
 from __future__ import annotations
 
 import atexit
 import gc
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
 
 from helperd.cli.defaults import add_config, config_file
 from helperd.control.client import Client
 from helperd.errors import HelperdError, UnavailableError
 from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Awaitable, Callable
+    from typing import Any
 
     from trio import Nursery
 
     from helperd.config.specs import Config
     from helperd.launcher import Launcher
 
-Question = Callable[["Launcher", "Config", "Nursery"], Awaitable[dict[str, Any]]]
+    Question = Callable[[Launcher, Config, Nursery], Awaitable[dict[str, Any]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

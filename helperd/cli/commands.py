@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Protocol
+
+    class CommandModule(Protocol):
+        """What a command's module offers."""
+
+        def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+            """Declare the command's options."""
+
+        def main(self, args: argparse.Namespace) -> int:
+            """Do it; return the exit status. Raises HelperdError."""
 
 
-class CommandModule(Protocol):
-    """What a command's module offers."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the command's options."""
-
-    def main(self, args: argparse.Namespace) -> int:
-        """Do it; return the exit status. Raises HelperdError."""
-
-
-class Command(NamedTuple):
+class Command:
     """One command.
 
     Attributes:
@@ -28,13 +28,16 @@ class Command(NamedTuple):
         module: imported only when the command is chosen.
     """
 
-    name: str
-    help: str
-    module: str
+    __slots__ = ("help", "module", "name")
+
+    def __init__(self, name: str, help: str, module: str) -> None:  # noqa: A002 - argparse's word
+        self.name = name
+        self.help = help
+        self.module = module
 
     def load(self) -> CommandModule:
         """Import the command's module."""
-        return cast("CommandModule", importlib.import_module(self.module))
+        return importlib.import_module(self.module)
 
 
 COMMANDS: tuple[Command, ...] = (

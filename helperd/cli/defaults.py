@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
 
 from helperd.errors import ConfigError, ConfigRefused
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Final
 
 SYSTEM_CONFIG: Final = "/etc/helperd/helpers.toml"
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any
 
 from helperd.cli import running
 from helperd.errors import Code
 from helperd.table import clean
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
+    from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

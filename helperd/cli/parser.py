@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from helperd import __version__
 from helperd.cli.commands import COMMANDS, Command
 from helperd.errors import Code
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import NoReturn
 
 DESCRIPTION = (
     "Runs privileged capture helpers, supervises them, and hands their packets to unprivileged consumers."

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from helperd.cli import ask
 from helperd.errors import Code
 from helperd.table import clean
 from helperd.wire.definition import SourceDefinition
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
     from trio import Nursery
 

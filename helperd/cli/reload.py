@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
 from helperd.cli import running
 from helperd.errors import Code
 from helperd.table import clean
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Final
 
 _WORDS: Final = {"stop": "removed", "start": "added", "replace": "restarted", "adjust": "adjusted"}
 

@@ -7,15 +7,16 @@ import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Final
 
 from helperd.control.client import Client
 from helperd.errors import Code, HelperdError
 from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
 from helperd.table import clean, state_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any, Final
 
 ORDER_S: Final = 90.0
 """Seconds that an order may take: a stop ladder and an open request, with room to spare."""

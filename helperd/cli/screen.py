@@ -187,7 +187,8 @@ class Screen:
         if self.sort:
             at, _value, highest_first = SORTS[self.sort]
             mark = "v" if highest_first != self.reverse else "^"
-            columns[at] = columns[at]._replace(head=columns[at].head + mark)
+            one = columns[at]
+            columns[at] = Column(one.head + mark, one.least, one.most, number=one.number)
         return columns
 
     def _consumers(self, width: int, height: int) -> list[str]:

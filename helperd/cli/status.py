@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from helperd.cli import running
 from helperd.cli.parser import columns
 from helperd.errors import Code
 from helperd.table import UNWANTED, clean, count, fit, losses, render, span, summary
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any
 
 _WIDE = 400  # columns where nobody counts them: a pipe or a file
 

@@ -236,12 +236,12 @@ def _connect(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[t
     with running.connect(args) as client:
         sources = client.call("GetStatus")["sources"]
         form = "jsonl" if args.jsonl else None
-        stream, head, _reply = client.upgrade("Stream", sources=names or None, format=form)
-    with stream:
+        stream = client.upgrade("Stream", sources=names or None, format=form)
+    with stream.socket:
         for source in sources:
             if source["state"] != "running" and (args.all or source["name"] in names):
                 say(f"{running.said(source)}; its packets come when it runs")
-        yield stream, head
+        yield stream.socket, stream.head
 
 
 def _now() -> float:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
 
 from helperd.cli import running
 from helperd.errors import Code, UnavailableError
 from helperd.table import clean, note_of, state_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from typing import Any, Final
 
     from helperd.control.client import Client
 

@@ -11,13 +11,14 @@ import json
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from helperd.errors import Code, HelperdError, UnavailableError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
+    from typing import Any, Final, Self
 
 MAX_REPLY: Final = 64 << 20
 """Bytes of one reply at most; more is no daemon of ours."""
@@ -44,7 +45,7 @@ class ControlError(HelperdError):
         return self.text if self.exit_code == Code.CONFIG else super().__str__()
 
 
-class Upgraded(NamedTuple):
+class Upgraded:
     """A connection that carries something else now.
 
     Attributes:
@@ -53,9 +54,12 @@ class Upgraded(NamedTuple):
         reply: the reply's parameters.
     """
 
-    socket: socket.socket
-    head: bytes
-    reply: dict[str, Any]
+    __slots__ = ("head", "reply", "socket")
+
+    def __init__(self, sock: socket.socket, head: bytes, reply: dict[str, Any]) -> None:
+        self.socket = sock
+        self.head = head
+        self.reply = reply
 
 
 class Client:

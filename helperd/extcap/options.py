@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from helperd.errors import HelperdError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from helperd.control.client import Client
     from helperd.extcap.words import Place

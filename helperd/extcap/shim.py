@@ -12,7 +12,6 @@ import atexit
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
 
 from helperd import __version__
 from helperd.control.client import Client
@@ -20,8 +19,10 @@ from helperd.errors import Code, HelperdError, UsageError
 from helperd.extcap.words import Place, Words, interface_of, parse, place_of, plain, sentence
 from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any, Final
 
 STATUS_S: Final = 1.0
 LIST_S: Final = 3.0

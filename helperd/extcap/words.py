@@ -12,9 +12,12 @@ Source of facts: Wireshark's extcap(4) manual page.
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
 
 from helperd.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 ALL: Final = "helperd"
 _UNSAFE: Final = re.compile("[^A-Za-z0-9:@/+_-]")
@@ -36,7 +39,7 @@ _VALUES: Final = frozenset(
 )
 
 
-class Words(NamedTuple):
+class Words:
     """A command line, taken apart.
 
     Attributes:
@@ -45,17 +48,23 @@ class Words(NamedTuple):
         options: the driver's, in the order given; empty ones are left out.
     """
 
-    flags: frozenset[str]
-    values: dict[str, str]
-    options: dict[str, str]
+    __slots__ = ("flags", "options", "values")
+
+    def __init__(self, flags: frozenset[str], values: dict[str, str], options: dict[str, str]) -> None:
+        self.flags = flags
+        self.values = values
+        self.options = options
 
 
-class Place(NamedTuple):
+class Place:
     """What an interface's name means: all sources, one source, or a helper's device."""
 
-    source: str = ""
-    helper: str = ""
-    device: str = ""
+    __slots__ = ("device", "helper", "source")
+
+    def __init__(self, source: str = "", helper: str = "", device: str = "") -> None:
+        self.source = source
+        self.helper = helper
+        self.device = device
 
 
 def parse(argv: list[str]) -> Words:

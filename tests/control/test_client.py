@@ -85,10 +85,11 @@ def test_a_connection_becomes_a_stream(rundir: Path) -> None:
     with served_in_thread(rundir, TunableDaemon()), Client(str(rundir / "control.sock")) as client:
         with pytest.raises(ControlError, match="nobody"):
             client.upgrade("Stream", sources=["nobody"])
-        stream, data, _reply = client.upgrade("Stream", sources=["radio0"])
-        with stream:
+        stream = client.upgrade("Stream", sources=["radio0"])
+        data = stream.head
+        with stream.socket as sock:
             while len(data) < 14:
-                data += stream.recv(100)
+                data += sock.recv(100)
     assert data == b"pcapng:radio0\n"
 
 

@@ -425,6 +425,8 @@ async def test_a_client_that_stops_reading_is_dropped_and_delays_nobody(rundir: 
     ):
         with trio.fail_after(HANGS_S):
             await stuck.send(*[{"method": "io.helperd.GetStatus"}] * 500)
+            assert "error" not in await other.call("GetStatus")
+            assert service.clients == 2
             answers = 0
             while service.clients > 1:
                 assert "error" not in await other.call("GetStatus")

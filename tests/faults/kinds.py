@@ -134,14 +134,14 @@ def paused(stage: Stage) -> None:
 @kind("8", "spins")
 def spins(stage: Stage) -> None:
     victim = stage.victim("spin", after=20)
-    comes_back(victim, "keepalive", 8)
+    comes_back(victim, "keepalive")
     victim.leave()
 
 
 @kind("9", "deadlocks with open pipes")
 def silent(stage: Stage) -> None:
     victim = stage.victim("silence", at="stream", after=20)
-    comes_back(victim, "keepalive", 8)
+    comes_back(victim, "keepalive")
     victim.leave()
 
 
@@ -403,7 +403,7 @@ def child_gone_alert(stage: Stage) -> None:
 @kind("40", "answers PING and sends nothing (silence limit)")
 def mute(stage: Stage) -> None:
     victim = stage.fixed("quiet")
-    row = victim.until(lambda row: row["incarnation"] >= victim.base + 2, 8)
+    row = victim.until(lambda row: row["incarnation"] >= victim.base + 2)
     assert row["exit"]["problem"] == "silent", row["exit"]
     victim.order("Stop")
     assert victim.row["state"] == "down"
