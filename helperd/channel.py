@@ -100,6 +100,7 @@ class Channel:
         self._from_helper = from_helper
         self.session = session
         self._read_size = read_size
+        self._idle_read_size = min(read_size, FOREIGN_READ)
         self._deliver = deliver
         self._on_message = on_message
         self._inbox: deque[Message] = deque()
@@ -213,9 +214,9 @@ class Channel:
         Raises:
             RemoteProtocolError: what came is refused; whatever came before it has been handed on.
         """
-        size = self._read_size if self._busy else min(self._read_size, FOREIGN_READ)
+        size = CHATTY_READ if self._chatty else self._read_size if self._busy else self._idle_read_size
         try:
-            data = os.read(self._from_helper, CHATTY_READ if self._chatty else size)
+            data = os.read(self._from_helper, size)
         except BlockingIOError:
             self._busy = False
             return True

@@ -4,8 +4,8 @@ Rules:
   1. Who is attended to here is in one epoll of ours, which is one descriptor to the loop. What is ready is read in one
      turn of the room, by calls: no task of theirs is woken for it.
   2. There are two rooms. In the prompt one nobody waits for anybody, and after ``TURN`` of them others have their turn.
-  3. In the patient one, while there is much to read, more than ``BUSY`` times a second, the first that is ready waits
-     up to ``GATHER_S`` for others. After a silence nobody waits.
+  3. In the patient one, while there is much to read, more than ``BUSY`` times a second, there is a turn every
+     ``GATHER_S``: nobody waits longer for others. After a silence nobody waits.
   4. While those in the patient one wait for each other, nobody who expects an answer is among them; who begins to
      expect one is called back (``recall``).
 """
@@ -97,14 +97,17 @@ class Gather:
 
     async def run(self) -> None:
         """Give everybody who is ready a turn, until cancelled."""
+        ready: list[tuple[int, int]] = []
         with self._epoll:
             while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                if not (ready and self.gathers):  # else the next ones are on their way
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
                 self._look()
                 if self.gathers:
                     await trio.sleep(GATHER_S)
                 self.turns += 1
-                for fd, _ in self._epoll.poll(0, -1 if self._patient else TURN):
+                ready = self._epoll.poll(0, -1 if self._patient else TURN)
+                for fd, _ in ready:
                     if fd in self._waiting:  # else an earlier turn has called it back
                         self._turn(fd)
 

@@ -428,7 +428,7 @@ class Source:
         self.opened.generation = generation.name
         if self._program is not None:
             self.shell.programs.learn(self._program, generation.name)
-        self._translator = Translator(self.name, self.shell.table.interfaces, generation)
+        self._translator = Translator(self.name, self.shell.table.interfaces, generation, self.route.ledger)
         self._translator.definition = self.spec.definition
         life.post(Event.GREETED, trio.current_time(), number)
         life.enter(State.OPENING, trio.current_time())
@@ -610,13 +610,8 @@ class Source:
         self.route.deliver(runs, self._translate)
 
     def _translate(self, runs: Sequence[Run], segments: list[Segment]) -> None:
-        translator = self._translator
-        assert translator is not None
-        before = translator.cut
-        try:
-            translator.translate(runs, time.time_ns(), segments)
-        finally:
-            self.route.ledger.cut += translator.cut - before
+        assert self._translator is not None
+        self._translator.translate(runs, time.time_ns(), segments)
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):
@@ -699,8 +694,7 @@ class Source:
 
     def _holding(self) -> bool:
         """Whether a lossless consumer is full; one that has held too long drops from then on."""
-        holding = self.route.holding()
-        if not holding:
+        if not self.route.holds:
             self._held_since = None
             return False
         now = trio.current_time()

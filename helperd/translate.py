@@ -18,8 +18,8 @@ from helperd import pcapng
 from helperd.errors import RemoteProtocolError
 from helperd.layout import FEW_MOULDS, LAYOUTS, MAX_CONTENT, MAX_MOULDS, mould
 from helperd.reports import LINKTYPE_JSON, Report, describe
-from helperd.routing import MAX_LINKTYPES, Interfaces, Segment
-from helperd.wire.frames import Kind, Run, packet_of
+from helperd.routing import MAX_LINKTYPES, Interfaces, Ledger, Segment, segment_of
+from helperd.wire.frames import PACKETS, Run, packet_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def _close(
     if blocks:
         joined = b"".join(blocks) if len(blocks) > 1 else blocks[0]
         told = tuple(reports) if reports else ()
-        segments.append(Segment(interface, (joined,), len(joined), len(blocks), told))
+        segments.append(segment_of((interface, (joined,), len(joined), len(blocks), told)))
         blocks.clear()
         if reports:
             reports.clear()
@@ -62,12 +62,12 @@ class Translator:
         source: the source's name.
         interfaces: the daemon's interfaces; the first packet of a link type takes its number there.
         generation: what the helper speaks.
-
-    Attributes:
-        cut: packets so far that were longer than readers take.
+        ledger: where packets that are longer than readers take are counted; they are cut.
     """
 
-    def __init__(self, source: str, interfaces: Interfaces, generation: Generation) -> None:
+    def __init__(
+        self, source: str, interfaces: Interfaces, generation: Generation, ledger: Ledger | None = None
+    ) -> None:
         self._source = source
         self._interfaces = interfaces
         self._generation = generation
@@ -79,7 +79,7 @@ class Translator:
         self.dlt: int | None = None
         self.hardware = ""
         self.definition = ""
-        self.cut = 0
+        self.ledger = ledger or Ledger()
 
     def number(self, dlt: int) -> int:
         """The interface number of a libpcap link type (DLT_)."""
@@ -111,9 +111,11 @@ class Translator:
             RemoteProtocolError: "bad-payload", "bad-bulk": a frame does not hold what its header claims.
         """
         segments = [] if segments is None else segments
+        if len(runs) == 1 and runs[0].frames < _WORTH_A_MOULD and self._fill(runs[0], segments):
+            return segments
         index = 0
         for run in runs:
-            if run.kind is not Kind.PACKETS:
+            if run.kind is not PACKETS:
                 self._pass(run, segments)
             elif self._layout is not None and (
                 run.frames >= _WORTH_A_MOULD or (run.frames and self._again(run))
@@ -123,6 +125,18 @@ class Translator:
                 self._rewrite_any(run, arrived_ns, segments, index)
             index += run.packets
         return segments
+
+    def _fill(self, run: Run, segments: list[Segment]) -> bool:
+        """Whether the few frames of a run fit the moulds that there are; then their segment is made."""
+        moulds = self._moulds.get(self._interface)
+        kind, data, start, stop, _, _ = run
+        if not moulds or self._layout is None or kind is not PACKETS:
+            return False
+        blocks: list[bytes] = []
+        if self._layout.fill(data, start, stop, moulds, blocks.append) != stop:
+            return False
+        _close(segments, self._interface, blocks)
+        return True
 
     def _again(self, run: Run) -> bool:
         """Whether a short run begins with a frame as long as that of the one before: a mould for it may pay."""
@@ -206,7 +220,7 @@ class Translator:
                     )
                 if len(content) > MAX_CONTENT:
                     content = content[:MAX_CONTENT]
-                    self.cut += 1
+                    self.ledger.cut += 1
                 block = pcapng.packet_block(interface, stamp, content, original, comment=comment)
                 blocks.append(block)
                 if report is not None:

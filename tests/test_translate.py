@@ -270,6 +270,32 @@ def test_single_frames_of_one_length_go_the_short_way_from_the_second_on(generat
     assert [run.data for run in asked] == frames[:1]
 
 
+@pytest.mark.parametrize("count", [2, 5, 7])
+def test_a_few_frames_go_the_short_way_together_once_their_moulds_are_there(count, monkeypatch):
+    frames = [c_frame(bytes([at]) * (100 + at % 2), SECOND, 500_000 + at, 200, 1) for at in range(count)]
+    familiar = Translator("a", Interfaces(), v3)
+    for frame in frames[:2] * 2:
+        familiar.translate(runs_of(frame * 8, v3), 0)
+    runs = runs_of(b"".join(frames), v3)
+    expected = Translator("a", Interfaces(), v3).translate(runs, 0)
+    monkeypatch.setattr(familiar, "_rewrite_usual", lambda *_: pytest.fail("the longer way"))
+    monkeypatch.setattr(familiar, "_rewrite_any", lambda *_: pytest.fail("the longest way"))
+    [one], [other] = familiar.translate(runs, 0), expected
+    assert (one.interface, one.packets, one.parts) == (other.interface, count, other.parts)
+
+
+def test_a_bulk_frame_that_looks_like_a_report_stays_one(monkeypatch):
+    frame = c_frame(bytes(100), SECOND, 500_000, 200, 1)
+    translator = Translator("a", Interfaces(), v3)
+    for _ in range(2):
+        translator.translate(runs_of(frame, v3), 0)
+    run = Run(Kind.BULK, frame, 0, len(frame), 1, 1)
+    passed: list[Run] = []
+    monkeypatch.setattr(v3, "blocks", lambda run: passed.append(run) or iter(()))
+    assert translator.translate([run], 0) == []
+    assert passed == [run]
+
+
 def test_moulds_stay_few_whatever_comes():
     translator, quiet = Translator("a", Interfaces(), v3), Translator("b", Interfaces(), v3)
     for first in range(0, 6000, 100):
@@ -298,7 +324,7 @@ def test_a_packet_longer_than_readers_take_is_cut_and_keeps_its_length(count):
     data = v3.encode_packet(bytes(300_000), 1, SECOND, 500_000, 300_000, 1) * count
     translator = Translator("a", Interfaces(), v3)
     segments = translator.translate(runs_of(data, v3), 0)
-    assert translator.cut == count
+    assert translator.ledger.cut == count
     assert struct.unpack_from("<II", segments[0].parts[0], 20) == (262_144, 300_000)
     assert sum(one.packets for one in segments) == count
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from helperd.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from helperd.wire.messages import DataReport, Message, Signal
 
@@ -64,6 +65,12 @@ class Run(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of the run, frame headers included."""
         return self.stop - self.start
+
+
+PACKETS: Final = Kind.PACKETS
+"""Looked up once: where a read is one frame, asking the class each time is a part of its price."""
+run_of: Final[Callable[[tuple[Kind, bytes, int, int, int, int]], Run]] = partial(tuple.__new__, Run)
+"""A run of its fields; NamedTuple's own way is twice as long."""
 
 
 class ControlFrame(NamedTuple):
@@ -159,6 +166,12 @@ class Generation(Protocol):
             RemoteProtocolError: the frame is complete and wrong; ``at`` is the stream offset of ``data[0]``.
         """
 
+    def is_report(self, data: bytes) -> bool:
+        """Whether ``data`` is one data report from its first byte to its last.
+
+        False is no verdict: ``scan`` gives it.
+        """
+
     def decode(self, frame: ControlFrame) -> Message:
         """Say what a control frame means.
 
@@ -247,6 +260,19 @@ class FrameScanner:
     def pending(self) -> int:
         """Bytes held of an unfinished frame."""
         return len(self._partial)
+
+    def take_report(self, data: bytes) -> bool:
+        """Take a read if it is one data report and nothing else, as those of helpers are that send now and then.
+
+        Returns:
+            False: it is something else, or part of something; nothing was taken.
+        """
+        if self._partial or self.current is None or len(data) > self.max_frame:
+            return False
+        if not self.current.is_report(data):
+            return False
+        self.at += len(data)
+        return True
 
     def feed(self, data: bytes) -> list[Run | ControlFrame]:
         """Take one read.

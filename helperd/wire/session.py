@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from helperd.errors import LocalProtocolError, RemoteProtocolError
 from helperd.wire import bulk
-from helperd.wire.frames import MAX_FRAME, ControlFrame, FrameScanner, Run
+from helperd.wire.frames import MAX_FRAME, PACKETS, ControlFrame, FrameScanner, Run, run_of
 from helperd.wire.generations import GENERATIONS, named
 from helperd.wire.messages import (
     AuthRequest,
@@ -199,7 +199,17 @@ class Session:
         asked: number of the last list, probe or open request, whoever sent it; 0 before the first.
     """
 
-    __slots__ = ("_scanner", "asked", "bulk", "generation", "last_seqno", "phase", "role", "truncated")
+    __slots__ = (
+        "_listens",
+        "_scanner",
+        "asked",
+        "bulk",
+        "generation",
+        "last_seqno",
+        "phase",
+        "role",
+        "truncated",
+    )
 
     def __init__(
         self,
@@ -222,6 +232,7 @@ class Session:
         """
         self.role = role
         self.generation = generation
+        self._listens = role is Role.SUPERVISOR  # to reports
         self.phase = Phase.GREETING
         self.last_seqno = 0
         self.bulk: int | None = None
@@ -350,6 +361,8 @@ class Session:
                 came ahead of it in the same read.
             LocalProtocolError: this session has already ended with an error.
         """
+        if self._listens and self.phase in _OF_DATA and self._scanner.take_report(data):
+            return [run_of((PACKETS, data, 0, len(data), 1, 1))]
         if self.phase is Phase.ERROR:
             raise LocalProtocolError("not-allowed-now", "the session ended with a protocol error")
         out: list[Message | Run] = []

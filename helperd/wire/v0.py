@@ -155,6 +155,11 @@ def _unwrap(data: bytes, position: int, stop: int, at: int) -> ControlFrame:
     return ControlFrame(_SELF, command, 0, wrapper.seqno, wrapper.content, at + position)
 
 
+def is_report(_data: bytes) -> bool:
+    """False: there is a checksum to be looked at; the contract is ``Generation.is_report``."""
+    return False
+
+
 def decode(frame: ControlFrame) -> Message:
     """Say what a control frame means; the contract is ``Generation.decode``."""
     from helperd.wire import pbcodec

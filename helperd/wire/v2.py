@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Final, cast
 
 from helperd.errors import RemoteProtocolError
-from helperd.wire.frames import ControlFrame, Kind, Run, alike, packets_of
+from helperd.wire.frames import PACKETS, ControlFrame, Run, alike, packets_of, run_of
 from helperd.wire.messages import Ping
 from helperd.wire.pbpackets import quick
 
@@ -69,15 +69,23 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
             position = stop
             continue
         if frames:
-            out.append(Run(Kind.PACKETS, data, first, position, frames, frames))
+            out.append(run_of((PACKETS, data, first, position, frames, frames)))
             frames = 0
         _, _, field, seqno = _HEADER.unpack_from(data, position)
         text = field.partition(b"\0")[0].decode("latin-1")
         out.append(ControlFrame(_SELF, text, 0, seqno, data[position + 48 : stop], at + position))
         position = first = stop
     if frames:
-        out.append(Run(Kind.PACKETS, data, first, position, frames, frames))
+        out.append(run_of((PACKETS, data, first, position, frames, frames)))
     return position
+
+
+def is_report(data: bytes) -> bool:
+    """Whether it is one v2 data report; the contract is ``Generation.is_report``."""
+    if len(data) < 48:
+        return False
+    magic, length, command = _SCAN(data)
+    return bool(command == _DATA and magic == _MAGIC and length + 48 == len(data))
 
 
 def decode(frame: ControlFrame) -> Message:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from helperd.errors import RemoteProtocolError
 from helperd.wire import bulk, v3codec
-from helperd.wire.frames import ControlFrame, Kind, Run, alike, packets_of
+from helperd.wire.frames import PACKETS, ControlFrame, Kind, Run, alike, packets_of, run_of
 from helperd.wire.mpack import Malformed, pack
 from helperd.wire.v3codec import Type
 from helperd.wire.v3packets import quick
@@ -72,7 +72,7 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
             position = stop
             continue
         if frames:
-            out.append(Run(Kind.PACKETS, data, first, position, frames, frames))
+            out.append(run_of((PACKETS, data, first, position, frames, frames)))
             frames = 0
         if kind == bulk.TYPE and scan.bulk is not None:
             packets = bulk.check(data, position + 20, stop, scan.bulk, at + position)
@@ -82,8 +82,16 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
             out.append(ControlFrame(_SELF, kind, code, seqno, data[position + 20 : stop], at + position))
         position = first = stop
     if frames:
-        out.append(Run(Kind.PACKETS, data, first, position, frames, frames))
+        out.append(run_of((PACKETS, data, first, position, frames, frames)))
     return position
+
+
+def is_report(data: bytes) -> bool:
+    """Whether it is one v3 data report; the contract is ``Generation.is_report``."""
+    if len(data) < 20:
+        return False
+    magic, length, kind = _SCAN(data)
+    return bool(kind == 16 and magic == _MAGIC and length + 20 == len(data))
 
 
 def decode(frame: ControlFrame) -> Message:

@@ -87,6 +87,37 @@ def test_a_frame_of_exactly_the_limit_passes_and_memory_stays_below_two_limits(g
     assert peak < 3.5 * MAX_FRAME  # the bytearray, its over-allocation, the frame, one read
 
 
+@each
+def test_a_read_of_one_report_is_taken_only_if_it_is_that_and_nothing_else(generation):
+    """The short way says yes to nothing that the scanner would not have called one report."""
+    frame = data_frame(generation)
+    short = generation is not v0  # there is a checksum to be looked at
+    cases = [
+        (frame, short),
+        (frame[:-1], False),
+        (frame[:11], False),
+        (b"", False),
+        (frame * 2, False),
+        (frame + b"\0", False),
+        (bytes([frame[0] ^ 1]) + frame[1:], False),
+        (generation.encode(m.Text(m.Severity.INFO, "hi"), 5), False),
+        (generation.encode(m.Ping(), 5), False),
+    ]
+    for read, taken in cases:
+        scanner = FrameScanner((generation,))
+        assert not scanner.take_report(read), "it has not said yet what it speaks"
+        assert scanner.feed(frame) == [Run(Kind.PACKETS, frame, 0, len(frame), 1, 1)]
+        assert (scanner.take_report(read), scanner.at) == (taken, len(frame) * (1 + taken)), read
+        scanner.feed(frame[:5])
+        assert not scanner.take_report(frame), "it stands in the middle of another"
+    scanner = FrameScanner((generation,), max_frame=len(frame))
+    scanner.feed(frame)
+    longer = data_frame(generation, b"abcd")
+    assert not scanner.take_report(longer)
+    with pytest.raises(RemoteProtocolError, match="limit"):
+        scanner.feed(longer)
+
+
 def test_an_unfinished_frame_never_holds_more_than_it_announced():
     scanner = FrameScanner((v3,))
     scanner.feed(struct.pack(">QIHHI", 0xDECAFBADA9A90003, 1000, 5, 0, 1))

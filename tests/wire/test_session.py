@@ -269,6 +269,24 @@ def test_an_end_inside_a_frame_is_named(generation):
     assert session.received == len(frame)
 
 
+@each
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.ERROR])
+@pytest.mark.parametrize("role", Role)
+def test_one_report_in_a_read_is_judged_as_any_other(role, phase, generation):
+    """What a report meets alone in its read is what it meets with half of another behind it."""
+    frame = generation.encode(m.DataReport(m.Packet(b"x", 1, 1, 1)), 1)
+    found = []
+    for read in (frame, frame + frame[:5]):
+        session = at(role, phase, generation)
+        try:
+            session.receive(frame)  # from then on it is known what the peer speaks
+            (run,) = session.receive(read)
+            found.append((run.kind, run.data[run.start : run.stop], run.frames, run.packets, session.phase))
+        except RemoteProtocolError as error:
+            found.append((error.problem, error.at, error.excerpt, session.phase))
+    assert found[0] == found[1]
+
+
 def test_data_before_the_open_report_is_refused_with_its_place():
     session = at(Role.SUPERVISOR, Phase.OPENING, v3)
     with pytest.raises(RemoteProtocolError, match="data") as caught:

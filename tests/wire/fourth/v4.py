@@ -43,6 +43,9 @@ class V4:
             position = stop
         return position
 
+    def is_report(self, data):
+        return False
+
     def decode(self, frame):
         if frame.command not in COMMANDS:
             return m.Unknown(str(frame.command))
