@@ -100,7 +100,9 @@ class Gather:
         ready: list[tuple[int, int]] = []
         with self._epoll:
             while True:
-                if not (ready and self.gathers):  # else the next ones are on their way
+                if len(ready) >= TURN and not self.gathers:  # there may be more
+                    await trio.lowlevel.checkpoint()
+                elif not (ready and self.gathers):  # else the next ones are on their way
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                 self._look()
                 if self.gathers:
