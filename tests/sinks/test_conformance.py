@@ -173,7 +173,9 @@ async def test_the_end_says_the_totals_even_to_a_reader_that_lost_its_last_packe
         sock.close()
 
 
-async def test_disconnect_ends_the_stream_of_a_reader_that_missed_something(tmp_path, kind, form, monkeypatch):
+async def test_disconnect_ends_the_stream_of_a_reader_that_missed_something(
+    tmp_path, kind, form, monkeypatch
+):
     monkeypatch.setattr("helperd.sinks.consumer.FAREWELL_S", HANGS_S)  # this reader takes what is left
     async with bench(tmp_path, kind, form, limit=LIMIT, overflow="disconnect") as one:
         feeder = Feeder(one.table)
