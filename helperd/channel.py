@@ -245,17 +245,14 @@ class Channel:
     def _keep_pace(self, size: int) -> None:
         """Note when a read came, how large it was, and what kind of helper that makes it."""
         now = trio.current_time()
-        if size >= BUSY:
-            self._busy, self._quiet, self._quiet_reads = True, False, 0
-        else:
-            self._busy = False
-            if size <= QUIET_READ and now - self.life_at >= QUIET_S:
-                if self._quiet_reads < QUIET_READS:
-                    self._quiet_reads += 1
-                    self._quiet |= self._quiet_reads == QUIET_READS
-            elif self._quiet_reads:
-                self._quiet_reads -= 1
-                self._quiet &= self._quiet_reads > 0
+        self._busy = size >= BUSY
+        if self._busy:
+            self._quiet_reads = 0
+        elif now - self.life_at >= QUIET_S and size <= QUIET_READ:
+            self._quiet_reads = min(self._quiet_reads + 1, QUIET_READS)
+        elif self._quiet_reads:
+            self._quiet_reads -= 1
+        self._quiet = self._quiet_reads == QUIET_READS or (self._quiet and self._quiet_reads > 0)
         self.life_at = now
 
     def _end_of_output(self) -> None:

@@ -100,10 +100,10 @@ class Gather:
         ready: list[tuple[int, int]] = []
         with self._epoll:
             while True:
-                if len(ready) >= TURN and not self.gathers:  # there may be more
-                    await trio.lowlevel.checkpoint()
-                elif not (ready and self.gathers):  # else the next ones are on their way
+                if not ready or (len(ready) < TURN and not self.gathers):
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
+                elif not self.gathers:
+                    await trio.lowlevel.checkpoint()  # there may be more
                 self._look()
                 if self.gathers:
                     await trio.sleep(GATHER_S)

@@ -574,14 +574,6 @@ class Route:
             for tap in self._lines:
                 tap.outbox.put(batch)
 
-    @property
-    def holds(self) -> bool:
-        """Whether an outbox asks this source to wait; asked after each read."""
-        for tap in self._lossless:  # noqa: SIM110 - twice as fast as any()
-            if tap.outbox.holding:
-                return True
-        return False
-
     def holding(self) -> list[Outbox]:
         """The outboxes that ask this source to wait."""
         return [tap.outbox for tap in self._lossless if tap.outbox.holding]

@@ -694,7 +694,7 @@ class Source:
 
     def _holding(self) -> bool:
         """Whether a lossless consumer is full; one that has held too long drops from then on."""
-        if not self.route.holds:
+        if not self.route.holding():
             self._held_since = None
             return False
         now = trio.current_time()

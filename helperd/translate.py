@@ -111,12 +111,12 @@ class Translator:
             RemoteProtocolError: "bad-payload", "bad-bulk": a frame does not hold what its header claims.
         """
         segments = [] if segments is None else segments
-        if len(runs) == 1 and runs[0].frames < _WORTH_A_MOULD and self._fill(runs[0], segments):
-            return segments
         index = 0
         for run in runs:
             if run.kind is not PACKETS:
                 self._pass(run, segments)
+            elif run.frames < _WORTH_A_MOULD and self._fill(run, segments):
+                pass
             elif self._layout is not None and (
                 run.frames >= _WORTH_A_MOULD or (run.frames and self._again(run))
             ):
@@ -129,11 +129,10 @@ class Translator:
     def _fill(self, run: Run, segments: list[Segment]) -> bool:
         """Whether the few frames of a run fit the moulds that there are; then their segment is made."""
         moulds = self._moulds.get(self._interface)
-        kind, data, start, stop, _, _ = run
-        if not moulds or self._layout is None or kind is not PACKETS:
+        if not moulds or self._layout is None:
             return False
         blocks: list[bytes] = []
-        if self._layout.fill(data, start, stop, moulds, blocks.append) != stop:
+        if self._layout.fill(run.data, run.start, run.stop, moulds, blocks.append) != run.stop:
             return False
         _close(segments, self._interface, blocks)
         return True
