@@ -10,7 +10,6 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-NEEDED = ("prctl", "tomli")
 
 
 def places() -> list[str]:
@@ -22,16 +21,25 @@ def places() -> list[str]:
     return [place for place in found if place.startswith("/") and os.path.isdir(place)]
 
 
+def cure(name: str) -> str:
+    """Return what installs a library that this interpreter lacks, where it stands."""
+    if os.path.exists(f"{HERE}/scripts/bootstrap"):
+        return f"{HERE}/scripts/bootstrap"
+    if sys.executable.startswith("/usr/bin/"):
+        return f"apt install python3-{name}"
+    extra = "[root]" if name == "prctl" else ""
+    return f"{sys.executable} -m pip install 'helperd{extra}'"
+
+
 def begin() -> int:
     """Serve as the command line says; return the exit status."""
     sys.path += places()
     try:
         from helperd.privsep import main
     except ModuleNotFoundError as error:
-        if error.name not in NEEDED:
+        if error.name != "tomli":
             raise
-        fix = "apt install python3-prctl python3-tomli, or ./scripts/bootstrap in a checkout"
-        sys.stderr.write(f"helperd-launcher: {sys.executable} has no {error.name}: {fix}\n")
+        sys.stderr.write(f"helperd-launcher: {sys.executable} has no tomli: {cure('tomli')}\n")
         return 69
     return main(sys.argv[1:])
 

@@ -30,15 +30,13 @@ from dataclasses import replace
 from time import monotonic  # noqa: TID251 - a shell of its own, and kill deadlines are real time
 from typing import TYPE_CHECKING
 
-import prctl
-
 from helperd import config as conf
 from helperd.config import profile as profiling
 from helperd.config import request as wire
 from helperd.config import trust
-from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UsageError
-from helperd.launch import HERE, places
-from helperd.sandbox import cgroup, custody, door, forks, kernel, seccomp
+from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UnavailableError, UsageError
+from helperd.launch import HERE, cure, places
+from helperd.sandbox import cgroup, custody, door, forks, kernel, prctls, seccomp
 from helperd.sandbox.become import SETGID, SETPCAP, SETUID, Child
 from helperd.sandbox.loop import Log, Loop
 from helperd.sandbox.post import Client, Packet, discard
@@ -389,10 +387,13 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     root = os.geteuid() == 0 and "--unprivileged" not in options
     if root:
         door.check_surroundings()
+        if prctls.LACKING:
+            text = f"the launcher of root needs python-prctl, {prctls.LACKING}: {cure('prctl')}"
+            raise UnavailableError("not-installed", text)
     path = os.path.abspath(options["--config"])
     launcher = Launcher(path, root=root, delegated="--delegated" in options)
     launcher.read()
-    prctl.set_child_subreaper(1)
+    prctls.prctl.set_child_subreaper(1)
     listener = door.from_systemd() if "--systemd" in options else None
     client = None if "--client-fd" not in options else door.inherited(options["--client-fd"], listening=False)
     ids = profiling.daemon_ids(launcher.config.helperd, launcher.accounts) if root and not client else None

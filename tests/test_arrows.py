@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "helperd"
@@ -53,7 +55,10 @@ ONLY: dict[str, set[str]] = {  # rooms that are held to less than their layer wo
 SAME: dict[str, set[str]] = {  # neighbours that may see each other, in this direction
     "channel": {"logs"},
     "bus": {"logs"},
-    "cli": {"helpers"},  # check reads an adapter's words as the adapter will
+    "cli": {
+        "helpers",
+        "launch",
+    },  # check reads an adapter's words as the adapter will; doctor names its cures
 }
 
 FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
@@ -86,10 +91,9 @@ FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
         "client",
     },
     "tomli": {"config"},
-    "prctl": {"privsep", "sandbox"},
+    "prctl": {"sandbox"},
     "psutil": {"vitals"},
     "google": {"wire"},
-    "msgpack": {"wire"},
     "zstandard": {"sinks"},
 }
 
@@ -181,6 +185,25 @@ def test_no_other_package_than_the_declared_ones_is_imported() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_dependencies_are_what_is_imported() -> None:
+    """Of the package and of each extra: nothing that nobody imports, nothing that only a user of an extra has."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = {"google": "protobuf", "prctl": "python-prctl"}  # the import, and what the index calls it
+    imported = {
+        named.get(name, name)
+        for names in imports().values()
+        for name in {name.partition(".")[0] for name in names} & set(FOREIGN)
+    }
+    plain, root, zstd = (
+        {Requirement(text).name for text in texts}
+        for texts in (project["dependencies"], extras["root"], extras["zstd"])
+    )
+    assert plain | root | zstd == imported
+    assert not plain & (root | zstd)
+    assert (root, zstd) == ({"python-prctl"}, {"zstandard"})
+
+
 def test_only_the_launcher_and_adapters_start_processes() -> None:
     wrong = [
         f"{module} imports {name}"
@@ -226,7 +249,7 @@ QUICK = (["--version"], ["--help"], ["check"], ["status", "--runtime-dir", "/non
 
 @pytest.mark.parametrize("argv", QUICK, ids=[words[0].lstrip("-") for words in QUICK])
 def test_what_must_start_at_once_does_not_import_trio(argv: list[str]) -> None:
-    assert not loaded(COMMAND, *argv) & {"trio", "psutil", "google", "prctl", "msgpack"}
+    assert not loaded(COMMAND, *argv) & {"trio", "psutil", "google", "prctl"}
 
 
 @pytest.mark.parametrize("command", ["status", "list"])

@@ -50,12 +50,14 @@ def contents(package: Path) -> dict[str, str]:
 def test_it_asks_for_what_the_program_asks_for(package: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     depends = dict(re.findall(r"([a-z0-9-]+) \(>= ([0-9.]+)\)", field(package, "Depends")))
-    for text in project["dependencies"]:
+    wished = [*project["dependencies"], *project["optional-dependencies"]["root"]]
+    for text in wished:
         wanted = Requirement(text)
         debian = "python3-" + wanted.name.removeprefix("python-")
         (least,) = wanted.specifier
         assert least.operator == ">="
         assert depends[debian] == least.version, text
+    assert len([name for name in depends if name.startswith("python3-")]) == len(wished)
     assert f">={depends['python3']}" == project["requires-python"]
 
 

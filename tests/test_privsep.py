@@ -20,11 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helperd import launch
 from helperd.config.profile import Accounts, daemon_ids, script_of
 from helperd.config.request import LAUNCH, MAGIC, SIGNAL, WIRE, Request, check_descriptors, parse
 from helperd.config.specs import DaemonSpec
 from helperd.errors import CannotDrop, RequestRefused
-from helperd.sandbox import forks, processes
+from helperd.sandbox import attributes, forks, processes
 from helperd.sandbox.become import Child
 from helperd.sandbox.custody import POOL, Custody
 from helperd.sandbox.post import Client
@@ -63,9 +64,23 @@ command = ["/bin/sh", "{{folder}}/free"]
 """
 
 
-@pytest.fixture
-def asker(tmp_path: Path) -> Iterator[Asker]:
-    """A launcher of our own, over a socket pair, after the first PING."""
+def without(library: str) -> list[str]:
+    """The command line of a launcher, without its options, whose interpreter lacks a library."""
+    code = (
+        "import runpy, sys\n"
+        "class Without:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {library!r}: raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)\n"
+        "sys.meta_path.insert(0, Without())\n"
+        f"sys.argv[0] = {str(SCRIPT)!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
+@pytest.fixture(params=["python-prctl", "ctypes"])
+def asker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Asker]:
+    """A launcher of our own, over a socket pair, after the first PING; with python-prctl and without."""
     for name, text in (("script", "#!/bin/sh\necho script $1 >&4\n"), ("nonsense", "hello"), ("free", "")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o666 if name == "free" else 0o755)
@@ -74,14 +89,9 @@ def asker(tmp_path: Path) -> Iterator[Asker]:
     ours, theirs = pair()
     with ours:
         with theirs:
-            argv = [
-                sys.executable,
-                "-I",
-                "-S",
-                str(SCRIPT),
-                f"--config={config}",
-                f"--client-fd={theirs.fileno()}",
-            ]
+            plain = [sys.executable, "-I", "-S", str(SCRIPT)]
+            argv = without("prctl") if request.param == "ctypes" else plain
+            argv += [f"--config={config}", f"--client-fd={theirs.fileno()}"]
             process = subprocess.Popen(
                 [*argv, "--unprivileged"], pass_fds=(theirs.fileno(),), stderr=subprocess.PIPE
             )
@@ -395,22 +405,76 @@ def test_a_wrong_command_line_says_so(argv: list[str], status: int):
 
 
 def test_a_missing_library_is_named_with_what_installs_it():
-    launch = str(ROOT / "helperd" / "launch.py")
-    code = (
-        "import runpy, sys\n"
-        "class Without:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name == 'prctl': raise ModuleNotFoundError('none', name=name)\n"
-        "sys.meta_path.insert(0, Without())\n"
-        f"sys.argv = [{launch!r}, '--config=/none']\n"
-        f"runpy.run_path({launch!r}, run_name='__main__')"
-    )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False, timeout=HANGS_S
+        [*without("tomli"), "--config=/none"], capture_output=True, text=True, check=False, timeout=HANGS_S
     )
     assert done.returncode == 69
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"helperd-launcher: {sys.executable} has no prctl: apt install python3-prctl")
+    assert line == f"helperd-launcher: {sys.executable} has no tomli: {ROOT}/scripts/bootstrap"
+
+
+@pytest.mark.parametrize(
+    ("here", "python", "prctl", "tomli"),
+    [
+        (str(ROOT), "/usr/bin/python3", f"{ROOT}/scripts/bootstrap", f"{ROOT}/scripts/bootstrap"),
+        ("/usr/lib/helperd", "/usr/bin/python3", "apt install python3-prctl", "apt install python3-tomli"),
+        ("/v/lib", "/v/bin/python", "/v/bin/python -m pip install 'helperd[root]'",
+         "/v/bin/python -m pip install 'helperd'"),
+    ],
+    ids=["checkout", "Debian", "pip"],
+)  # fmt: skip
+def test_the_cure_is_the_one_of_this_place(
+    monkeypatch: pytest.MonkeyPatch, here: str, python: str, prctl: str, tomli: str
+):
+    monkeypatch.setattr(launch, "HERE", here)
+    monkeypatch.setattr(sys, "executable", python)
+    assert (launch.cure("prctl"), launch.cure("tomli")) == (prctl, tomli)
+
+
+@pytest.mark.need("root")
+def test_the_launcher_of_root_insists_on_python_prctl(tmp_path: Path):
+    environment = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [*without("prctl"), f"--config={tmp_path}/none", "--client-fd=0"],
+        env=environment, capture_output=True, text=True, check=False, timeout=HANGS_S,
+    )  # fmt: skip
+    assert done.returncode == 69
+    (line,) = done.stderr.splitlines()
+    assert line == (
+        "helperd-launcher: not-installed: the launcher of root needs python-prctl, No module named 'prctl': "
+        f"{ROOT}/scripts/bootstrap"
+    )
+
+
+def test_what_stands_in_for_python_prctl_does_the_same():
+    """Each call in a process of its own, through either; the kernel is asked what came of it."""
+    code = """
+import ctypes, importlib, os, sys
+calls = importlib.import_module(sys.argv[1])
+libc = ctypes.CDLL(None)
+death, name = ctypes.c_int(), ctypes.create_string_buffer(16)
+before = calls.get_no_new_privs()
+calls.set_pdeathsig(15); calls.set_dumpable(0); calls.set_keepcaps(1); calls.set_name("a long name, cut here")
+calls.set_child_subreaper(1); calls.set_no_new_privs(1)
+libc.prctl(2, ctypes.byref(death), 0, 0, 0); libc.prctl(16, name, 0, 0, 0)
+reaper = ctypes.c_int(); libc.prctl(37, ctypes.byref(reaper), 0, 0, 0)
+kept = [libc.prctl(number, 0, 0, 0, 0) for number in (3, 7, 39)]
+print(before, calls.get_no_new_privs(), death.value, name.value, reaper.value, kept)
+"""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code, module],
+            cwd=ROOT, capture_output=True, text=True, check=True, timeout=HANGS_S,
+        ).stdout
+        for module in ("prctl", "helperd.sandbox.attributes")
+    ]  # fmt: skip
+    assert said[0] == said[1] == "0 1 15 b'a long name, cu' 1 [0, 1, 1]\n"
+
+
+def test_what_the_kernel_refuses_is_an_error_there_too():
+    for call in ("set_pdeathsig", "set_dumpable", "set_no_new_privs"):
+        with pytest.raises(OSError, match="Invalid argument"):
+            getattr(attributes, call)(999)
 
 
 def test_where_no_process_is_left_the_rest_of_a_helper_is_killed_later(monkeypatch: pytest.MonkeyPatch):

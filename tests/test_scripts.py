@@ -215,7 +215,10 @@ def test_every_dependency_is_pinned_within_its_range(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     runtime, tests = (pins(root / "scripts" / name) for name in ("requirements.txt", "requirements-test.txt"))
-    for pinned, wanted in ((runtime, project["dependencies"]), (tests, extras["test"] + extras["lint"])):
+    for pinned, wanted in (
+        (runtime, project["dependencies"] + extras["root"]),
+        (tests, extras["test"] + extras["lint"]),
+    ):
         for requirement in map(Requirement, wanted):
             assert requirement.specifier.contains(pinned[requirement.name]), requirement
     assert not runtime.keys() & tests.keys()

@@ -24,6 +24,7 @@ from helperd.config import trust
 from helperd.config.profile import Accounts, compile_profiles, weakness
 from helperd.control.client import Client
 from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused
+from helperd.launch import cure
 from helperd.runtime import find_runtime_dir
 from helperd.sandbox import cgroup, custody, kernel, landlock, numbers, processes
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 MODULES = {
     "trio": "trio",
-    "msgpack": "msgpack",
     "google.protobuf": "protobuf",
     "psutil": "psutil",
     "prctl": "python-prctl",
@@ -177,9 +177,16 @@ def _packages() -> Iterator[Row]:
             found = importlib.util.find_spec(module)
         except ImportError:
             found = None
-        fix = f"apt install python3-{package.removeprefix('python-')}, or ./scripts/bootstrap in a checkout"
-        text = (found.origin or "found") if found else "missing"
-        yield Row("packages", package, found is not None, needed=True, text=text, fix=fix)
+        needed = module != "prctl" or os.geteuid() == 0
+        text = (
+            (found.origin or "found")
+            if found
+            else "missing"
+            if needed
+            else "only the launcher of root needs it"
+        )
+        fix = cure(package.removeprefix("python-"))
+        yield Row("packages", package, found is not None, needed=needed, text=text, fix=fix)
 
 
 def _programs() -> Iterator[Row]:

@@ -14,10 +14,9 @@ import resource
 import signal
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-import prctl
-
 from helperd.errors import Code
 from helperd.sandbox import kernel, seccomp
+from helperd.sandbox.prctls import prctl
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,9 @@ import stat
 import struct
 import sys
 
-import prctl
-
 from helperd.errors import CannotDrop, UnavailableError
 from helperd.sandbox import cgroup, custody, kernel
+from helperd.sandbox.prctls import prctl
 
 SO_PEERGROUPS = 59
 STATE = "/run/helperd-launcher"  # root's alone: the lock, and the socket when nobody else makes it

@@ -19,11 +19,10 @@ import signal
 import socket
 from typing import NamedTuple, NoReturn
 
-import prctl
-
 from helperd.errors import Code
 from helperd.sandbox import kernel, processes
 from helperd.sandbox.become import Child, become
+from helperd.sandbox.prctls import prctl
 
 ALL_SIGNALS = signal.valid_signals()
 MAX_PLACES = 16

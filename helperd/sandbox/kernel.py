@@ -33,7 +33,7 @@ def syscall(name: str, *args: int | bytes | ctypes.Array[ctypes.c_char] | None) 
 
 
 def prctl(option: int, arg: int = 0, arg2: int = 0) -> int:
-    """Call for options that python-prctl does not know.
+    """Call for the options of sets, which python-prctl does not know, and for ``attributes``.
 
     Raises:
         OSError: its errno.

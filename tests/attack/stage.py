@@ -31,7 +31,6 @@ NEEDED = (
     "_prctl*.so",
     "*__mypyc*.so",
     "tomli",
-    "msgpack",
     "trio",
     "outcome",
     "sniffio",

@@ -106,7 +106,7 @@ def test_what_is_missing_is_named_with_its_fix(
     def refused(*_: object) -> int:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(doctor, "MODULES", {"no_such_module": "python-prctl", "no.such.parent": "tomli"})
+    monkeypatch.setattr(doctor, "MODULES", {"no_such_module": "psutil", "no.such.parent": "tomli"})
     monkeypatch.setattr(doctor.kernel, "syscall", refused)
     monkeypatch.setattr(doctor.kernel, "no_new_privs", refused)
     monkeypatch.setattr(doctor.landlock, "abi", lambda: 0)
@@ -117,8 +117,8 @@ def test_what_is_missing_is_named_with_its_fix(
     status, rows = ask(capsys, config)
     assert status == 1
     for name, fix in (
-        ("packages/python-prctl", "apt install python3-prctl"),
-        ("packages/tomli", "apt install python3-tomli"),
+        ("packages/psutil", "scripts/bootstrap"),
+        ("packages/tomli", "scripts/bootstrap"),
         ("kernel/close_range", "Linux 5.9"),
         ("kernel/no_new_privs", "Linux 3.5"),
         ("kernel/system call filter", "CONFIG_SECCOMP_FILTER"),
