@@ -22,6 +22,7 @@ from helperd.errors import (
     LauncherGone,
     ProtocolError,
     RemoteProtocolError,
+    reason_word,
 )
 from helperd.incarnation import Incarnation
 from helperd.wire.greeting import attempts
@@ -181,7 +182,9 @@ class Asked:
             await self._end(incarnation)
         if not ended:
             return True
-        self._unheard = self._unheard or Failure(self.helper.name, "exited", f"ended without an answer{text}")
+        self._unheard = self._unheard or Failure(
+            self.helper.name, talk.problem or "exited", f"ended without an answer{text}"
+        )
         killed = incarnation.ended is not None and incarnation.ended.how == "signal"
         if killed or incarnation.channel.session.received:
             self.failure = self._unheard
@@ -221,6 +224,7 @@ class _Talk:
     def __init__(self) -> None:
         self.messages = 0
         self.complaint = ""
+        self.problem = ""
 
     def hear(self, message: Message) -> None:
         """Take a message.
@@ -231,6 +235,7 @@ class _Talk:
         self.messages += 1
         if isinstance(message, ErrorReport):
             self.complaint = message.message
+            self.problem = reason_word(message.problem, "")
         if self.messages > MAX_MESSAGES:
             raise RemoteProtocolError("babble", f"{MAX_MESSAGES} messages came instead of an answer")
 

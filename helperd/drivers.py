@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from helperd.asking import ASK_S, Asked, Failure
-from helperd.errors import UsageError
+from helperd.errors import UsageError, reason_word
 from helperd.wire.definition import SourceDefinition, check_options
 from helperd.wire.messages import Interface, ListReport, ListRequest, ProbeReport, ProbeRequest
 
@@ -238,9 +238,15 @@ async def list_devices(
             kind = asked.helper.types[0] if asked.helper.types else ""
             listing.devices += [Device(name, kind, found) for found in answer.interfaces]
         else:
-            listing.failed.append(Failure(name, "not-supported", answer.message or "cannot list"))
+            listing.failed.append(_refusal(name, answer, "not-supported", "cannot list"))
     await _gone(questions)
     return listing
+
+
+def _refusal(name: str, report: ListReport | ProbeReport, problem: str, text: str) -> Failure:
+    """A no, in the helper's own word where it gave one that says more than no."""
+    word = reason_word(report.problem, problem)
+    return Failure(name, problem if word == "open-refused" else word, report.message or text)
 
 
 async def _gone(questions: list[Asked]) -> None:
@@ -288,7 +294,7 @@ async def probe(
             found.helper, found.report = asked.helper, answer
             break
         else:
-            found.refused.append(Failure(asked.helper.name, "probe-refused", answer.message or "not mine"))
+            found.refused.append(_refusal(asked.helper.name, answer, "probe-refused", "not mine"))
     for asked in questions:
         asked.cancel()
     await _gone(questions)

@@ -74,6 +74,20 @@ PROBLEMS: dict[str, str] = {
     "busy": "the thing asked for is in use",
 }
 
+REASONS: frozenset[str] = frozenset(
+    {
+        *("open-refused", "device-gone", "bad-capture", "child-gone", "timed-out", "not-supported"),
+        *("not-installed", "exec-failed", "not-permitted", "no-resources", "busy", "bad-definition"),
+        *("exited", "bug"),
+    }
+)
+"""The problem words that a helper may give with its own reason (docs/protocol.md)."""
+
+
+def reason_word(word: str, otherwise: str) -> str:
+    """The word that a helper gave as its reason, unless it may not give that one, or gave none."""
+    return word if word in REASONS else otherwise
+
 
 class Code(enum.IntEnum):
     """Exit codes of helperd's programs; stable, documented in helperd(8)."""

@@ -15,12 +15,12 @@ import signal
 import time
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 import trio
 
 from helperd.bell import Bell
-from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut, UsageError
+from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut, UsageError, reason_word
 from helperd.incarnation import Incarnation, program_of
 from helperd.lifecycle import (
     Answer,
@@ -110,6 +110,13 @@ class Shell(Protocol):
         """Write a log line."""
 
 
+class _OwnReason(TypedDict):
+    """The part of an ``Ending`` that the helper has a say in."""
+
+    said: str | None
+    said_problem: str
+
+
 @dataclass(slots=True)
 class Opened:
     """What the helper said when it opened its device, and what it is called with."""
@@ -183,6 +190,7 @@ class Source:
         self._gone: Exit | None = None
         self._shutdown: str | None = None
         self._said = ""
+        self._failed: ErrorReport | None = None
         self._offers_bulk = False
         self._accepted = False  # its open report: from then on packets have a way
         self._unacceptable: HelperdError | None = None
@@ -328,6 +336,7 @@ class Source:
         self._offers_bulk = self._accepted = False
         self._unacceptable = None
         self._said = ""
+        self._failed = None
         self.last_words = []
         self.watch = None
         self._received_before = self.route.ledger.received
@@ -363,6 +372,7 @@ class Source:
                 greeted=bool(self.opened.generation),
                 v0_allowed=not self._last_way,
                 shutdown=self._shutdown,
+                **self._own_reason(),
                 status_meaningful=bool(self.helper and self.helper.status_meaningful),
             )
         )
@@ -438,7 +448,8 @@ class Source:
         if self._unacceptable is not None:
             raise self._unacceptable
         if not report.success:
-            raise OpenRefused("open-refused", report.message[:MAX_TEXT] or "the helper gave no reason")
+            word = reason_word(report.problem, "open-refused")
+            raise OpenRefused(word, report.message[:MAX_TEXT] or "the helper gave no reason")
         if (
             self._offers_bulk and channel.session.phase is Phase.OPEN
         ):  # else it has said goodbye in the same read
@@ -592,7 +603,8 @@ class Source:
             report = await incarnation.channel.configure(request)
             if not report.success:
                 raise HelperdError(
-                    "open-refused", f"{self.name}: {report.message or 'the helper gave no reason'}"
+                    reason_word(report.problem, "open-refused"),
+                    f"{self.name}: {report.message or 'the helper gave no reason'}",
                 )
             return report
         raise PeerTimedOut(
@@ -620,9 +632,7 @@ class Source:
         elif isinstance(message, WarningReport):
             self._hear("warning", message.warning)
         elif isinstance(message, ErrorReport):
-            text = message.message or "the helper reports an error without words"
-            if text != self._said:  # helpers say why, and then that it is the end
-                self._hear("error", text)
+            self._on_error(message)
         elif isinstance(message, OpenReport):
             if message.success:  # before the packets that came in the same read
                 self._accept(message)
@@ -636,6 +646,14 @@ class Source:
             self._shutdown = message.reason[:MAX_TEXT]
         elif isinstance(message, ConfigureReport):
             self._note_tuning(message)
+
+    def _on_error(self, report: ErrorReport) -> None:
+        """Keep the helper's own reason for its end, and tell it once: helpers say why, and then that it is the end."""
+        if not report.success:
+            self._failed = report
+        text = report.message or "the helper reports an error without words"
+        if text != self._said:
+            self._hear("error", text)
 
     def _accept(self, report: OpenReport) -> None:
         """Take an open report over; from here on packets have a way. One that cannot be accepted is noted."""
@@ -748,6 +766,13 @@ class Source:
         return self.watch.word, self.watch.reason
 
     # the end
+
+    def _own_reason(self) -> _OwnReason:
+        """What the helper itself gave as the reason of its end."""
+        failed = self._failed
+        if failed is None:
+            return {"said": None, "said_problem": ""}
+        return {"said": failed.message[:MAX_TEXT], "said_problem": reason_word(failed.problem, "")}
 
     def _asked(self) -> str:
         if self.life.ended_by is None:

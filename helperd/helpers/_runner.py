@@ -13,6 +13,7 @@ Source of facts: kismet-protocol.md, sections 3.3 to 3.5 and 4.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import select
@@ -312,7 +313,7 @@ class Runner:
             job(message)
         except Exception as error:  # noqa: BLE001 - ours, then: told, never a helper that hangs
             traceback.print_exc()
-            self._tell_failure(f"a bug of helperd's: {_reason(error)}")
+            self._tell_failure(f"a bug of helperd's: {_reason(error)}", "bug")
             self._finish(Code.BUG)
         finally:
             self._working = False
@@ -323,7 +324,13 @@ class Runner:
         try:
             interfaces = tuple(self._helper.list())
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
-            report = ListReport(request.seqno, success=False, message=_told(error), version=_VERSION)
+            report = ListReport(
+                request.seqno,
+                success=False,
+                message=_told(error),
+                version=_VERSION,
+                problem=_word(error),
+            )
         else:
             report = ListReport(request.seqno, interfaces=interfaces, version=_VERSION)
         self._send(report)
@@ -348,7 +355,7 @@ class Runner:
                     capture_interface=answer.capture_interface,
                 )
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
-            report = ProbeReport(request.seqno, success=False, message=_told(error))
+            report = ProbeReport(request.seqno, success=False, message=_told(error), problem=_word(error))
         self._send(report)
         self._finish()
 
@@ -370,7 +377,15 @@ class Runner:
             device = self._helper.open(definition)
             report = self._opened(request, definition, device)
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
-            self._send(OpenReport(request.seqno, success=False, message=_told(error), version=_VERSION))
+            self._send(
+                OpenReport(
+                    request.seqno,
+                    success=False,
+                    message=_told(error),
+                    version=_VERSION,
+                    problem=_word(error),
+                )
+            )
             self._finish()
             return
         self._send(report)
@@ -386,7 +401,7 @@ class Runner:
             if self._helper.SEALED:
                 self._seal()
         except OSError as error:
-            self._tell_failure(f"cannot give up what it does not need: {_reason(error)}")
+            self._tell_failure(f"cannot give up what it does not need: {_reason(error)}", "not-permitted")
             self._finish(Code.NO)
             return
         self._capture(writer)
@@ -446,7 +461,7 @@ class Runner:
             if not self._port.stopping.is_set():
                 if not isinstance(error, HelperdError):
                     traceback.print_exc()
-                self._tell_failure(_reason(error))
+                self._tell_failure(_reason(error), _word(error, capturing=True))
                 self._finish(Code.NO)
             return
         self._results.append(lambda: self._captured(reason or "the capture has ended"))
@@ -481,10 +496,10 @@ class Runner:
             self._send(Shutdown(reason))
             self._finish()
 
-    def _tell_failure(self, text: str) -> None:
+    def _tell_failure(self, text: str, problem: str = "") -> None:
         """Tell the server why this is the end."""
         self._send(Text(Severity.ERROR, text))
-        self._send(ErrorReport(0, text))
+        self._send(ErrorReport(0, text, problem=problem))
 
     def _lose_channels(self, text: str) -> None:
         """No channel is left to tune to: end, though the capture still runs; from the channel thread."""
@@ -542,12 +557,19 @@ class Runner:
 
         if type(self._helper).configure is Helper.configure:
             text = f"{self._helper.TYPE} has no channels"
-            self._send(ConfigureReport(request.seqno, success=False, message=text))
+            self._send(ConfigureReport(request.seqno, success=False, message=text, problem="not-supported"))
             return
         self._make_tuner().request(request)
 
 
 _VERSION = f"helperd {__version__}"
+_SYSTEM_WORDS = {
+    errno.EACCES: "not-permitted",
+    errno.EPERM: "not-permitted",
+    errno.EBUSY: "busy",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOMEM), "no-resources"),
+}
+_LOST = dict.fromkeys((errno.ENODEV, errno.ENXIO, errno.EIO), "device-gone")
 
 
 def _told(error: BaseException) -> str:
@@ -555,6 +577,14 @@ def _told(error: BaseException) -> str:
     if not isinstance(error, HelperdError | OSError):
         traceback.print_exception(error)
     return _reason(error)
+
+
+def _word(error: BaseException, *, capturing: bool = False) -> str:
+    """The problem word of what the author's code raised; empty when it says no more than that it failed."""
+    if isinstance(error, HelperdError):
+        return error.problem
+    number = (error.errno or 0) if isinstance(error, OSError) else 0
+    return _SYSTEM_WORDS.get(number, "") or (_LOST.get(number, "") if capturing else "")
 
 
 def _reason(error: BaseException) -> str:

@@ -107,7 +107,9 @@ class Tuner:
             try:
                 hopper = Hopper(request.hopping, self._hopper)
             except HelperdError as error:
-                self._send(ConfigureReport(request.seqno, success=False, message=error.text))
+                self._send(
+                    ConfigureReport(request.seqno, success=False, message=error.text, problem=error.problem)
+                )
                 return
             self._hopper = hopper if hopper.rate else None
             self._send(ConfigureReport(request.seqno, hopping=hopper.report()))

@@ -11,6 +11,7 @@ from helperd.errors import (
     HelperdError,
     HelperExited,
     LaunchFailed,
+    OpenRefused,
     PrivsepError,
     RemoteProtocolError,
 )
@@ -65,6 +66,8 @@ class Ending:
         greeted: a valid frame was received.
         v0_allowed: the driver allows wire generation v0 and this incarnation did not use it.
         shutdown: text of the helper's own Shutdown message; None when none came.
+        said: the helper's own reason, in its last ErrorReport; None when none came.
+        said_problem: the problem word it gave with it; empty when it gave none, or one that is not for it to say.
         status_meaningful: the driver declares that exit code 0 means done.
     """
 
@@ -80,6 +83,8 @@ class Ending:
     greeted: bool = True
     v0_allowed: bool = False
     shutdown: str | None = None
+    said: str | None = None
+    said_problem: str = ""
     status_meaningful: bool = False
 
 
@@ -171,7 +176,7 @@ def _before_greeting(ending: Ending) -> Exit | None:
 
 def _by_refusal(ending: Ending) -> Exit | None:
     error = ending.error
-    if isinstance(error, HelperdError) and error.problem in _REFUSALS:
+    if isinstance(error, OpenRefused) or (isinstance(error, HelperdError) and error.problem in _REFUSALS):
         return Exit(Why.REFUSAL, error.problem, error.text)
     return None
 
@@ -200,7 +205,12 @@ def _by_itself(ending: Ending) -> Exit:
         return Exit(Why.ACCIDENT, "out-of-memory", "the kernel ended the helper for lack of memory")
     if _died(ending):
         core = " and left a core file" if ending.core else ""
-        return Exit(Why.ACCIDENT, "killed", f"the helper was ended by {_signal_name(ending.code)}{core}")
+        said = f"; it had said: {ending.said}" if ending.said else ""
+        return Exit(
+            Why.ACCIDENT, "killed", f"the helper was ended by {_signal_name(ending.code)}{core}{said}"
+        )
+    if ending.said is not None:
+        return Exit(Why.ACCIDENT, ending.said_problem or "exited", ending.said or _without_words(ending))
     if ending.shutdown is not None:
         return Exit(Why.DONE, "done", f"the helper said it is done: {ending.shutdown}".removesuffix(": "))
     if ending.how != "exited":
@@ -208,6 +218,11 @@ def _by_itself(ending: Ending) -> Exit:
     if ending.status_meaningful and ending.code == 0:
         return Exit(Why.DONE, "done", "the helper exited with code 0")
     return Exit(Why.ACCIDENT, "exited", f"the helper exited with code {ending.code}")
+
+
+def _without_words(ending: Ending) -> str:
+    status = f" and exited with code {ending.code}" if ending.how == "exited" else ""
+    return f"the helper said that it failed, not why{status}"
 
 
 def _died(ending: Ending) -> bool:

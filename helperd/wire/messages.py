@@ -5,6 +5,8 @@ Rules:
   2. An absent text is ``""`` and an absent list is ``()``; an absent number is None.
   3. A report names the request it answers in ``request``, taken from its payload; 0 is unsolicited.
   4. ``severity`` of a report's message is None when it is the usual one: INFO on success, ERROR on failure.
+  5. ``problem`` of a report is the problem word of its failure, as the helper says it: one of helperd's own keys, v3
+     only (docs/protocol.md).
 
 Fields: kismet-protocol.md, section 2.
 """
@@ -272,6 +274,7 @@ class ListReport:
     interfaces: tuple[Interface, ...] = ()
     message: str = ""
     version: str = ""
+    problem: str = ""
     severity: Severity | None = None
 
 
@@ -286,6 +289,7 @@ class ProbeReport:
     channel: str = ""
     channels: tuple[str, ...] = ()
     capture_interface: str = ""
+    problem: str = ""
     severity: Severity | None = None
 
 
@@ -306,6 +310,7 @@ class OpenReport:
         uuid: identity of the source.
         warning: a line for people that stays; v0 and v2 only.
         version: of the helper; v3 only.
+        problem: the problem word of a refusal; v3 only.
         severity: of ``message``, when unusual; v0 and v2 only.
     """
 
@@ -321,6 +326,7 @@ class OpenReport:
     uuid: str = ""
     warning: str = ""
     version: str = ""
+    problem: str = ""
     severity: Severity | None = None
 
 
@@ -334,6 +340,7 @@ class ConfigureReport:
     hopping: Hopping | None = None
     message: str = ""
     warning: str = ""
+    problem: str = ""
     severity: Severity | None = None
 
 
@@ -344,6 +351,7 @@ class ErrorReport:
     request: int = 0
     message: str = ""
     success: bool = False
+    problem: str = ""
     severity: Severity | None = None
 
 

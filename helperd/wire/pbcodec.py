@@ -177,7 +177,7 @@ def _configure_report(report: Any, _: int) -> m.ConfigureReport:
 
 def _error_report(report: Any, _: int) -> m.ErrorReport:
     text, severity = _said(report)
-    return m.ErrorReport(report.success.seqno, text, report.success.success, severity)
+    return m.ErrorReport(report.success.seqno, text, report.success.success, severity=severity)
 
 
 def _new_source(request: Any, _: int) -> m.NewSource:

@@ -88,6 +88,8 @@ class Type(enum.IntEnum):
     LOST = bulk.LOST
 
 
+PROBLEM: Final = 64
+"""Key of the problem word in a report that says no; helperd's own, beyond the keys of the protocol."""
 _SEVERITIES: Final = {severity.value for severity in Severity}
 
 
@@ -112,7 +114,7 @@ def decode(frame: ControlFrame) -> Message:
 
 
 def _decode_error(fields: Fields, frame: ControlFrame) -> ErrorReport:
-    return ErrorReport(frame.seqno, fields.text(1))
+    return ErrorReport(frame.seqno, fields.text(1), problem=fields.text(PROBLEM))
 
 
 def _decode_open(fields: Fields, frame: ControlFrame) -> OpenReport:
@@ -128,6 +130,7 @@ def _decode_open(fields: Fields, frame: ControlFrame) -> OpenReport:
         uuid=fields.text(8),
         message=fields.text(9),
         version=fields.text(10),
+        problem=fields.text(PROBLEM),
     )
 
 
@@ -141,6 +144,7 @@ def _decode_probe(fields: Fields, frame: ControlFrame) -> ProbeReport:
         capture_interface=inner.text(4),
         channel=inner.text(5),
         channels=inner.texts(6),
+        problem=fields.text(PROBLEM),
     )
 
 
@@ -154,6 +158,7 @@ def _decode_list(fields: Fields, frame: ControlFrame) -> ListReport:
         ),
         message=fields.text(3),
         version=fields.text(4),
+        problem=fields.text(PROBLEM),
     )
 
 
@@ -164,6 +169,7 @@ def _decode_configure_report(fields: Fields, frame: ControlFrame) -> ConfigureRe
         channel=fields.text(2),
         hopping=_decode_hopping(fields.fields(3)),
         message=fields.text(4),
+        problem=fields.text(PROBLEM),
     )
 
 
@@ -345,12 +351,12 @@ def encode(message: Message, seqno: int) -> Parts:  # noqa: C901, PLR0911, PLR09
         case OpenReport():
             return _open_report(message)
         case ConfigureReport():
-            fields = _texts({2: message.channel, 4: message.message})
+            fields = _texts({2: message.channel, 4: message.message, PROBLEM: message.problem})
             if message.hopping is not None:
                 fields[3] = _hopping(message.hopping)
             return Type.CONFIGREPORT, int(message.success), message.request, {1: message.request} | fields
-        case ErrorReport(request, text):
-            return Type.ERROR, 1, request, _texts({1: text})
+        case ErrorReport(request, text, problem=problem):
+            return Type.ERROR, 1, request, _texts({1: text, PROBLEM: problem})
         case NewSource(definition, sourcetype, uuid):
             return Type.NEWSOURCE, 0, seqno, {1: definition, 2: sourcetype, 3: uuid}
         case DataReport():
@@ -399,7 +405,7 @@ def _list_report(report: ListReport, seqno: int) -> Parts:
         Type.LISTREPORT,
         int(not report.success),
         seqno,
-        fields | _texts({3: report.message, 4: report.version}),
+        fields | _texts({3: report.message, 4: report.version, PROBLEM: report.problem}),
     )
 
 
@@ -408,7 +414,12 @@ def _probe_report(report: ProbeReport) -> Parts:
     if report.channels:
         inner[6] = report.channels
     fields: dict[int, object] = {1: report.request, 2: inner, 3: report.message}
-    return Type.PROBEREPORT, int(report.success), report.request, fields
+    return (
+        Type.PROBEREPORT,
+        int(report.success),
+        report.request,
+        fields | _texts({PROBLEM: report.problem}),
+    )
 
 
 def _open_report(report: OpenReport) -> Parts:
@@ -420,7 +431,7 @@ def _open_report(report: OpenReport) -> Parts:
     if report.hopping is not None:
         fields[6] = _hopping(report.hopping)
     fields |= _texts({3: report.capture_interface, 5: report.channel, 7: report.hardware})
-    fields |= _texts({8: report.uuid, 9: report.message, 10: report.version})
+    fields |= _texts({8: report.uuid, 9: report.message, 10: report.version, PROBLEM: report.problem})
     return Type.OPENREPORT, int(report.success), report.request, fields
 
 

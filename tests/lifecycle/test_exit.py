@@ -29,6 +29,38 @@ def ends(**known) -> tuple[str, str]:
     return found.kind.value, found.problem
 
 
+@pytest.mark.parametrize(
+    ("known", "problem", "text"),
+    [
+        (
+            {"said": "no radio", "said_problem": "device-gone", "how": "exited", "code": 1},
+            "device-gone",
+            "no radio",
+        ),
+        ({"said": "no radio", "how": "exited", "code": 1}, "exited", "no radio"),
+        ({"said": "no radio", "shutdown": "bye", "how": "exited", "code": 0}, "exited", "no radio"),
+        ({"said": "no radio", "how": "exited", "code": 0, "status_meaningful": True}, "exited", "no radio"),
+        (
+            {"said": "no radio", "error": HelperExited("exited", "x"), "how": "exited", "code": 1},
+            "exited",
+            "no radio",
+        ),
+        ({"said": "", "how": "exited", "code": 2}, "exited", "the helper said that it failed, not why"),
+        ({"said": "no radio", "how": "signal", "code": 6}, "killed", "by SIGABRT; it had said: no radio"),
+        (
+            {"error": OpenRefused("device-gone", "no radio"), "how": "exited", "code": 0},
+            "device-gone",
+            "no radio",
+        ),
+    ],
+)
+def test_what_the_helper_itself_says_is_the_reason(known, problem, text):
+    found = classify(Ending(**known))
+    assert found.problem == problem
+    assert text in found.text
+    assert found.kind is (Why.REFUSAL if "error" in known and "said" not in known else Why.ACCIDENT)
+
+
 def test_the_words():
     assert [why.value for why in Why] == [
         "asked",
