@@ -16,7 +16,7 @@ _helperd_sources() { # names of running sources: their sockets
 _helperd() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command= word
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        case $word in run | demo | status | top | list | probe | open | close | pause | resume | restart | channel | hop | tap | messages | wait | reload | capture | launcher | doctor | check) command=$word; break ;; esac
+        case $word in run | demo | status | top | list | probe | start | stop | pause | resume | restart | channel | hop | tap | messages | wait | reload | capture | launcher | doctor | check) command=$word; break ;; esac
     done
     COMPREPLY=()
     case $command:$prev in
@@ -32,8 +32,8 @@ _helperd() {
         list:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         probe:-c | probe:--config) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
         probe:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
-        open:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
-        close:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
+        start:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
+        stop:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         pause:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         resume:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         restart:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
@@ -69,8 +69,8 @@ _helperd() {
         top) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -d --delay -s --sort --runtime-dir" -- "$cur"); fi ;;
         list) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --json --runtime-dir --fresh" -- "$cur"); fi ;;
         probe) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --json --runtime-dir" -- "$cur"); fi ;;
-        open) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
-        close) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
+        start) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
+        stop) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         pause) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         resume) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         restart) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
@@ -84,7 +84,7 @@ _helperd() {
         launcher) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --listen --systemd" -- "$cur"); fi ;;
         doctor) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --security --json" -- "$cur"); fi ;;
         check) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; fi ;;
-        "") mapfile -t COMPREPLY < <(compgen -W "run demo status top list probe open close pause resume restart channel hop tap messages wait reload capture launcher doctor check -h --help --version" -- "$cur") ;;
+        "") mapfile -t COMPREPLY < <(compgen -W "run demo status top list probe start stop pause resume restart channel hop tap messages wait reload capture launcher doctor check -h --help --version" -- "$cur") ;;
     esac
 }
 complete -F _helperd helperd

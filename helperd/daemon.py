@@ -21,6 +21,7 @@ import trio
 
 from helperd import __version__, config, pcapng
 from helperd.config.check import source_name
+from helperd.config.profile import END_SIGNALS
 from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
 from helperd.control.api import Reader
 from helperd.control.peer import Admins
@@ -517,16 +518,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _EarlySignals:
-    """Ends in order before the loop listens; afterwards a second signal (terminal and launcher) changes nothing."""
+    """Ends in order before the loop listens; afterwards a second signal (terminal and launcher) changes nothing.
+
+    Whoever started this process has blocked the signals: one that came while modules were imported is answered now.
+    """
 
     def __init__(self) -> None:
         self.listening = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in END_SIGNALS:
             signal.signal(number, self._answer)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
-    def _answer(self, _number: int, _frame: object) -> None:
+    def _answer(self, number: int, _frame: object) -> None:
         if not self.listening:
-            raise SystemExit(Code.DONE)
+            raise SystemExit(Code.INTERRUPTED if number == signal.SIGINT else Code.DONE)
 
 
 async def _run_quietly(

@@ -101,6 +101,7 @@ class Code(enum.IntEnum):
     UNSAFE = 100
     BUG = 101
     SYSTEM = 111
+    INTERRUPTED = 130
 
 
 class HelperdError(Exception):

@@ -389,7 +389,8 @@ def start_launcher(config: str) -> tuple[int, int]:
     with theirs:
         argv = [*launcher_argv(os.path.abspath(config)), f"--client-fd={theirs.fileno()}", "--unprivileged"]
         os.set_inheritable(theirs.fileno(), True)  # noqa: FBT003
-        pid = os.posix_spawn(argv[0], argv, launcher_env())
+        # A terminal's ^C is for us; the child has no answer to it until it listens, and then none but our end.
+        pid = os.posix_spawn(argv[0], argv, launcher_env(), setsigmask=[signal.SIGINT])
     return pid, ours.detach()
 
 

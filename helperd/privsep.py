@@ -127,12 +127,13 @@ class Launcher:
             self.reap()
         alone = any(client.uid < 0 for client in self.clients) and not self.supervisor
         if signal.SIGTERM in numbers or (signal.SIGINT in numbers and not alone):
-            self.end(0)  # a terminal's ^C also reaches the process that holds --client-fd, which decides
+            # A terminal's ^C also reaches the process that holds --client-fd, which decides.
+            self.end(0, signal.SIGTERM if signal.SIGTERM in numbers else signal.SIGINT)
 
-    def end(self, status: int) -> None:
-        """Begin the end: the supervisor first; without one, kill every helper and return ``status``."""
+    def end(self, status: int, number: int = signal.SIGTERM) -> None:
+        """Begin the end: the supervisor first, by a signal; without one, kill every helper and return ``status``."""
         if self.supervisor:
-            os.kill(self.supervisor, signal.SIGTERM)
+            os.kill(self.supervisor, number)
             self.end_at = self.end_at or monotonic() + 15
             return
         self.ending = status if self.ending is None else self.ending
@@ -345,7 +346,9 @@ class Launcher:
         fd, words = trust.open_program(profile, root=self.root)
         place = {0: 0, 1: 1, 2: 2, 3: theirs.fileno()}
         child = Child(words, profile.env, place, fd, -1, self.have, os.getpid(), session=False)
-        child = child._replace(filter=seccomp.for_profile(1, 0, no_new_privs=True))
+        child = child._replace(
+            filter=seccomp.for_profile(1, 0, no_new_privs=True), blocked=profiling.END_SIGNALS
+        )
         if ids:
             child = child._replace(uid=ids[0], gid=ids[1])
         self.supervisor, errors, pidfd = forks.fork(child)

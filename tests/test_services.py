@@ -188,7 +188,7 @@ def test_an_operator_stops_and_starts_a_service_by_its_name(
         assert run("restart", "mine") == 0
         second = service(rig.status(), "mine")["pid"]
         assert second != first
-        assert run("close", "mine", "radio0") == 0
+        assert run("stop", "mine", "radio0") == 0
         assert capsys.readouterr().out == "mine: running\nmine: down\nradio0: down\n"
         assert not Path(f"/proc/{second}").exists()
         assert rig.status()["health"] == "ok", "nothing that was stopped by order is in trouble"
@@ -198,7 +198,7 @@ def test_an_operator_stops_and_starts_a_service_by_its_name(
         rig.call("Reload")
         assert service(rig.status(), "mine")["state"] == "down", "a reload starts nothing that was stopped"
 
-        assert run("open", "mine", "--json") == 0
+        assert run("start", "mine", "--json") == 0
         said = json.loads(capsys.readouterr().out)
         assert (said["sources"], said["services"][0]["state"]) == ([], "running")
         for method, state in (("Stop", "down"), ("Start", "running"), ("Restart", "running")):
@@ -206,7 +206,7 @@ def test_an_operator_stops_and_starts_a_service_by_its_name(
             assert INTERFACE.wrong(reply, INTERFACE.methods[method].outputs) == ""
             assert reply["service"]["state"] == state
 
-        assert run("close", "min") == 64
+        assert run("stop", "min") == 64
         assert "no source or service is named 'min'; did you mean 'mine'?" in capsys.readouterr().err
         assert run("pause", "mine") == 64, "it has no packets"
         assert "no source is named 'mine'" in capsys.readouterr().err

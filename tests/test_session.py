@@ -143,9 +143,9 @@ def test_a_member_of_the_group_looks_and_reads(rig: Rig, rundir: Path, tmp_path:
     me.says("helperd wait --running radio0")
 
     for line in (
-        "helperd open radio1",
-        "helperd open radio3:type=synthetic",
-        "helperd close radio0",
+        "helperd start radio1",
+        "helperd start radio3:type=synthetic",
+        "helperd stop radio0",
         "helperd pause radio0",
         "helperd resume radio0",
         "helperd restart radio0",
@@ -171,7 +171,7 @@ def test_a_member_of_the_group_looks_and_reads(rig: Rig, rundir: Path, tmp_path:
 def test_an_admin_has_every_verb(rig: Rig, rundir: Path) -> None:
     admin = Shell(rundir / "admin", rundir, [READERS, ADMINS])
 
-    said = admin.says("helperd open radio1")
+    said = admin.says("helperd start radio1")
     assert said.startswith("radio1: running")
     admin.says("helperd wait --running radio0 radio1")
 
@@ -191,11 +191,11 @@ def test_an_admin_has_every_verb(rig: Rig, rundir: Path) -> None:
     assert after["pid"] != before["pid"]
     assert after["incarnation"] > before["incarnation"]
 
-    assert admin.says("helperd open radio3:type=synthetic").startswith("radio3: running")
+    assert admin.says("helperd start radio3:type=synthetic").startswith("radio3: running")
     assert "radio3" in admin.says("helperd status")
     admin.says("helperd tap radio3 radio0 -w both.pcapng -c 50 -q")
-    assert "radio3: down" in admin.says("helperd close radio3")
-    done = admin.run("helperd close radio0 radio1 nothing", 64)
+    assert "radio3: down" in admin.says("helperd stop radio3")
+    done = admin.run("helperd stop radio0 radio1 nothing", 64)
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["radio0", "radio1"]
     assert "unknown-source" in done.stderr
     admin.says("helperd wait --stopped radio0 radio1")

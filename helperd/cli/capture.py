@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-w", dest="file", metavar="FILE", help="the file; - is standard output (default: a pipe)"
     )
-    parser.add_argument("-c", dest="packets", metavar="N", type=tap._positive, help="stop after N packets")
+    parser.add_argument("-c", dest="packets", metavar="N", type=tap.count, help="stop after N packets")
     parser.add_argument(
         "-a",
         dest="stop",
@@ -130,6 +130,7 @@ async def _capture(
 
     (spec,) = settings.sources
     table = RouteTable()
+    came: list[int] = []
     ours, theirs = trio.socket.socketpair()
     async with _door(path, installed, settings) as launcher:
         supervisor = Supervisor(settings, launcher, table, log)
@@ -140,7 +141,8 @@ async def _capture(
             async with trio.open_nursery() as nursery:
 
                 async def interrupted() -> None:
-                    async for _ in signals:
+                    async for number in signals:
+                        came.append(number)
                         break
                     await supervisor.stop()
 
@@ -159,6 +161,8 @@ async def _capture(
                 await supervisor.stop()
                 bad = "" if ring.done else _failure(supervisor.source(spec.name), ring.packets)
                 nursery.cancel_scope.cancel()
+    if signal.SIGINT in came and not ring.packets:
+        raise KeyboardInterrupt  # at the start: there is nothing whose end could be told
     return bad
 
 

@@ -11,9 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as shells report it."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and say how it ended.
@@ -22,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; None: those of this process.
 
     Returns:
-        The exit status, as listed in ``errors.Code``; 130 after Ctrl-C.
+        The exit status, as listed in ``errors.Code``.
     """
     try:
         status = _command(sys.argv[1:] if argv is None else list(argv))
@@ -34,7 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_stdout()
         return Code.DONE
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return Code.INTERRUPTED
+    except (
+        BaseExceptionGroup
+    ) as group:  # from a nursery; an interrupt between its tasks is Ctrl-C all the same
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        return Code.INTERRUPTED
     except OSError as error:
         print(f"helperd: a system call failed: {error}", file=sys.stderr)
         try:

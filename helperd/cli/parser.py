@@ -53,7 +53,10 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
         SystemExit: 64 for a wrong command line; 0 after --help and --version.
     """
     known = {command.name: command for command in COMMANDS}
-    word = next((word for word in argv if not word.startswith("-")), None)
+    at = next((at for at, word in enumerate(argv) if not word.startswith("-")), len(argv))
+    meant = [command.name for command in COMMANDS if command.alias and command.alias in argv[at : at + 1]]
+    argv = [*argv[:at], *(meant or argv[at : at + 1]), *argv[at + 1 :]]
+    word = argv[at] if at < len(argv) else None
     chosen = () if word is None or word not in known else (known[word],)
     # A parser costs as much as a module: where the command stands first, the others are not asked for.
     parser = build(chosen, chosen if chosen and argv[0] == word else COMMANDS)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from helperd.cli.check import checked
 from helperd.cli.defaults import add_config, config_file
-from helperd.config.profile import supervisor_profile
+from helperd.config.profile import END_SIGNALS, supervisor_profile
 from helperd.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def become_supervisor(path: str, runtime_dir: str | None, launcher: str) -> NoRe
         os.dup2(sock.fileno(), 3)
     os.set_inheritable(3, True)  # noqa: FBT003
     sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # until what starts now has handlers
     os.execve(profile.program, profile.argv, environment)  # noqa: S606 - there is no shell, and none is wanted
 
 
@@ -104,4 +106,5 @@ def become_launcher(
     if more:
         argv += ["--", *more]
     environment = {name: value for name, value in os.environ.items() if not root or name in _KEPT_FOR_ROOT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # until what starts now has handlers
     os.execve(sys.executable, argv, environment)  # noqa: S606 - there is no shell, and none is wanted

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-w", dest="file", metavar="FILE", help="the file; - is standard output (default: a pipe)"
     )
-    parser.add_argument("-c", dest="packets", metavar="N", type=_positive, help="stop after N packets")
+    parser.add_argument("-c", dest="packets", metavar="N", type=count, help="stop after N packets")
     parser.add_argument(
         "-a",
         dest="stop",
@@ -73,6 +73,16 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
     return number
+
+
+def count(text: str) -> int:
+    """The number of ``-c``, which in commands that start something is the configuration."""
+    try:
+        return _positive(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{error}; -c is how many packets here, as in dumpcap: the configuration is --config FILE"
+        ) from error
 
 
 def _limit(*words: str) -> Callable[[str], tuple[str, float | str]]:

@@ -77,6 +77,7 @@ def main(args: argparse.Namespace) -> int:
     with running.connect(args) as client:
         stream = client.more("GetStatus", every_s=args.delay)
         screen.take(next(stream))
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the terminal is to be put back
         with contextlib.suppress(KeyboardInterrupt), woken_by(signal.SIGWINCH) as resized:
             try:
                 curses.setupterm()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,8 @@ LIMITS = {"core": 0, "nofile": 256}
 POOL_NPROC = 64  # only where the uid is the helper's own: the kernel counts by uid
 INLINE = {"python": "cm", "perl": "eE", "ruby": "e", "node": "ep", "sh": "c", "bash": "c", "dash": "c"}
 """Interpreters, and the options of theirs that take the place of a script."""
+END_SIGNALS = (signal.SIGINT.value, signal.SIGTERM.value)  # numbers, as a forked child is told them
+"""What ends a supervisor in order; blocked when it is started, because until it has handlers they would kill it."""
 
 
 Becoming = tuple[int, str, bool, int | None, int, tuple[int, ...], tuple[tuple[int, int], ...]]

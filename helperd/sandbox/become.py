@@ -36,6 +36,7 @@ class Child(NamedTuple):
         have: the launcher's own capabilities; without setpcap no bounding set and no securebits.
         uid: None: it stays who the launcher is.
         session: False for the supervisor: it keeps the terminal, and gets a TERM when the launcher dies.
+        blocked: signals that wait until the program has handlers for them.
         filter: seccomp program; empty: none.
     """
 
@@ -54,6 +55,7 @@ class Child(NamedTuple):
     groups: tuple[int, ...] = ()
     limits: tuple[tuple[int, int], ...] = ()
     session: bool = True
+    blocked: tuple[int, ...] = ()
     leaf: str = ""
     filter: bytes = b""
 
@@ -119,7 +121,7 @@ def _surroundings(child: Child, step: Callable[[str], None]) -> None:
         os.setsid()
     signal.set_wakeup_fd(-1)
     kernel.default_signals()
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.pthread_sigmask(signal.SIG_SETMASK, child.blocked)
     for which, value in child.limits:
         hard = resource.getrlimit(which)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

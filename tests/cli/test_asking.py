@@ -87,7 +87,7 @@ def test_an_unknown_source_is_a_usage_error_with_the_nearest_name(
 
 
 @pytest.mark.parametrize(
-    "words", [("status",), ("close", "x"), ("messages",), ("reload",), ("tap", "--all"), ("hop", "x")]
+    "words", [("status",), ("stop", "x"), ("messages",), ("reload",), ("tap", "--all"), ("hop", "x")]
 )
 def test_without_a_daemon_every_command_says_so(
     rundir: Path, run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
@@ -101,14 +101,14 @@ def test_without_a_daemon_every_command_says_so(
 
 def test_a_session_of_orders(daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
-        (("close", "radio0", "beacons"), "radio0: down\nbeacons: down\n"),
-        (("open", "radio0"), "radio0: running, channel 6\n"),
+        (("stop", "radio0", "beacons"), "radio0: down\nbeacons: down\n"),
+        (("start", "radio0"), "radio0: running, channel 6\n"),
         (("pause", "radio0"), "radio0: paused, channel 6\n"),
         (("resume", "radio0"), "radio0: running, channel 6\n"),
         (("restart", "bad"), "bad: running, channel 6\n"),
         (("channel", "radio0", "11"), "radio0: running, channel 11\n"),
         (("hop", "radio0", "1", "6", "--rate", "3"), "radio0: running, channel 1,6@3.0\n"),
-        (("open", "new:type=synthetic"), "new: running, channel 6\n"),
+        (("start", "new:type=synthetic"), "new: running, channel 6\n"),
         (("reload",), "restarted: radio0\nunchanged: 1 source\n"),
     ):
         assert run(*words) == 0
@@ -121,7 +121,7 @@ def test_a_session_of_orders(daemon: FakeDaemon, run: Run, capsys: pytest.Captur
 def test_a_source_that_refuses_does_not_keep_the_others_from_theirs(
     daemon: FakeDaemon, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("close", "nobody", "radio0", "--json") == 64
+    assert run("stop", "nobody", "radio0", "--json") == 64
     said = capsys.readouterr()
     assert "unknown-source" in said.err
     assert [row["name"] for row in json.loads(said.out)["sources"]] == ["radio0"]
@@ -134,7 +134,7 @@ def test_who_may_not_change_is_told_who_may(
 ) -> None:
     with served_in_thread(rundir, admin=Admins(frozenset(), "wheel", 4242)):
         assert run("status") == 0
-        assert run("close", "radio0") == 77
+        assert run("stop", "radio0") == 77
         assert "members of the group 'wheel'" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""``helperd open NAME...``: start sources and services, or open definitions that are not in the configuration."""
+"""``helperd start NAME...``: start sources and services, or add definitions that are not in the configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         metavar="NAME|DEFINITION",
         nargs="+",
-        help="a source or service of the configuration, or interface:key=value,... to open until the daemon ends",
+        help="a source or service of the configuration, or interface:key=value,... to run until the daemon ends",
     )
     running.add_arguments(parser)
 

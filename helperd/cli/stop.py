@@ -1,4 +1,4 @@
-"""``helperd close NAME...``: stop sources, so that their devices are free, and services."""
+"""``helperd stop NAME...``: stop sources, so that their devices are free, and services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         metavar="NAME",
         nargs="+",
-        help="a source or service to stop; it stays stopped until it is opened again",
+        help="a source or service to stop; it stays stopped until it is started again",
     )
     running.add_arguments(parser)
 
