@@ -63,7 +63,7 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     if word is not None and not chosen:
         from helperd.config.values import nearest
 
-        near = nearest(word, known)
+        near = next((name for name in known if name.startswith(word)), None) or nearest(word, known)
         tail = f'did you mean "{near}"?' if near else f"there are {', '.join(known)}"
         parser.error(f'no command "{word}"; {tail}')
     args, more = parser.parse_known_args(argv)

@@ -30,6 +30,7 @@ from helperd.errors import Code, HelperdError, LocalProtocolError, RemoteProtoco
 from helperd.helpers import _writer
 from helperd.helpers._clock import monotonic
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
+from helperd.helpers._printed import Printed
 from helperd.wire import bulk
 from helperd.wire.definition import SourceDefinition, check_options
 from helperd.wire.frames import MAX_FRAME, Run
@@ -93,6 +94,7 @@ class Runner:
         self._cancel: Callable[[], object] = lambda: None
         self._helperd = False
         self._numbered = threading.Event()
+        self._printed = Printed(self._tell_printed)
         self._listening = True
         self._ping_at = monotonic()
         self._ending = False
@@ -113,8 +115,9 @@ class Runner:
             number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
-            while not self._over():
-                self._turn()
+            with contextlib.redirect_stdout(self._printed):
+                while not self._over():
+                    self._turn()
         finally:
             signal.set_wakeup_fd(old_wakeup)
             for number, handler in before.items():
@@ -316,6 +319,7 @@ class Runner:
             self._tell_failure(f"a bug of helperd's: {_reason(error)}", "bug")
             self._finish(Code.BUG)
         finally:
+            self._printed.finish()
             self._working = False
             self._wake()
 
@@ -495,6 +499,10 @@ class Runner:
         if not hold:
             self._send(Shutdown(reason))
             self._finish()
+
+    def _tell_printed(self, line: str) -> None:
+        with contextlib.suppress(Stopped):  # print does not fail because nobody listens any more
+            self._send(Text(Severity.INFO, line))
 
     def _tell_failure(self, text: str, problem: str = "") -> None:
         """Tell the server why this is the end."""

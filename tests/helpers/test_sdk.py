@@ -68,6 +68,37 @@ def test_list_is_answered_and_the_helper_leaves(either):
         assert peer.wait() == 0
 
 
+def test_what_an_author_prints_is_told_line_by_line(tmp_path, either):
+    body = """
+        def list(self):
+            print("looking for", "devices")
+            print("\\n  two\\nlines", end="")
+            return [Interface("one", "")]
+    """
+    with written(tmp_path, body, **either) as peer:
+        peer.send(ListRequest())
+        told = [peer.expect(Text) for _ in range(2)]
+        assert [(text.severity, text.text) for text in told] == [
+            (Severity.INFO, "looking for devices"),
+            (Severity.INFO, "  two"),
+        ]
+        assert peer.expect(ListReport).success
+        assert peer.expect(Text).text == "lines"  # told at the end of the work: it has no end of its own
+        peer.until_eof()
+        assert peer.wait() == 0
+
+
+def test_an_endless_line_is_told_in_pieces(tmp_path):
+    body = """
+        def list(self):
+            print("x" * 2500)
+            return ()
+    """
+    with written(tmp_path, body) as peer:
+        peer.send(ListRequest())
+        assert [len(peer.expect(Text).text) for _ in range(3)] == [1000, 1000, 500]
+
+
 def test_a_helper_without_devices_lists_none():
     with Peer("pcapfile") as peer:
         peer.send(ListRequest())
