@@ -32,6 +32,9 @@ LINKTYPES: Final = {11: 100, 12: 101, 14: 101, 15: 102, 16: 103}
 """Link types whose number in memory (DLT_) differs from the one in files (LINKTYPE_), from libpcap's documentation."""
 
 MAX_LINKTYPE: Final = 0xFFFF
+MAX_LENGTH: Final = 0xFFFFFFFF
+LAST_STAMP: Final = (1 << 64) - 1
+"""Nanoseconds since 1970: the last that pcapng holds. Seconds of 64 bits with the highest bit set are before 1970."""
 UNKNOWN_LINKTYPE: Final = 147
 """DLT_USER0: for packets of a helper that never names a link type."""
 
@@ -212,11 +215,10 @@ class Translator:
                 if signal is not None and not comment:
                     comment = describe(signal)
                 stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
-                if stamp >> 64 or original >> 32:
-                    raise RemoteProtocolError(
-                        "bad-payload",
-                        f"a packet of {original} bytes at {sec} s and {usec} us: no capture can say that",
-                    )
+                if stamp >> 64:
+                    comment = f"{comment} time stamp {sec} s and {usec} us".lstrip()
+                    stamp = 0 if stamp < 0 or (sec or 0) >> 63 else LAST_STAMP
+                original = min(original, MAX_LENGTH)
                 if len(content) > MAX_CONTENT:
                     content = content[:MAX_CONTENT]
                     self.ledger.cut += 1

@@ -309,14 +309,33 @@ def test_moulds_stay_few_whatever_comes():
 
 
 @pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
-@pytest.mark.parametrize("wrong", [{"sec": 1 << 60}, {"original": 1 << 40}])
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            {"sec": 1 << 60},
+            {"stamp": (1 << 64) - 1, "comment": b"time stamp 1152921504606846976 s and 500000 us"},
+        ),
+        ({"sec": (1 << 64) - 5}, {"stamp": 0, "comment": b"time stamp 18446744073709551611 s and 500000 us"}),
+        ({"sec": 18_446_744_073}, {"stamp": 18_446_744_073_500_000_000}),
+        ({"usec": 4_000_000_000}, {"stamp": (SECOND + 4000) * 10**9}),
+        ({"original": 1 << 40}, {"original": 0xFFFFFFFF}),
+    ],
+)
 @pytest.mark.parametrize("count", [1, 20])
-def test_what_no_block_can_hold_is_refused(generation, wrong, count):
-    packet = Packet(b"x" * 40, 1, **{"sec": SECOND, "usec": 500_000, "original": 40, **wrong})
+def test_a_number_that_no_block_can_hold_is_the_nearest_that_it_can(generation, said, shown, count):
+    packet = Packet(b"x" * 40, 1, **{"sec": SECOND, "usec": 500_000, "original": 40, **said})
     data = b"".join(generation.encode(DataReport(packet), number) for number in range(count))
-    with pytest.raises(RemoteProtocolError) as caught:
-        Translator("a", Interfaces(), generation).translate(runs_of(data, generation), 0)
-    assert caught.value.problem == "bad-payload"
+    segments = Translator("a", Interfaces(), generation).translate(runs_of(data, generation), 0)
+    stream = b"".join(bytes(part) for segment in segments for part in segment.parts)
+    wanted = {"stamp": SECOND * 10**9 + 500_000_000, "original": 40, "comment": b"", **shown}
+    found = 0
+    for _, start, stop in pcapng.split(stream):
+        high, low, captured, original = struct.unpack_from("<4I", stream, start + 12)
+        assert (high << 32 | low, captured, original) == (wanted["stamp"], 40, wanted["original"])
+        assert (wanted["comment"] or stream[start : start + 68]) in stream[start:stop]
+        found += 1
+    assert found == count
 
 
 @pytest.mark.parametrize("count", [1, 10])

@@ -1,9 +1,13 @@
 """Capture files, pcap and pcapng, cut into packets: bytes in, packets out, no file and no clock.
 
 Rules:
-  1. Every whole packet before a fault is delivered; the fault is raised by the next call.
-  2. Nothing a file claims makes us allocate: memory is bounded by ``MAX_PACKET`` plus one read.
-  3. Link types are given in libpcap's numbers (DLT), which differ from those in files for a few; stamps are
+  1. Only what makes the next record's place unknowable ends a stream: a length that cannot be, a section without a
+     byte order. Every whole packet before it is delivered; the fault is raised by the next call.
+  2. A packet whose record says what cannot be is delivered with the nearest value that can (a stamp), or left out (no
+     such interface, longer than its block), and counted in ``odd``. Fields that nothing depends on are not judged.
+  3. Nothing a file claims makes us allocate: memory is bounded by ``MAX_BLOCK`` plus one read; of longer packets the
+     first ``KEPT`` bytes are held, and what follows is passed over.
+  4. Link types are given in libpcap's numbers (DLT), which differ from those in files for a few; stamps are
      nanoseconds since 1970.
 
 ::
@@ -13,21 +17,29 @@ Rules:
     pcapng  section header, then blocks
             interface blocks give link type, stamp resolution and offset, by number
 
-Source of facts: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng; the order of lengths before pcap 2.4 and
-the longer records of magic A1B2CD34: pcap-savefile(5) and the notes of the libpcap project.
+Source of facts: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng; the order of lengths before pcap 2.4 and in 543.0,
+and the longer records of magic A1B2CD34: pcap-savefile(5) and the notes of the libpcap project. What peers make of
+the rest was tried with tshark 4.0 and tcpdump 4.99.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from collections import Counter
+from typing import Final, NamedTuple
 
 from helperd import pcapng
 from helperd.errors import HelperdError
 
-MAX_PACKET = 16 << 20  # bytes; a record that claims more is damage
-MAX_STAMP = 1_000_000_000 << 32  # nanoseconds; frames hold seconds in 32 bits, as pcap does
-MAX_SNAPLEN = 128 << 20  # bytes; the largest limit any capture library writes
+MAX_PACKET: Final = 128 << 20
+"""Bytes; a record that claims more is damage. The most that any reader takes: Wireshark, of USB and D-Bus."""
+MAX_BLOCK: Final = 16 << 20
+"""Bytes; of longer packets only ``KEPT`` bytes are held."""
+KEPT: Final = 1 << 20
+LAST_STAMP: Final = (1 << 64) - 1
+"""Nanoseconds since 1970: the last that pcapng holds, in the year 2554."""
+BAD_STAMP: Final = "bad-stamp"
+BAD_RECORD: Final = "bad-record"
 
 # magic in file order -> (byte order, nanoseconds per fraction unit, bytes between record header and packet)
 PCAP_MAGICS: dict[bytes, tuple[str, int, int]] = {
@@ -40,10 +52,16 @@ PCAP_MAGICS: dict[bytes, tuple[str, int, int]] = {
 }
 TO_DLT = {100: 11, 101: 12, 102: 15, 103: 16}  # LINKTYPE of files -> DLT, where they differ on Linux
 MAGICS = (*PCAP_MAGICS, pcapng.SECTION_MAGIC)
+AIX = {
+    6: 1,
+    9: 6,
+    15: 10,
+    24: 0,
+}  # its tcpdump writes version 2.2, nanoseconds, and the kernel's numbers for links
 
 _PCAP_HEADER = 24
 _RECORD = 16
-
+_LONGEST_MAGIC = 16  # of what is told by name, though not read here
 
 Captured = tuple[int, "int | None", bytes, int]
 """One packet: link type, nanoseconds since 1970 or None when the file has no stamp, captured bytes, true length."""
@@ -67,6 +85,7 @@ class CaptureParser:
         format: "pcap" or "pcapng" once known, else "".
         dlt: link type of the first interface, None while unknown.
         packets: packets delivered so far.
+        odd: packets delivered with another stamp than their own (``BAD_STAMP``), or left out (``BAD_RECORD``).
     """
 
     def __init__(self, name: str) -> None:
@@ -74,6 +93,7 @@ class CaptureParser:
         self.format = ""
         self.dlt: int | None = None
         self.packets = 0
+        self.odd: Counter[str] = Counter()
         self._rest = bytearray()
         self._need = 4  # bytes to have before parsing makes sense again
         self._skip = 0  # bytes of an uninteresting block still to be passed over
@@ -85,7 +105,7 @@ class CaptureParser:
         self._lengths_swapped = False
         self._maybe_swapped = False
         self._record = struct.Struct("<4I")
-        self._interfaces: list[_Interface] = []
+        self._interfaces: list[_Interface | None] = []  # None: a block too short to say what
 
     def feed(self, data: bytes) -> list[Captured]:
         """Take the next bytes of the stream.
@@ -144,6 +164,21 @@ class CaptureParser:
                 f"at least {missing} bytes are missing; {self.packets} whole packets came before"
             )
 
+    def check_variant(self, head: bytes) -> None:
+        """Refuse a pcap file with record heads of another length than its magic stands for.
+
+        Args:
+            head: the beginning of the file; more than a record or two.
+
+        Raises:
+            HelperdError: "bad-capture".
+        """
+        if self.format == "pcap" and not (self._lengths_swapped or self._maybe_swapped):
+            from helperd.helpers._foreign import describe_variant
+
+            if text := describe_variant(self.name, head, self._order, self._gap):
+                raise self._bad(text)
+
     # pcap and pcapng share nothing but these two questions
 
     def _parse(self, data: bytes, found: list[Captured]) -> int:
@@ -158,6 +193,9 @@ class CaptureParser:
                     return 0
                 self._begin_pcap(data)
                 return self._parse_records(data, _PCAP_HEADER, found)
+            elif len(data) < _LONGEST_MAGIC:
+                self._need = _LONGEST_MAGIC
+                return 0
             else:
                 raise self._unknown(data)
         if self.format == "pcap":
@@ -167,14 +205,15 @@ class CaptureParser:
     def _begin_pcap(self, data: bytes) -> None:
         """Read the file header."""
         self._order, self._unit, self._gap = PCAP_MAGICS[data[:4]]
-        major, minor, _, _, snaplen, linktype = struct.unpack_from(self._order + "HHiIII", data, 4)
-        if major != 2:
-            raise self._bad(f"is pcap of version {major}.{minor}; only version 2 is known")
-        self._check_snaplen(snaplen)
-        self._lengths_swapped = minor < 3
-        self._maybe_swapped = minor == 3
+        major, minor, _, _, _, linktype = struct.unpack_from(self._order + "HHiIII", data, 4)
+        if major < 2:
+            raise self._bad(f"is pcap of version {major}.{minor}; no program reads versions before 2")
+        self._lengths_swapped = (major == 2 and minor < 3) or major == 543
+        self._maybe_swapped = (major, minor) == (2, 3)
         self._record = struct.Struct(self._order + "4I")
         linktype &= 0xFFFF  # the upper half says how long the FCS is
+        if (major, minor) == (2, 2) and linktype in AIX:
+            linktype, self._unit = AIX[linktype], 1
         self.dlt = TO_DLT.get(linktype, linktype)
         self.format = "pcap"
 
@@ -182,7 +221,7 @@ class CaptureParser:
         dlt = self.dlt
         assert dlt is not None
         unpack, unit, gap = self._record.unpack_from, self._unit, self._gap
-        odd = self._lengths_swapped or self._maybe_swapped
+        swapped = self._lengths_swapped or self._maybe_swapped
         end = len(data)
         while True:
             begin = at + _RECORD + gap
@@ -190,21 +229,25 @@ class CaptureParser:
                 self._need = _RECORD + gap
                 return at
             seconds, fraction, captured, original = unpack(data, at)
-            if odd and (self._lengths_swapped or captured > original):
+            if swapped and (self._lengths_swapped or captured > original):
                 captured, original = original, captured
             if captured > MAX_PACKET:
                 raise self._bad(
                     f"is damaged: the record at byte {self._at + at} claims a packet of {captured} bytes"
                 )
-            stop = begin + captured
+            stop = begin + min(captured, KEPT)
             if stop > end:
                 self._need = stop - at
                 return at
-            stamp = seconds * 1_000_000_000 + fraction * unit
-            if stamp >= MAX_STAMP:
-                raise self._no_clock(len(found), stamp)
-            found.append((dlt, stamp, data[begin:stop], original))
-            at = stop
+            found.append((dlt, seconds * 1_000_000_000 + fraction * unit, data[begin:stop], original))
+            at = begin + captured
+            if at > end:
+                return self._pass_over(at - end, end)
+
+    def _pass_over(self, more: int, end: int) -> int:
+        """What begins before ``end`` has ``more`` bytes behind it that nobody wants."""
+        self._skip, self._need = more, 1
+        return end
 
     def _parse_blocks(self, data: bytes, found: list[Captured]) -> int:
         at, end = 0, len(data)
@@ -215,31 +258,24 @@ class CaptureParser:
             if data[at : at + 4] == pcapng.SECTION_MAGIC:
                 self._begin_section(data, at)
             kind, total = struct.unpack_from(self._order + "2I", data, at)
-            if total < pcapng.MIN_BLOCK or total & 3:
+            if total < pcapng.MIN_BLOCK or total > _LONGEST.get(kind, total):
                 raise self._bad(
                     f"is damaged: the block at byte {self._at + at} claims a length of {total} bytes"
                 )
-            stop = at + total
-            if total > MAX_PACKET:
-                if kind in _READ:
-                    raise self._bad(
-                        f"is damaged: the block at byte {self._at + at} claims {total} bytes, "
-                        f"{MAX_PACKET} at most are taken"
-                    )
-                if stop > end:
-                    self._skip = stop - end
-                    self._need = 1
-                    return end
-            elif stop > end:
-                self._need = total
+            stop = held = at + (total + 3 & ~3)  # some writers forget the padding in the length, but write it
+            giant = total > MAX_BLOCK
+            if giant:
+                held = at + (KEPT if kind in _PACKETS else pcapng.MIN_BLOCK)
+            if held > end:
+                self._need = held - at
                 return at
-            if struct.unpack_from(self._order + "I", data, stop - 4)[0] != total:
+            if not giant and struct.unpack_from(self._order + "I", data, stop - 4)[0] != total:
                 raise self._bad(f"is damaged: the two lengths of the block at byte {self._at + at} differ")
             if kind in _READ:
-                try:
-                    self._read_block(kind, data[at + 8 : stop - 4], found)
-                except struct.error:
-                    raise self._bad(f"is damaged: the block at byte {self._at + at} is too short") from None
+                body = data[at + 8 : held if giant else held - 4]
+                self._read_block(kind, body, stop - at - pcapng.MIN_BLOCK, found)
+            if stop > end:
+                return self._pass_over(stop - end, end)
             at = stop
 
     def _begin_section(self, data: bytes, at: int) -> None:
@@ -253,59 +289,61 @@ class CaptureParser:
             raise self._bad(f"is damaged: the section at byte {self._at + at} has no byte order")
         self._interfaces = []
 
-    def _read_block(self, kind: int, body: bytes, found: list[Captured]) -> None:
-        """Take in one whole block of a kind in ``_READ``."""
+    def _read_block(self, kind: int, body: bytes, size: int, found: list[Captured]) -> None:
+        """Take in one block of a kind in ``_READ``: ``body`` is its beginning, ``size`` the length of all of it."""
+        try:
+            if kind in _PACKETS:
+                self._read_packet(kind, body, size, found)
+            elif kind == pcapng.INTERFACE_DESCRIPTION:
+                self._interfaces.append(self._read_interface(body))
+            else:
+                major, minor = struct.unpack_from(self._order + "2H", body, 4)
+                if major != 1:
+                    raise self._bad(f"is pcapng of version {major}.{minor}; only version 1 is known")
+        except struct.error:
+            if kind == pcapng.SECTION_HEADER:
+                raise self._bad("is damaged: a section's header is too short") from None
+            if kind == pcapng.INTERFACE_DESCRIPTION:
+                self._interfaces.append(None)  # it has a number all the same
+            else:
+                self.odd[BAD_RECORD] += 1
+        if self.dlt is None and self._interfaces and self._interfaces[-1] is not None:
+            self.dlt = self._interfaces[-1].dlt
+
+    def _read_packet(self, kind: int, body: bytes, size: int, found: list[Captured]) -> None:
         order = self._order
+        units: int | None = None
+        number, begin = 0, 20
         if kind == pcapng.ENHANCED_PACKET:
             number, high, low, captured, original = struct.unpack_from(order + "5I", body)
-            self._add(self._interface(number), high << 32 | low, body, 20, captured, original, found)
-        elif kind == pcapng.SIMPLE_PACKET:
-            (original,) = struct.unpack_from(order + "I", body)
-            interface = self._interface(0)
-            captured = min(original, interface.snaplen or original, len(body) - 4)
-            self._add(interface, None, body, 4, captured, original, found)
+            units = high << 32 | low
         elif kind == pcapng.PACKET_OLD:
             number, _, high, low, captured, original = struct.unpack_from(order + "2H4I", body)
-            self._add(self._interface(number), high << 32 | low, body, 20, captured, original, found)
-        elif kind == pcapng.INTERFACE_DESCRIPTION:
-            self._interfaces.append(self._read_interface(body))
-            if self.dlt is None:
-                self.dlt = self._interfaces[0].dlt
+            units = high << 32 | low
         else:
-            major, minor = struct.unpack_from(order + "2H", body, 4)
-            if major != 1:
-                raise self._bad(f"is pcapng of version {major}.{minor}; only version 1 is known")
-
-    def _add(
-        self,
-        interface: _Interface,
-        units: int | None,
-        body: bytes,
-        begin: int,
-        captured: int,
-        original: int,
-        found: list[Captured],
-    ) -> None:
-        if captured > len(body) - begin:
-            raise self._bad(f"is damaged: packet {self.packets + len(found) + 1} is longer than its block")
-        stamp = (
-            None if units is None else units * interface.multiply // interface.divide + interface.offset_ns
-        )
-        if stamp is not None and not 0 <= stamp < MAX_STAMP:
-            raise self._no_clock(len(found), stamp)
-        found.append((interface.dlt, stamp, body[begin : begin + captured], original))
-
-    def _interface(self, number: int) -> _Interface:
-        if number >= len(self._interfaces):
-            raise self._bad(
-                f"is damaged: a packet names interface {number}, but only {len(self._interfaces)} exist"
-            )
-        return self._interfaces[number]
+            (original,) = struct.unpack_from(order + "I", body)
+            captured, begin = original, 4
+        interface = self._interfaces[number] if number < len(self._interfaces) else None
+        if interface is None:
+            self.odd[BAD_RECORD] += 1
+            return
+        if kind == pcapng.SIMPLE_PACKET:
+            captured = min(original, interface.snaplen or original, size - 4)
+        if captured > size - begin:
+            self.odd[BAD_RECORD] += 1
+            return
+        data = body[begin : begin + captured]
+        stamp = None
+        if units is not None:
+            stamp = units * interface.multiply // interface.divide + interface.offset_ns
+            if not 0 <= stamp <= LAST_STAMP:
+                self.odd[BAD_STAMP] += 1
+                stamp = LAST_STAMP if stamp > 0 else 0
+        found.append((interface.dlt, stamp, data, original))
 
     def _read_interface(self, body: bytes) -> _Interface:
         linktype, _, snaplen = struct.unpack_from(self._order + "HHI", body)
         dlt = TO_DLT.get(linktype, linktype)
-        self._check_snaplen(snaplen)
         resolution, offset = 6, 0
         at = 8
         while at + 4 <= len(body):
@@ -313,7 +351,7 @@ class CaptureParser:
             value = body[at + 4 : at + 4 + length]
             if code == pcapng.OPT_END:
                 break
-            if code == pcapng.IF_TSRESOL and length == 1:
+            if code == pcapng.IF_TSRESOL and length == len(value) == 1:
                 resolution = value[0]
             elif code == pcapng.IF_TSOFFSET and len(value) == 8:
                 offset = int.from_bytes(value, "little" if self._order == "<" else "big", signed=True)
@@ -325,35 +363,19 @@ class CaptureParser:
             return _Interface(dlt, snaplen, 10 ** (9 - exponent), 1, offset * 1_000_000_000)
         return _Interface(dlt, snaplen, 1, 10 ** (exponent - 9), offset * 1_000_000_000)
 
-    def _check_snaplen(self, snaplen: int) -> None:
-        if snaplen > MAX_SNAPLEN:
-            raise self._bad(
-                f"has an absurd snap length of {snaplen} bytes, {MAX_SNAPLEN} at most are taken; "
-                "rewrite it with editcap (from Wireshark)"
-            )
-
-    def _no_clock(self, more: int, stamp: int) -> HelperdError:
-        seconds = stamp // 1_000_000_000
-        return self._bad(
-            f"is damaged: packet {self.packets + more + 1} is of second {seconds} since 1970, "
-            "which no frame can hold (years 1970 to 2106)"
-        )
-
     def _bad(self, text: str) -> HelperdError:
         return HelperdError("bad-capture", f"{self.name} {text}")
 
     def _unknown(self, data: bytes) -> HelperdError:
-        return self._bad(
-            f"is not a capture: it starts with {data[:8].hex(' ')}, which is neither pcap nor pcapng"
-        )
+        from helperd.helpers._foreign import describe
+
+        return self._bad(describe(self.name, data))
 
 
-_READ = frozenset(
-    {
-        pcapng.SECTION_HEADER,
-        pcapng.INTERFACE_DESCRIPTION,
-        pcapng.PACKET_OLD,
-        pcapng.SIMPLE_PACKET,
-        pcapng.ENHANCED_PACKET,
-    }
-)
+_PACKETS = frozenset({pcapng.PACKET_OLD, pcapng.SIMPLE_PACKET, pcapng.ENHANCED_PACKET})
+_LONGEST = {
+    pcapng.SECTION_HEADER: MAX_BLOCK,
+    pcapng.INTERFACE_DESCRIPTION: MAX_BLOCK,
+    **dict.fromkeys(_PACKETS, MAX_PACKET),
+}
+_READ = frozenset(_LONGEST)

@@ -4,6 +4,9 @@ Rules:
   1. The file is opened read-only and never changed; one that Kismet is still writing to can be read, too.
   2. Packets come in the order in which they were logged, with signal and position where the log has them; so does
      JSON, each between the packets of its time.
+  3. Only a database that cannot be read on ends the log. What one row says that cannot be is told for that row alone:
+     a stamp becomes the nearest that can be (``bad-stamp``), a row without a possible link type or without bytes
+     is left out (``bad-record``), anything else is left out of its packet.
 
 Source of facts: the schema in a log's own ``sqlite_master``; positions before database version 5 are whole
 numbers of 1/100,000 degree. ``packet_full_len`` (version 9) is the length in the air.
@@ -12,12 +15,14 @@ numbers of 1/100,000 degree. ``packet_full_len`` (version 9) is the length in th
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from heapq import merge
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from helperd.errors import HelperdError
+from helperd.helpers._capturefile import BAD_RECORD, BAD_STAMP, LAST_STAMP
 from helperd.helpers._recording import Entry
 from helperd.wire.messages import Gps, Signal
 
@@ -29,11 +34,10 @@ NEEDED: Final = ("ts_sec", "ts_usec", "dlt", "packet")
 WANTED: Final = ("packet_full_len", "signal", "frequency", "lat", "lon", "alt", "speed", "heading")
 JSON_NEEDED: Final = ("ts_sec", "ts_usec", "type", "json")
 JSON_WANTED: Final = ("lat", "lon", "alt", "speed", "heading")
-_SECONDS: Final = (1 << 32) - 1
-_MICROS: Final = 999_999
 _DLT: Final = (1 << 16) - 1
 _LENGTH: Final = (1 << 32) - 1
 _WHOLE_DEGREES: Final = 5
+_TODAY: Final = 9
 
 
 class KismetDb:
@@ -43,11 +47,12 @@ class KismetDb:
         path: of the file.
 
     Raises:
-        HelperdError: "bad-capture"; it is not a log of Kismet, or has no packets.
+        HelperdError: "bad-capture"; it is not a log of Kismet.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self.odd: Counter[str] = Counter()
         self._database = self._connect()
         try:
             self._look()
@@ -63,6 +68,7 @@ class KismetDb:
         except sqlite3.Error:
             # a journal beside it that may not be written: read the file as it is
             database = sqlite3.connect(f"{name}&immutable=1", uri=True)
+        database.text_factory = _text
         return database
 
     def _look(self) -> None:
@@ -72,26 +78,31 @@ class KismetDb:
             if not columns.issuperset(NEEDED):
                 text = f"{self._path} is an SQLite file, but not a log of Kismet: it has no table of packets"
                 raise HelperdError("bad-capture", text)
-            version = self._database.execute("SELECT db_version FROM KISMET").fetchone() or (0,)
+            version = self._version()
             first = self._database.execute(
                 "SELECT dlt FROM packets WHERE packet IS NOT NULL LIMIT 1"
             ).fetchone()
             known = {row[1] for row in self._database.execute("PRAGMA table_info(data)")}
-            self._json = known.issuperset(JSON_NEEDED)
-            said = self._json and self._database.execute("SELECT 1 FROM data LIMIT 1").fetchone()
         except sqlite3.Error as error:
             raise HelperdError("bad-capture", f"{self._path} is damaged: {error}") from None
-        if first is None and not said:
-            text = f"{self._path} holds neither a packet nor JSON: there is nothing to replay"
-            raise HelperdError("bad-capture", text)
-        self.dlt = first[0] if first is not None and isinstance(first[0], int) else None
-        self.kind = f"Kismet log, version {version[0]}"
-        self._degree = 1.0 if int(version[0]) >= _WHOLE_DEGREES else 100_000.0
+        self._json = known.issuperset(JSON_NEEDED)
+        self.dlt = _whole(first[0], _DLT) if first is not None else None
+        self.kind = f"Kismet log, version {version}"
+        self._degree = 1.0 if version >= _WHOLE_DEGREES else 100_000.0
         wanted = [name if name in columns else "NULL" for name in WANTED]
         # the names are constants of this file
         self._query = f"SELECT {', '.join((*NEEDED, *wanted))} FROM packets ORDER BY rowid"  # noqa: S608
         wanted = [name if name in known else "NULL" for name in JSON_WANTED]
         self._json_query = f"SELECT {', '.join((*JSON_NEEDED, *wanted))} FROM data ORDER BY rowid"  # noqa: S608
+
+    def _version(self) -> int:
+        """The version of the database; where it does not say, that of today's logs."""
+        try:
+            row = self._database.execute("SELECT db_version FROM KISMET").fetchone()
+        except sqlite3.OperationalError:  # no such table, or column
+            row = None
+        version = None if row is None else _whole(row[0], _LENGTH)
+        return _TODAY if version is None else version
 
     def batches(self) -> Iterator[list[Entry]]:
         """All packets from the beginning."""
@@ -102,40 +113,49 @@ class KismetDb:
                 if len(entries) == ROWS:
                     yield entries
                     entries = []
-        except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+        except sqlite3.Error as error:
             yield entries
             raise HelperdError("bad-capture", f"{self._path} is damaged: {error}") from None
         yield entries
 
     def _packets(self) -> Iterator[Entry]:
         for row in self._database.execute(self._query):
-            if row[3] is None:
+            dlt = _whole(row[2], _DLT)
+            if row[3] is None or dlt is None:
+                self.odd[BAD_RECORD] += 1
                 continue
-            sec, usec, dlt, _, full, dbm, khz, *place = _numbers(row)
-            _check("a packet", ("ts_sec", sec, _SECONDS), ("ts_usec", usec, _MICROS), ("dlt", dlt, _DLT))
-            _check("a packet", ("packet_full_len", full, _LENGTH))
-            data = row[3] if isinstance(row[3], bytes) else str(row[3]).encode()
-            signal = Signal(dbm=float(dbm) or None, khz=float(khz) or None) if dbm or khz else None
-            stamp = int(sec) * 10**9 + int(usec) * 1000
-            yield Entry(
-                int(dlt),
-                stamp,
-                data,
-                max(int(full), len(data)),
-                signal,
-                self._place(int(sec), int(usec), place),
-            )
+            stamp = self._stamp(row)
+            data = row[3] if isinstance(row[3], bytes) else str(row[3]).encode("utf-8", "surrogateescape")
+            full = _whole(row[4], _LENGTH) or 0
+            dbm, khz, *place = map(_number, row[5:])
+            signal = Signal(dbm=dbm or None, khz=khz or None) if dbm or khz else None
+            yield Entry(dlt, stamp, data, max(full, len(data)), signal, self._place(stamp, place))
 
     def _reports(self) -> Iterator[Entry]:
         for row in self._database.execute(self._json_query) if self._json else ():
-            sec, usec, _, _, *place = _numbers(row)
-            _check("a record of JSON", ("ts_sec", sec, _SECONDS), ("ts_usec", usec, _MICROS))
+            stamp = self._stamp(row)
             text = row[3].decode("utf-8", "replace") if isinstance(row[3], bytes) else str(row[3] or "")
-            stamp = int(sec) * 10**9 + int(usec) * 1000
-            gps = self._place(int(sec), int(usec), place)
-            yield Entry(0, stamp, text.encode(), 0, None, gps, str(row[2] or "JSON"))
+            gps = self._place(stamp, [_number(value) for value in row[4:]])
+            kind = str(row[2] or "JSON").encode("utf-8", "replace").decode()
+            yield Entry(0, stamp, text.encode("utf-8", "replace"), 0, None, gps, kind)
 
-    def _place(self, sec: int, usec: int, place: list[float]) -> Gps | None:
+    def _stamp(self, row: tuple[object, ...]) -> int:
+        """The time of a row, in nanoseconds since 1970; the nearest possible one, counted, where it is none."""
+        sec, usec = row[0], row[1]
+        if isinstance(sec, float) and isfinite(sec):
+            sec = int(sec)
+        if isinstance(usec, float) and isfinite(usec):
+            usec = int(usec)
+        stamp = -1
+        if isinstance(sec, int) and isinstance(usec, int):
+            stamp = sec * 10**9 + usec * 1000
+        if 0 <= stamp <= LAST_STAMP:
+            return stamp
+        self.odd[BAD_STAMP] += 1
+        return LAST_STAMP if stamp > 0 else 0
+
+    def _place(self, stamp: int, place: list[float]) -> Gps | None:
+        sec, ns = divmod(stamp, 10**9)
         lat, lon, alt, speed, heading = place
         if not lat and not lon:
             return None
@@ -147,7 +167,7 @@ class KismetDb:
             heading=float(heading),
             fix=3 if alt else 2,
             sec=sec,
-            usec=usec,
+            usec=ns // 1000,
             type="kismetdb",
             name="kismetdb",
         )
@@ -157,13 +177,22 @@ class KismetDb:
         self._database.close()
 
 
-def _numbers(row: tuple[object, ...]) -> list[float]:
-    """What is a number in a row, and 0 for the rest; whole numbers stay whole."""
-    return [value if isinstance(value, (int, float)) and isfinite(value) else 0 for value in row]
+def _text(raw: bytes) -> str:
+    """A text as it stands, also where it is no UTF-8: SQLite promises nothing."""
+    return raw.decode("utf-8", "surrogateescape")
 
 
-def _check(what: str, *numbers: tuple[str, float, int]) -> None:
-    """Refuse what no frame can hold."""
-    for name, value, most in numbers:
-        if not 0 <= value <= most:
-            raise ValueError(f"{what} with {name} = {value}; 0 to {most} is possible")
+def _number(value: object) -> float:
+    """A measured value; 0 for what is none."""
+    try:
+        number = float(value) if isinstance(value, (int, float)) else 0.0
+    except OverflowError:
+        return 0.0
+    return number if isfinite(number) else 0.0
+
+
+def _whole(value: object, most: int) -> int | None:
+    """A whole number from 0 to ``most``; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and 0 <= value <= most else None

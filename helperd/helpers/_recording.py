@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from io import FileIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -50,10 +51,12 @@ class Recording(Protocol):
     Attributes:
         dlt: link type of the first packet; None: it has no packets.
         kind: what the file is, for people.
+        odd: packets that are not as the file says, by reason, as in ``CaptureParser``; ``batches`` counts on.
     """
 
     dlt: int | None
     kind: str
+    odd: Counter[str]
 
     def batches(self) -> Iterator[Sequence[tuple[Any, ...]]]:
         """All packets from the beginning, some at a time, in order: ``Entry``, or its first four fields.
@@ -174,20 +177,19 @@ class CaptureRecording:
         else:
             if not captured and self._head is not None and len(self._head) < READ and not source.compression:
                 parser.finish()
-        dlt = captured[0][0] if captured else parser.dlt
-        if dlt is None:
-            raise HelperdError(
-                "bad-capture", f"{path} holds neither a packet nor an interface: nothing to replay"
-            )
         if self._head is None:
             source.rewind()
-        self.dlt: int | None = dlt
+        else:
+            parser.check_variant(self._head)
+        self.dlt: int | None = captured[0][0] if captured else parser.dlt
+        self.odd: Counter[str] = Counter()
         self.unpacked_by_program = source.compression == "zstd"
         self.kind = f"{parser.format} file" + (f", {source.compression}" if source.compression else "")
 
     def batches(self) -> Iterator[list[Captured]]:
         """All packets from the beginning."""
         parser = CaptureParser(self._path)
+        parser.odd = self.odd
         data = self._head if self._head is not None else self._source.read()
         self._head = None
         while data:

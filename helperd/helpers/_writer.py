@@ -39,6 +39,8 @@ _HEADER = struct.Struct(">8sI4sI")
 _PACKET = struct.Struct(">4sH2sI2sI2sI2sI")
 _MAX_SIGNALS = 4096  # encoded signals kept
 
+_LATE = 10**9 << 32  # nanoseconds: what the seconds of the usual layout do not hold
+
 FOREIGN_V3_LIMIT = 16383  # bytes of a whole frame: what a Kismet server of 2023 and later takes
 FOREIGN_OLD_LIMIT = 8191  # the same for the servers of 2020 to 2022, the strictest that speak v0 or v2
 MAX_CONTENT = 262_144  # bytes of a packet; Wireshark refuses a file that has more
@@ -340,7 +342,7 @@ class V3Writer(Writer):
             timestamp_ns = time.time_ns()
         if dlt is None:
             dlt = self.dlt
-        if gps is not None:
+        if gps is not None or timestamp_ns >= _LATE:
             self._slow_packet(data, timestamp_ns, dlt, original, signal, gps)
             return
         sec, ns = divmod(timestamp_ns, 1_000_000_000)

@@ -192,11 +192,14 @@ class Extcap(Helper):
             uuid=uuid_of(f"helperd_{os.path.basename(tool)}", " ".join((name, *options))),
         )
 
-    def _wait_for_header(self, name: str) -> int:
-        """The link type: from the capture header, or, while the tool waits for its first packet, announced."""
+    def _wait_for_header(self, name: str) -> int | None:
+        """The link type: from the capture header, or, while the tool waits for its first packet, announced.
+
+        None: it has ended without any.
+        """
         until = monotonic() + HEADER_S
         stream = self._stream
-        while stream.parser.dlt is None:
+        while stream.parser.dlt is None and not stream.ended:
             data = self._program.read(READ, max(0.0, until - monotonic()))
             if data is None:
                 announced = _extcap.first_dlt(self._ask("--extcap-interface", name, "--extcap-dlts"))

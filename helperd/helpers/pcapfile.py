@@ -5,27 +5,31 @@ pcap and pcapng, also inside gzip or zstd, and the logs of Kismet (``.kismet``),
 ::
 
     definition:  /captures/roof.pcapng:type=pcapfile,realtime=false,loop=3
-                 demo:type=pcapfile,loop=true          the capture that comes with helperd
+                 demo:type=pcapfile,loop=true,stamps=now   the capture that comes with helperd, as if it were of now
 
 Rules:
   1. Probe and open look at the head of the file and refuse what is no capture; damage further on ends the
-     replay with an error, after every whole packet before it.
+     replay, after every whole packet before it, and is told.
   2. Packets keep their bytes, their true lengths and their stamps; each carries its own link type, the open
      report names the first. Packets without a stamp get the time of reading.
-  3. A loop repeats the file as it is, old stamps included; the pace restarts with it.
+  3. A loop repeats the file as it is, old stamps included; the pace restarts with it. With ``stamps=now`` all stamps
+     of a round are shifted alike, so that its first packet is of the moment at which it is sent.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from helperd.helpers._capturefile import LAST_STAMP
 from helperd.helpers._clock import monotonic
 from helperd.helpers._recording import CaptureRecording, open_file, open_recording
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from helperd.helpers._recording import Recording
     from helperd.wire.messages import Gps, Signal
@@ -49,6 +53,7 @@ class PcapFile(Helper):
     SEALED = True  # a recording may be anybody's; not where it is read by opening files or starting programs
     OPTIONS = {  # noqa: RUF012 - a constant of the class, as in Helper
         "realtime": "true (default): at the recorded speed; false: as fast as possible",
+        "stamps": "now: shifted, so that the first packet is of now; original (default)",
         "loop": "true: for ever; a number: so many times; default once",
         "hold": "true: stay when the file has ended; default only under a Kismet server",
     }
@@ -69,6 +74,7 @@ class PcapFile(Helper):
         self._path = _path(definition)
         self._realtime = _flag(definition, "realtime", default=True)
         self._rounds = _rounds(definition)
+        self._shifted = _shifted(definition)
         if definition.get("hold"):
             self.hold = _flag(definition, "hold", default=False)
         self._recording = open_recording(self._path)
@@ -80,6 +86,7 @@ class PcapFile(Helper):
     def capture(self, writer: Writer) -> str:
         """Replay the file as often as asked."""
         done = 0
+        self._odd: Counter[str] = Counter()
         before = writer.written
         try:
             while self._rounds is None or done < self._rounds:
@@ -91,20 +98,51 @@ class PcapFile(Helper):
         finally:
             self._recording.close()
         cut = f", {writer.cut} cut because the peer takes no longer frames" if writer.cut else ""
+        cut += "".join(f", {packets} with {reason}" for reason, packets in self._odd.items())
         times = f" in {done} rounds" if done > 1 else ""
         return f"end of {self._path}: {writer.written - before} packets{times}{cut}"
 
     def _replay(self, writer: Writer) -> None:
         """One round."""
         pace = _Pace(writer) if self._realtime else None
-        for batch in self._recording.batches():
-            if pace is not None:
-                pace.write(batch)
-            elif batch and len(batch[0]) == PLAIN:
-                writer.packets(batch)
-            else:
-                for entry in batch:
-                    _write(writer, *entry)
+        odd = self._recording.odd
+        batches = self._recording.batches()
+        try:
+            for batch in _from_now(batches) if self._shifted else batches:
+                if pace is not None:
+                    pace.write(batch)
+                elif batch and len(batch[0]) == PLAIN:
+                    writer.packets(batch)
+                else:
+                    for entry in batch:
+                        _write(writer, *entry)
+                if odd:
+                    self._tell(odd)
+        finally:
+            self._tell(odd)
+
+    def _tell(self, odd: Counter[str]) -> None:
+        """Count what is not as the file says, here and in the ledger."""
+        self._odd += odd
+        odd.clear()
+
+
+def _from_now(batches: Iterable[Sequence[tuple[Any, ...]]]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """The batches of a round, shifted so that its first stamp is now."""
+    shift: int | None = None
+    for batch in batches:
+        if shift is None:
+            first = next((entry[1] for entry in batch if entry[1] is not None), None)
+            shift = None if first is None else time.time_ns() - first
+        yield [_moved(entry, shift) for entry in batch] if shift is not None else batch
+
+
+def _moved(entry: tuple[Any, ...], shift: int) -> tuple[Any, ...]:
+    """An entry at another time; one beyond what pcapng holds stays at the end of that."""
+    dlt, stamp, *rest = entry
+    if stamp is None:
+        return entry
+    return dlt, min(max(stamp + shift, 0), LAST_STAMP), *rest
 
 
 class _Pace:
@@ -171,6 +209,14 @@ def _flag(definition: SourceDefinition, key: str, *, default: bool) -> bool:
     if value:
         raise Refused(f"{key}={value}: write true or false", "bad-definition")
     return default
+
+
+def _shifted(definition: SourceDefinition) -> bool:
+    """Whether stamps are to be of now."""
+    value = definition.get("stamps").lower()
+    if value not in {"", "now", "original"}:
+        raise Refused(f"stamps={value}: write now or original", "bad-definition")
+    return value == "now"
 
 
 def _rounds(definition: SourceDefinition) -> int | None:

@@ -112,11 +112,11 @@ class Pipe(Helper):
             uuid=uuid_of(f"helperd_{os.path.basename(name)}", definition.interface),
         )
 
-    def _wait_for_header(self, name: str) -> int:
-        """Read until the link type is known."""
+    def _wait_for_header(self, name: str) -> int | None:
+        """Read until the link type is known; None: it has ended without any."""
         until = monotonic() + HEADER_S
         stream = self._stream
-        while stream.parser.dlt is None:
+        while stream.parser.dlt is None and not stream.ended:
             data = self._read(max(0.0, until - monotonic()))
             if data is None:
                 raise Refused(

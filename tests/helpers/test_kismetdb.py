@@ -1,4 +1,4 @@
-"""Kismet's logs that are damaged or hold the absurd: a clear error, after every whole packet before it."""
+"""Kismet's logs that are damaged or hold the absurd: one odd row costs no other; damage is told after what is whole."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helperd.helpers._capturefile import LAST_STAMP
 from helperd.wire import v3
 from helperd.wire.frames import Kind
 from helperd.wire.messages import DataReport, ErrorReport, Json, OpenReport, OpenRequest
@@ -16,6 +17,7 @@ from tests.helpers.test_pcapfile import kismet_log, replay
 
 SECOND = 1_600_000_000
 GOOD = (SECOND, 1, 1, b"x" * 60, 60, 0, 0)
+GOOD_PACKET = (1, SECOND * 10**9 + 1000, b"x" * 60, 60)
 
 
 def fails(path: str) -> tuple[list, str]:
@@ -30,22 +32,61 @@ def fails(path: str) -> tuple[list, str]:
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "words"),
+    ("changes", "found"),
     [
-        (0, -5, "ts_sec = -5; 0 to 4294967295 is possible"),
-        (0, 1 << 60, "ts_sec = 1152921504606846976"),
-        (1, 1_000_000, "ts_usec = 1000000"),
-        (2, -1, "dlt = -1; 0 to 65535 is possible"),
-        (2, 1 << 40, "dlt = 1099511627776"),
-        (4, 1 << 50, "packet_full_len = 1125899906842624"),
+        ({0: -5}, (1, 0, b"x" * 60, 60)),
+        ({0: 1 << 60}, (1, LAST_STAMP, b"x" * 60, 60)),
+        ({0: 5_000_000_000}, (1, 5_000_000_000_000_001_000, b"x" * 60, 60)),
+        ({0: None}, (1, 0, b"x" * 60, 60)),
+        ({0: 1.75, 1: 2.5}, (1, 1_000_002_000, b"x" * 60, 60)),
+        ({1: 1_500_000}, (1, (SECOND + 1) * 10**9 + 500_000_000, b"x" * 60, 60)),
+        ({0: 0, 1: -1}, (1, 0, b"x" * 60, 60)),
+        ({0: 1, 1: -1}, (1, 999_999_000, b"x" * 60, 60)),
+        ({2: -1}, None),
+        ({2: 1 << 40}, None),
+        ({2: "radiotap"}, None),
+        ({2: None}, None),
+        ({2: 127.0}, (127, SECOND * 10**9 + 1000, b"x" * 60, 60)),
+        ({3: None}, None),
+        ({3: "text"}, (1, SECOND * 10**9 + 1000, b"text", 60)),
+        ({4: 1 << 50}, (1, SECOND * 10**9 + 1000, b"x" * 60, 60)),
+        ({4: -7}, (1, SECOND * 10**9 + 1000, b"x" * 60, 60)),
+        ({4: 3}, (1, SECOND * 10**9 + 1000, b"x" * 60, 60)),
+        ({4: "long"}, (1, SECOND * 10**9 + 1000, b"x" * 60, 60)),
+        ({5: 10**30, 6: 1e300}, (1, SECOND * 10**9 + 1000, b"x" * 60, 60)),
+        ({5: float("inf"), 6: float("-inf")}, (1, SECOND * 10**9 + 1000, b"x" * 60, 60)),
+        ({5: "strong", 6: "north"}, (1, SECOND * 10**9 + 1000, b"x" * 60, 60)),
     ],
 )
-def test_numbers_that_no_packet_has_are_refused_where_they_stand(tmp_path: Path, column, value, words):
-    bad = list(GOOD)
-    bad[column] = value
-    packets, text = fails(kismet_log(tmp_path / "x.kismet", [*[GOOD] * 300, tuple(bad), GOOD]))
-    assert len(packets) == 300
-    assert text.startswith(f"{tmp_path}/x.kismet is damaged: a packet with {words}")
+def test_what_one_row_says_that_cannot_be_is_told_of_that_row_alone(tmp_path: Path, changes, found):
+    row = list(GOOD)
+    for column, value in changes.items():
+        row[column] = float(value) if column > 4 and isinstance(value, int) else value
+    packets, _, _ = replay(kismet_log(tmp_path / "x.kismet", [*[GOOD] * 300, tuple(row), *[GOOD] * 3]))
+    odd = [packet for packet in packets if packet != GOOD_PACKET]
+    assert len(packets) - len(odd) == 303 + (found == GOOD_PACKET)
+    assert odd == ([found] if found not in {None, GOOD_PACKET} else [])
+
+
+@pytest.mark.parametrize(
+    "statement", ["DROP TABLE KISMET", "DELETE FROM KISMET", "UPDATE KISMET SET db_version='x'"]
+)
+def test_a_log_that_does_not_say_its_version_is_read_as_one_of_today(tmp_path: Path, statement: str):
+    path = kismet_log(tmp_path / "x.kismet", [GOOD])
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(statement)
+        database.commit()
+    packets, _, report = replay(path)
+    assert (packets, report.hardware) == ([GOOD_PACKET], "Kismet log, version 9")
+
+
+def test_text_that_is_no_utf8_costs_no_other_row(tmp_path: Path):
+    path = kismet_log(tmp_path / "x.kismet", [GOOD, GOOD, GOOD])
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE packets SET packet = CAST(x'ff41fe' AS TEXT) WHERE rowid = 2")
+        database.commit()
+    found = [GOOD_PACKET, (1, SECOND * 10**9 + 1000, b"\xffA\xfe", 60), GOOD_PACKET]
+    assert replay(path)[0] == found
 
 
 def test_words_where_numbers_should_be_and_signals_without_end_are_left_out(tmp_path: Path):
@@ -128,4 +169,4 @@ def test_a_log_of_json_alone_is_replayed_and_bad_ones_are_named(tmp_path: Path):
         Json("JSON", "", SECOND, 2),
     ]
     bad = with_json(kismet_log(tmp_path / "y.kismet", [GOOD]), [(-1, 0, 0, "RTL433", "{}")])
-    assert "is damaged: a record of JSON with ts_sec = -1" in fails(bad)[1]
+    assert [report.json for report in data_reports(bad)] == [Json("RTL433", "{}", 0, 0)]

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sqlite3
+import struct
 import subprocess
 import time
 
@@ -148,8 +149,6 @@ BAD = {
     "cut header": (pcap(LITTLE, [])[:20], "ends inside its header, after 20 bytes"),
     "text": (b"hello, I am no capture\n", "is not a capture: it starts with 68 65 6c 6c 6f"),
     "cut first packet": (pcap(LITTLE, some(1))[:60], "is cut"),
-    "absurd snap length": (pcap(LITTLE, [], snaplen=0xFFFFFFFF), "absurd snap length"),
-    "no interface": (section("<"), "neither a packet nor an interface"),
 }
 
 
@@ -188,6 +187,7 @@ def test_what_cannot_be_opened_is_refused_with_the_reason(tmp_path):
         ("realtime=yes", "realtime=yes: write true or false"),
         ("loop=many", "loop=many: write true, false or a number"),
         ("loop=0", "loop=0"),
+        ("stamps=then", "stamps=then: write now or original"),
         ("realtme=true", "did you mean realtime?"),
     ],
 )
@@ -402,13 +402,50 @@ def test_databases_that_are_no_logs_or_damaged_are_refused(tmp_path):
     other = tmp_path / "other.db"
     with contextlib.closing(sqlite3.connect(other)) as database:
         database.execute("CREATE TABLE t (x)")
-    empty = kismet_log(tmp_path / "empty.kismet", [])
     damaged = write(tmp_path / "damaged.kismet", b"SQLite format 3\0" + b"\xff" * 5000)
     for path, words in (
         (other, "not a log of Kismet"),
-        (empty, "holds neither a packet nor JSON"),
         (damaged, "is damaged"),
     ):
         with Peer("pcapfile") as peer:
             peer.send(OpenRequest(f"{path}:type=pcapfile"))
             assert words in peer.expect(OpenReport).message
+
+
+def empty_captures(tmp_path):
+    """Files that are whole and hold no packet."""
+    names = struct.pack("<2I4xI", 4, 16, 16)  # a name resolution block without names
+    yield write(tmp_path / "section.pcapng", section("<"))
+    yield write(tmp_path / "big.pcapng", section(">"))
+    yield write(tmp_path / "names.pcapng", section("<") + names + section("<"))
+    yield write(tmp_path / "interface.pcapng", section("<") + interface("<", 105))
+    yield write(tmp_path / "header.pcap", pcap(LITTLE, []))
+    yield write(tmp_path / "packed.pcapng.gz", gzip.compress(section("<")))
+    yield kismet_log(tmp_path / "log.kismet", [])
+
+
+@pytest.mark.parametrize("options", ["realtime=false", "realtime=true", "loop=true", "stamps=now"])
+def test_a_capture_without_a_packet_is_replayed_and_done(tmp_path, options):
+    for path in empty_captures(tmp_path):
+        found, messages, _ = replay(path, options)
+        assert found == []
+        assert messages[-1] == Shutdown(f"end of {path}: 0 packets")
+
+
+@pytest.mark.parametrize("options", ["realtime=false", "realtime=true,loop=2"])
+def test_with_stamps_of_now_the_first_packet_of_each_round_is_of_now(tmp_path, options):
+    stamps = [SECOND, SECOND + 250, SECOND - 10**9, SECOND + 10**6]
+    path = write(tmp_path / "x.pcap", pcap(LITTLE_NS, [(stamp, b"x", 1) for stamp in stamps]))
+    before = time.time_ns()
+    found, _, _ = replay(path, f"{options},stamps=now")
+    after = time.time_ns()
+    assert len(found) == 4 * (1 + options.endswith("2"))
+    for first in range(0, len(found), 4):
+        shift = found[first][1] - SECOND
+        assert before <= found[first][1] <= after
+        assert [packet[1] for packet in found[first : first + 4]] == [stamp + shift for stamp in stamps]
+
+
+def test_original_stamps_are_the_default_and_can_be_asked_for(tmp_path):
+    path = write(tmp_path / "x.pcap", pcap(LITTLE_NS, [(SECOND, b"x", 1)]))
+    assert replay(path)[0] == replay(path, "stamps=original")[0] == [(1, SECOND, b"x", 1)]
