@@ -323,6 +323,7 @@ class Daemon:
                 "options": None if helper.options is None else list(helper.options),
             }
             for helper in self.supervisor.config.helpers
+            if helper.present
         ]
 
     async def probe(self, definition: str) -> dict[str, object]:

@@ -200,10 +200,10 @@ def _named(helpers: Sequence[HelperSpec], definition: str, name: str | None) -> 
     kind = SourceDefinition.parse(definition).get("type")
     if not kind or kind.lower() == "auto":
         return None
-    for helper in helpers:
+    for helper in sorted(helpers, key=lambda helper: not helper.present):
         if kind.lower() in (served.lower() for served in helper.types):
             return helper
-    known = ", ".join(sorted({served for helper in helpers for served in helper.types}))
+    known = ", ".join(sorted({served for helper in helpers if helper.present for served in helper.types}))
     raise UsageError(
         "unknown-helper", f"no [[helper]] serves type {kind!r}; configured types: {known or 'none'}"
     )
@@ -216,7 +216,7 @@ async def list_devices(
 
     Args:
         launcher: starts them.
-        helpers: all that are configured; one with ``can_list = false`` is left alone.
+        helpers: all that are configured; one with ``can_list = false``, or not there, is left alone.
         tail: where the questions run: it ends once the last process is gone, which the answer does not wait for.
         limit: seconds for all together.
     """
@@ -224,7 +224,7 @@ async def list_devices(
     questions = [
         Asked(launcher, helper, number, ListRequest(), deadline=deadline, limit=limit)
         for number, helper in enumerate(helpers, 1)
-        if helper.can_list is not False
+        if helper.can_list is not False and helper.present
     ]
     for asked in questions:
         tail.start_soon(asked.run)
@@ -266,7 +266,8 @@ async def probe(
 
     Args:
         launcher: starts them.
-        helpers: all that are configured; unless it is named, one with ``can_probe = false`` is left alone.
+        helpers: all that are configured; unless it is named, one with ``can_probe = false``, or not there, is left
+            alone.
         tail: where the questions run.
         definition: what is asked about.
         name: of the one helper to ask.
@@ -279,7 +280,7 @@ async def probe(
     questions = [
         Asked(launcher, helper, number, ProbeRequest(definition), deadline=deadline)
         for number, helper in enumerate(helpers, 1)
-        if (helper.can_probe is not False if only is None else helper is only)
+        if (helper.can_probe is not False and helper.present if only is None else helper is only)
     ]
     if not questions:
         raise UsageError("unknown-helper", "no [[helper]] is configured, so nobody can be asked")

@@ -83,11 +83,9 @@ class Launcher:
             RequestRefused: the file cannot be trusted. ConfigRefused: it has mistakes.
         """
         self.read_at = monotonic()
-        fd = trust.open_checked(self.path, root=self.root, flags=os.O_RDONLY)
-        try:
-            config = conf.load(self.path, fd=fd)
-        finally:
-            os.close(fd)
+        config = conf.load(
+            self.path, lambda path: trust.open_checked(path, root=self.root, flags=os.O_RDONLY)
+        )
         self.accounts, where = profiling.Accounts(), os.pathsep.join(places())
         profiles = profiling.compile_profiles(config, self.accounts, f"{HERE}/helperd", where)
         self.config, self.profiles = replace(config, sources=(), sinks=()), profiles  # not its business

@@ -1,4 +1,4 @@
-"""``helperd check``: every mistake of a configuration file, with line and suggestion, before it is used."""
+"""``helperd check``: every mistake of a configuration, with file, line and suggestion, before it is used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from importlib.util import find_spec
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from helperd import config
 from helperd.cli.defaults import SYSTEM_CONFIG, config_file
@@ -20,17 +20,22 @@ from helperd.wire.definition import SourceDefinition, check_options
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from helperd.config import Config, HelperSpec
     from helperd.config.profile import Profile
-    from helperd.config.specs import SinkSpec
+    from helperd.config.specs import SinkSpec, SourceSpec
+
+    _Entry = TypeVar("_Entry", HelperSpec, SourceSpec, SinkSpec)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "config", metavar="FILE", nargs="?", help="the configuration (default: the one that run would use)"
+        "config",
+        metavar="FILE",
+        nargs="?",
+        help="the configuration, read with its drop-ins (default: the one that run would use)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object for scripts")
 
@@ -39,17 +44,17 @@ def checked(path: str) -> Config:
     """Load a configuration and parse the templates and definitions in it, which the config room leaves as text.
 
     Raises:
-        ConfigRefused: every mistake of the file, in the order of its lines.
+        ConfigRefused: every mistake, in the order of files and lines.
     """
     settings = config.load(path)
     mistakes = []
-    for number, helper in enumerate(settings.helpers, 1):
+    for number, helper in _numbered(settings.helpers):
         try:
             _parse_template(helper)
         except UsageError as error:
             key = f"helper[{number}].command"
-            mistakes.append(ConfigError("bad-value", error.text, file=path, line=helper.line, key=key))
-    for number, source in enumerate(settings.sources, 1):
+            mistakes.append(ConfigError("bad-value", error.text, file=helper.file, line=helper.line, key=key))
+    for number, source in _numbered(settings.sources):
         try:
             definition = SourceDefinition.parse(source.definition)
             opener = settings.helper(source.helper) if source.helper else None
@@ -57,10 +62,22 @@ def checked(path: str) -> Config:
                 check_options(definition, opener.options, opener.name)
         except UsageError as error:
             key = f"source[{number}].definition"
-            mistakes.append(ConfigError(error.problem, error.text, file=path, line=source.line, key=key))
+            mistakes.append(
+                ConfigError(error.problem, error.text, file=source.file, line=source.line, key=key)
+            )
     if mistakes:
-        raise ConfigRefused(sorted(mistakes, key=lambda mistake: mistake.line))
+        raise ConfigRefused(
+            sorted(mistakes, key=lambda mistake: (settings.files.index(mistake.file), mistake.line))
+        )
     return settings
+
+
+def _numbered(entries: Iterable[_Entry]) -> Iterator[tuple[int, _Entry]]:
+    """Entries of one table with their numbers, from 1 in each file."""
+    counts: dict[str, int] = {}
+    for entry in entries:
+        counts[entry.file] = counts.get(entry.file, 0) + 1
+        yield counts[entry.file], entry
 
 
 def _parse_template(helper: HelperSpec) -> None:
@@ -89,16 +106,16 @@ def warnings(settings: Config) -> Iterator[ConfigError]:
         profiles = compile_profiles(settings, Accounts(), config.__path__[0], "")
     except ConfigRefused as refused:
         yield from refused.mistakes
-    for number, (helper, profile) in enumerate(zip_longest(settings.helpers, profiles), 1):
-        if helper is None:  # services follow
-            break
-        for problem, key, text in _doubts(helper, profile, root=root):
+    for (number, helper), profile in zip_longest(
+        _numbered(settings.helpers), profiles[: len(settings.helpers)]
+    ):
+        for problem, key, text in _doubts(helper, profile, root=root) if helper.present else ():
             yield ConfigError(
-                problem, text, file=settings.file, line=helper.line, key=f"helper[{number}].{key}"
+                problem, text, file=helper.file, line=helper.line, key=f"helper[{number}].{key}"
             )
-    for number, sink in enumerate(settings.sinks, 1):
+    for number, sink in _numbered(settings.sinks):
         for problem, key, text in _sink_doubts(sink):
-            yield ConfigError(problem, text, file=settings.file, line=sink.line, key=f"sink[{number}].{key}")
+            yield ConfigError(problem, text, file=sink.file, line=sink.line, key=f"sink[{number}].{key}")
 
 
 def _sink_doubts(sink: SinkSpec) -> Iterator[tuple[str, str, str]]:
@@ -128,6 +145,15 @@ def _doubts(helper: HelperSpec, profile: Profile | None, *, root: bool) -> Itera
     if not helper.no_new_privs:
         text = f"{helper.name}: no_new_privs = false leaves it without filter and sandbox"
         yield "not-permitted", "no_new_privs", f'{text}; privilege = "ambient" is enough for most programs'
+    lacking = [
+        group for group in helper.groups if helper.when == "present" and Accounts().group(group) is None
+    ]
+    if lacking:
+        yield (
+            "bad-value",
+            "groups",
+            f"{helper.name}: this machine has no group {', '.join(lacking)}: left out",
+        )
     if helper.seal == 0:
         yield "not-permitted", "seal", f"{helper.name}: seal = 0 leaves it without a system call filter"
 
@@ -139,6 +165,10 @@ def main(args: argparse.Namespace) -> int:
         0, or 78 when the file has a mistake.
     """
     path = config_file(args)
+    if (
+        os.path.dirname(os.path.abspath(path)) in config.DROP_INS
+    ):  # alone it says nothing: it belongs to the whole
+        path = config.INSTALLED
     mistakes: list[ConfigError] = []
     doubts: list[ConfigError] = []
     settings = config.Config()
@@ -150,6 +180,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         answer = {
             "file": path,
+            "files": list(settings.files or (path,)),
             "ok": not mistakes,
             "mistakes": [_as_dict(mistake) for mistake in mistakes],
             "warnings": [_as_dict(doubt) for doubt in doubts],
@@ -163,12 +194,19 @@ def main(args: argparse.Namespace) -> int:
     if mistakes:
         print(f"{path}: {_count(len(mistakes), 'mistake')}", file=sys.stderr)
         return Code.CONFIG
+    offers = [helper for helper in settings.helpers if helper.when == "present"]
     found = (
-        (len(settings.helpers), "helper"),
+        (len(settings.helpers) - len(offers), "helper"),
         (len(settings.sources), "source"),
         (len(settings.sinks), "sink"),
     )
-    print(f"{path}: good: {', '.join(_count(number, noun) for number, noun in found)}")
+    good = f"{path}: good: {', '.join(_count(number, noun) for number, noun in found)}"
+    if len(settings.files) > 1:
+        good += f"; with {_count(len(settings.files) - 1, 'drop-in')}"
+    if offers:
+        there = ", ".join(helper.name for helper in offers if helper.present) or "none"
+        good += f"; of {_count(len(offers), 'offered helper')} are present: {there}"
+    print(good)
     return Code.DONE
 
 
@@ -177,4 +215,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _as_dict(mistake: ConfigError) -> dict[str, str | int]:
-    return {"line": mistake.line, "key": mistake.key, "problem": mistake.problem, "text": mistake.text}
+    return {
+        "file": mistake.file,
+        "line": mistake.line,
+        "key": mistake.key,
+        "problem": mistake.problem,
+        "text": mistake.text,
+    }

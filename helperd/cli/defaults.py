@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 SYSTEM_CONFIG: Final = "/etc/helperd/helpers.toml"
+"""The same as ``helperd.config.INSTALLED``, which a command that asks a daemon has no need to import."""
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _CHECKOUT: Final = os.path.join(os.path.dirname(_PACKAGE), "config", "helpers.toml")
 _BUNDLED: Final = os.path.join(_PACKAGE, "share", "helpers.toml")

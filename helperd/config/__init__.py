@@ -1,4 +1,4 @@
-"""helpers.toml -> frozen specs, or every mistake of the file with line, key and suggestion.
+"""helpers.toml and its drop-ins -> frozen specs, or every mistake with file, line, key and suggestion.
 
 The only room that imports tomli. The launcher reads its profiles through it as root, so it imports
 nothing but the standard library, tomli and ``helperd.errors``.
@@ -10,29 +10,95 @@ nothing but the standard library, tomli and ``helperd.errors``.
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 from helperd.config.capabilities import CAPABILITIES
-from helperd.config.check import builtins, parse, source_name, source_type
+from helperd.config.check import Document, builtins, compose, parse, source_name, source_type
 from helperd.config.keys import KEYS, TABLES, Key, Table
 from helperd.config.specs import AllowSpec, Config, DaemonSpec, HelperSpec, SinkSpec, SourceSpec
 from helperd.errors import ConfigError, ConfigRefused
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MAX_FILE = 1 << 20
+INSTALLED = "/etc/helperd/helpers.toml"
+DROP_INS = ("/etc/helperd/conf.d", "/usr/share/helperd/helpers.d")
+"""What the installed configuration includes when it does not say: the site's own files, then those of packages."""
 
 
-def load(path: str, *, fd: int | None = None) -> Config:
-    """Read and check a configuration file.
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def load(path: str, opener: Callable[[str], int] = _open) -> Config:
+    """Read and check a configuration: a file, and the drop-ins that it includes.
 
     Args:
-        path: the file; with ``fd`` only its name in messages.
-        fd: an open descriptor to read instead, from its present position; it stays open. The launcher reads
-        the very
-            descriptor whose owner and directories it has checked.
+        path: the main file.
+        opener: returns an open descriptor for a path. The launcher reads the very descriptors whose owner and
+            directories it has checked.
 
     Raises:
-        ConfigRefused: every mistake of the file; "no-config" when it cannot be read.
+        ConfigRefused: every mistake of every file; "no-config" when one cannot be read.
+        Exception: what ``opener`` raises, besides OSError.
+    """
+    documents = [Document(_text(path, opener), path)]
+    mistakes: list[ConfigError] = []
+    for file in drop_ins(documents[0]):
+        try:
+            documents.append(Document(_text(file, opener), file))
+        except ConfigRefused as refused:
+            mistakes += refused.mistakes
+    if mistakes:
+        raise ConfigRefused(mistakes)
+    return compose(documents)
+
+
+def drop_ins(main: Document) -> list[str]:
+    """Return the files that a main one includes, in the order in which they count.
+
+    Each directory gives its ``*.toml`` in the order of their names. A file hides those of the same name in later
+    directories, so that a site can replace one of a package's.
+
+    Raises:
+        ConfigRefused: "bad-value", an included directory cannot be read.
+    """
+    table = main.content.get("helperd")
+    written = table.get("include") if isinstance(table, dict) else None
+    folders: tuple[str, ...]
+    if written is None:
+        folders = DROP_INS if os.path.abspath(main.file) == INSTALLED else ()
+    else:
+        given = written if isinstance(written, list) else []  # what is no path is the check's business
+        here = os.path.dirname(os.path.abspath(main.file))
+        folders = tuple(os.path.join(here, word) for word in given if isinstance(word, str))
+    found: dict[str, str] = {}
+    for folder in folders:
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError as error:
+            if written is None and isinstance(error, FileNotFoundError):
+                continue
+            line, text = main.line(("helperd", "include")), f"include: {folder}: {error.strerror}"
+            raise ConfigRefused(
+                [ConfigError("bad-value", text, file=main.file, line=line, key="helperd.include")]
+            ) from None
+        for name in names:
+            if name.endswith(".toml") and not name.startswith("."):
+                found.setdefault(name, f"{folder}/{name}")
+    return list(found.values())
+
+
+def _text(path: str, opener: Callable[[str], int]) -> str:
+    """Read one file.
+
+    Raises:
+        ConfigRefused: "no-config", "bad-syntax".
     """
     try:
-        with open(path if fd is None else fd, "rb", closefd=fd is None) as file:
+        with open(opener(path), "rb") as file:
             raw = file.read(MAX_FILE + 1)
     except OSError as error:
         text = f"cannot read the configuration: {error.strerror or error}"
@@ -44,11 +110,13 @@ def load(path: str, *, fd: int | None = None) -> Config:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigRefused([ConfigError("bad-syntax", "not valid UTF-8", file=path, line=line)]) from None
-    return parse(text.replace("\r\n", "\n"), path)
+    return text.replace("\r\n", "\n")
 
 
 __all__ = [
     "CAPABILITIES",
+    "DROP_INS",
+    "INSTALLED",
     "KEYS",
     "TABLES",
     "AllowSpec",
@@ -62,6 +130,7 @@ __all__ = [
     "SourceSpec",
     "Table",
     "builtins",
+    "drop_ins",
     "load",
     "parse",
     "source_name",

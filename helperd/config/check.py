@@ -1,14 +1,14 @@
-"""From the text of a helpers.toml to specs, or to all of its mistakes at once.
+"""From the texts of a configuration, helpers.toml and its drop-ins, to specs, or to all mistakes at once.
 
 Every value passes its key's kind, then the entries are checked against each other. Nothing here
-opens a file; only the folder of builtin helpers is looked at.
+opens a file; only the folder of builtin helpers, and whether an offered program exists, is looked at.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tomli
 
@@ -17,6 +17,9 @@ from helperd.config.keys import KEYS, TABLES, Key, Table, keys_of
 from helperd.config.lines import Path, scan_lines
 from helperd.config.values import BUILTIN, hint, is_loopback, kind_of, nearest
 from helperd.errors import ConfigError, ConfigRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HELPERS_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers")
 SERVICES_DIR = os.path.join(os.path.dirname(HELPERS_DIR), "services")
@@ -59,19 +62,68 @@ def source_type(definition: str) -> str | None:
     return None if found in (None, "", "auto") else found
 
 
-def parse(text: str, file: str) -> specs.Config:
-    """Check a configuration's text.
+class Document:
+    """One file of a configuration, read as TOML.
 
     Raises:
-        ConfigRefused: every mistake, in the order of lines: bad-syntax (then alone), unknown-key,
-        bad-value, missing-key,
+        ConfigRefused: "bad-syntax".
+    """
+
+    def __init__(self, text: str, file: str) -> None:
+        try:
+            self.content: dict[str, Any] = tomli.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigRefused([_syntax(error, text, file)]) from None
+        self.file = file
+        self.lines = scan_lines(text)
+
+    def line(self, path: Path) -> int:
+        """Return the line of a path, or of the nearest thing around it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 0)
+
+
+class _Place(NamedTuple):
+    """Where an entry or a key stands."""
+
+    document: Document
+    path: Path
+
+    def __truediv__(self, word: str | int) -> _Place:
+        return _Place(self.document, (*self.path, word))
+
+    @property
+    def line(self) -> int:
+        return self.document.line(self.path)
+
+    def seen_from(self, other: _Place) -> str:
+        """What to call it in a mistake that stands elsewhere."""
+        here = self.document is other.document
+        return f"on line {self.line}" if here else f"in {self.document.file}, line {self.line}"
+
+
+_Entry = dict[str, Any]
+"""The parsed values of one table, its defaults, and "place"."""
+
+
+def parse(text: str, file: str) -> specs.Config:
+    """Check a configuration's text, without drop-ins.
+
+    Raises:
+        ConfigRefused: as ``compose``; "bad-syntax", then alone.
+    """
+    return compose([Document(text, file)])
+
+
+def compose(documents: Sequence[Document]) -> specs.Config:
+    """Check a configuration: its main file, then its drop-ins in the order in which they count.
+
+    Raises:
+        ConfigRefused: every mistake, in the order of files and lines: unknown-key, bad-value, missing-key,
             duplicate-name, unknown-helper, unknown-source.
     """
-    try:
-        document = tomli.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigRefused([_syntax(error, text, file)]) from None
-    return _Check(document, text, file).run()
+    return _Check(documents).run()
 
 
 def _syntax(error: Exception, text: str, file: str) -> ConfigError:
@@ -87,103 +139,125 @@ def _syntax(error: Exception, text: str, file: str) -> ConfigError:
 
 
 class _Check:
-    """One document on its way to a Config; mistakes are collected."""
+    """Documents on their way to a Config; mistakes are collected."""
 
-    def __init__(self, document: dict[str, Any], text: str, file: str) -> None:
-        self.document = document
-        self.text = text
-        self.file = file
-        self.mistakes: list[ConfigError] = []
-        self.lines = scan_lines(text)
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self.documents = documents
+        self.mistakes: list[tuple[int, ConfigError]] = []
 
     def run(self) -> specs.Config:
-        self._tables()
-        found = {table.name: self._entries(table) for table in TABLES}
+        found: dict[str, list[_Entry]] = {table.name: [] for table in TABLES}
+        for document in self.documents:
+            self._tables(document)
+            for table in TABLES:
+                found[table.name] += self._entries(table, document)
+        daemon = self._daemon(found["helperd"])
+        found["helper"] = _taken(found["helper"])
         self._helpers(found["helper"])
         self._sources(found["source"], found["helper"])
-        self._sinks(found["sink"], found["source"], found["helperd"])
+        self._sinks(found["sink"], found["source"], daemon)
         self._services(found["service"], found["source"])
         self._allow(found["allow"], found["helper"])
         if self.mistakes:
-            raise ConfigRefused(sorted(self.mistakes, key=lambda mistake: mistake.line))
-        daemon = found["helperd"][0] if found["helperd"] else {}
-        daemon.pop("line", None)
+            self.mistakes.sort(key=lambda mistake: (mistake[0], mistake[1].line))
+            raise ConfigRefused([mistake for _, mistake in self.mistakes])
         return specs.Config(
-            file=self.file,
+            file=self.documents[0].file,
+            files=tuple(document.file for document in self.documents),
             helperd=specs.DaemonSpec(**daemon),
-            helpers=tuple(specs.HelperSpec(**entry) for entry in found["helper"]),
-            sources=tuple(specs.SourceSpec(**entry) for entry in found["source"]),
-            sinks=tuple(specs.SinkSpec(**entry) for entry in found["sink"]),
-            allow=tuple(specs.AllowSpec(**entry) for entry in found["allow"]),
-            services=tuple(specs.ServiceSpec(**entry) for entry in found["service"]),
+            helpers=tuple(specs.HelperSpec(**_fields(entry)) for entry in found["helper"]),
+            sources=tuple(specs.SourceSpec(**_fields(entry)) for entry in found["source"]),
+            sinks=tuple(specs.SinkSpec(**_fields(entry)) for entry in found["sink"]),
+            allow=tuple(specs.AllowSpec(**_fields(entry)) for entry in found["allow"]),
+            services=tuple(specs.ServiceSpec(**_fields(entry)) for entry in found["service"]),
         )
 
     # -- mistakes
 
-    def _line(self, path: Path) -> int:
-        """Return the line of a path, or of the nearest thing around it."""
-        while path and path not in self.lines:
-            path = path[:-1]
-        return self.lines.get(path, 0)
-
-    def _refuse(self, problem: str, text: str, path: Path) -> None:
+    def _refuse(self, problem: str, text: str, place: _Place) -> None:
         key = ""
-        for part in path:
+        for part in place.path:
             key += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if key else part
-        self.mistakes.append(ConfigError(problem, text, file=self.file, line=self._line(path), key=key))
+        number = self.documents.index(place.document)
+        mistake = ConfigError(problem, text, file=place.document.file, line=place.line, key=key)
+        self.mistakes.append((number, mistake))
 
     # -- one entry at a time
 
-    def _tables(self) -> None:
+    def _tables(self, document: Document) -> None:
         known = {table.name: table for table in TABLES}
-        for word in self.document:
+        for word in document.content:
             if word in known:
                 continue
             owners = [key.table for key in KEYS if key.name == word]
-            if owners and not isinstance(self.document[word], (dict, list)):
+            if owners and not isinstance(document.content[word], (dict, list)):
                 tail = f"; it belongs below {' or '.join(_header(known[owner]) for owner in owners)}"
             else:
                 tail = f"; did you mean {_header(known[nearest(word, known, 0.0) or 'helperd'])}?"
-            self._refuse("unknown-key", f'there is no "{word}" at the top of the file{tail}', (word,))
+            text = f'there is no "{word}" at the top of the file{tail}'
+            self._refuse("unknown-key", text, _Place(document, (word,)))
 
-    def _entries(self, table: Table) -> list[dict[str, Any]]:
-        content = self.document.get(table.name)
+    def _entries(self, table: Table, document: Document) -> list[_Entry]:
+        content = document.content.get(table.name)
+        place = _Place(document, (table.name,))
         if content is None:
             return []
         if not table.many:
             if isinstance(content, dict):
-                return [self._entry(table, content, (table.name,))]
-            self._refuse("bad-value", f"{table.name} must be a table, written [{table.name}]", (table.name,))
+                return [self._entry(table, content, place)]
+            self._refuse("bad-value", f"{table.name} must be a table, written [{table.name}]", place)
             return []
         if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
             self._refuse(
-                "bad-value", f"{table.name} must be an array of tables: write [[{table.name}]]", (table.name,)
+                "bad-value", f"{table.name} must be an array of tables: write [[{table.name}]]", place
             )
             return []
-        return [self._entry(table, entry, (table.name, number)) for number, entry in enumerate(content)]
+        return [self._entry(table, entry, place / number) for number, entry in enumerate(content)]
 
-    def _entry(self, table: Table, content: dict[str, Any], path: Path) -> dict[str, Any]:
+    def _entry(self, table: Table, content: dict[str, Any], place: _Place) -> _Entry:
         """Check one table's keys; return parsed values and defaults. A wrong value counts as absent."""
         keys = keys_of(table.name)
-        found: dict[str, Any] = {"line": self._line(path)}
+        found: _Entry = {"place": place, "written": frozenset(content)}
         for word, value in content.items():
             if word not in keys:
-                self._unknown(table, word, (*path, word))
+                self._unknown(table, word, place / word)
                 continue
             try:
                 found[word] = keys[word].kind.parse(value)
             except ValueError as error:
-                self._refuse("bad-value", f"{word} {error}", (*path, word))
+                self._refuse("bad-value", f"{word} {error}", place / word)
         for key in keys.values():
             if key.required and key.name not in content:
-                self._refuse("missing-key", f'{_header(table)} needs "{key.name}": {key.meaning}', path)
+                self._refuse("missing-key", f'{_header(table)} needs "{key.name}": {key.meaning}', place)
             elif key.default is not None and key.name not in found:
                 found[key.name] = key.kind.parse(
                     list(key.default) if isinstance(key.default, tuple) else key.default
                 )
         return found
 
-    def _unknown(self, table: Table, word: str, path: Path) -> None:
+    def _daemon(self, entries: list[_Entry]) -> dict[str, Any]:
+        """Put the [helperd] tables of all files together: each key stands in one of them."""
+        found: dict[str, Any] = {}
+        first: dict[str, _Place] = {}
+        for entry in entries:
+            place: _Place = entry["place"]
+            for word, value in _fields(entry).items():
+                if word not in entry["written"]:
+                    found.setdefault(word, value)
+                    continue
+                if word == "include" and place.document is not self.documents[0]:
+                    text = f"include belongs to the main file, {self.documents[0].file}"
+                    self._refuse("bad-value", text, place / word)
+                elif word in first:
+                    text = f"[helperd] has {word} already {first[word].seen_from(place)}"
+                    self._refuse("duplicate-name", text, place / word)
+                first.setdefault(word, place / word)
+                found[word] = value
+        found.pop("line", None)
+        found.pop("file", None)
+        return found
+
+    def _unknown(self, table: Table, word: str, place: _Place) -> None:
         keys = keys_of(table.name)
         near = nearest(word, keys)
         owners = [key.table for key in KEYS if key.name == word]
@@ -196,33 +270,33 @@ class _Check:
         else:
             near = nearest(word, keys, 0.0) or next(iter(keys))
             tail = f'the nearest is "{near}", all of them: {", ".join(keys)}'
-        self._refuse("unknown-key", f'{_header(table)} has no key "{word}"; {tail}', path)
+        self._refuse("unknown-key", f'{_header(table)} has no key "{word}"; {tail}', place)
 
     # -- entries against each other
 
-    def _unique(self, table: str, entries: list[dict[str, Any]], word: str, cure: str = "") -> None:
-        first: dict[str, int] = {}
-        for number, entry in enumerate(entries):
-            value = entry.get(word)
+    def _unique(self, table: str, entries: list[_Entry], word: str, cure: str = "") -> None:
+        first: dict[str, _Place] = {}
+        for entry in entries:
+            value, place = entry.get(word), entry["place"] / word
             if value is None:
                 continue
             if value in first:
-                text = f'a {table} {word} "{value}" is already on line {first[value]}{cure}'
-                self._refuse("duplicate-name", text, (table, number, word))
+                text = f'a {table} {word} "{value}" is already {first[value].seen_from(place)}{cure}'
+                self._refuse("duplicate-name", text, place)
             else:
-                first[value] = self._line((table, number, word))
+                first[value] = place
 
-    def _helpers(self, entries: list[dict[str, Any]]) -> None:
+    def _helpers(self, entries: list[_Entry]) -> None:
         self._unique("helper", entries, "name")
         known = builtins()
-        for number, entry in enumerate(entries):
+        for entry in entries:
             command = entry.get("command", ("",))
             match = BUILTIN.fullmatch(command[0])
             if match and match[1] not in known:
                 self._refuse(
                     "unknown-helper",
                     f"there is no builtin helper {match[1]!r}{hint(match[1], known)}",
-                    ("helper", number, "command"),
+                    entry["place"] / "command",
                 )
             for word, builtin, other in (
                 ("seal", 3, 1),
@@ -230,74 +304,70 @@ class _Check:
                 ("status_meaningful", True, False),
             ):
                 entry.setdefault(word, builtin if match else other)
-            self._privilege(entry, ("helper", number, "privilege"), builtin=bool(match))
+            entry["present"] = _present(entry)
+            self._privilege(entry, entry["place"] / "privilege", builtin=bool(match))
 
-    def _privilege(self, entry: dict[str, Any], path: Path, *, builtin: bool) -> None:
+    def _privilege(self, entry: _Entry, place: _Place, *, builtin: bool) -> None:
         privilege = entry.get("privilege", "ambient")
         if privilege == "suid" and entry.get("no_new_privs", True):
-            self._refuse("bad-value", 'privilege = "suid" works only with no_new_privs = false', path)
+            self._refuse("bad-value", 'privilege = "suid" works only with no_new_privs = false', place)
         if builtin and privilege != "ambient":
             self._refuse(
-                "bad-value", f'a builtin helper has no {privilege} privilege; leave it "ambient"', path
+                "bad-value", f'a builtin helper has no {privilege} privilege; leave it "ambient"', place
             )
 
-    def _sources(self, entries: list[dict[str, Any]], helpers: list[dict[str, Any]]) -> None:
+    def _sources(self, entries: list[_Entry], helpers: list[_Entry]) -> None:
         names = [helper["name"] for helper in helpers if "name" in helper]
-        served = (
-            {kind: helper.get("name") for helper in reversed(helpers) for kind in helper["types"]}
-            if helpers
-            else {}
-        )
-        for number, entry in enumerate(entries):
+        best = sorted(helpers, key=lambda helper: not _present(helper))  # the first that serves a type
+        served = {kind: helper.get("name") for helper in reversed(best) for kind in helper["types"]}
+        for entry in entries:
             definition = entry.get("definition")
             if definition is None:
                 continue
-            if "name" not in self.document["source"][number]:
+            if "name" not in entry["written"]:
                 entry["name"] = source_name(definition)
             kind = source_type(definition)
             if "helper" in entry:
                 if entry["helper"] not in names:
                     text = f'no helper is called "{entry["helper"]}"{hint(entry["helper"], names)}'
-                    self._refuse("unknown-helper", text, ("source", number, "helper"))
+                    self._refuse("unknown-helper", text, entry["place"] / "helper")
             elif kind in served:
                 entry["helper"] = served[kind]
             elif kind is not None:
                 text = f'no helper serves type "{kind}"{hint(kind, served)}'
-                self._refuse("unknown-helper", text, ("source", number, "definition"))
+                self._refuse("unknown-helper", text, entry["place"] / "definition")
         self._unique("source", entries, "name", '; give one of them another name = "..."')
 
-    def _sinks(
-        self, entries: list[dict[str, Any]], sources: list[dict[str, Any]], daemon: list[dict[str, Any]]
-    ) -> None:
+    def _sinks(self, entries: list[_Entry], sources: list[_Entry], daemon: dict[str, Any]) -> None:
         names = [source["name"] for source in sources if "name" in source]
         taken = {"control.sock"}
-        if not daemon or daemon[0].get("implicit_sinks", True):
+        if daemon.get("implicit_sinks", True):
             taken |= {f"all{end}.sock" for end in _IMPLICIT}
             taken |= {f"sources/{name}{end}.sock" for name in names for end in _IMPLICIT}
-        for number, entry in enumerate(entries):
-            self._sink(number, entry)
+        for entry in entries:
+            self._sink(entry)
             path = entry.get("path")
             if path in taken:
                 text = f'"{path}" is a socket that helperd makes by itself; choose another path'
-                self._refuse("duplicate-name", text, ("sink", number, "path"))
+                self._refuse("duplicate-name", text, entry["place"] / "path")
             for name in entry.get("sources", ()):
                 if name not in names:
                     text = f'no source is called "{name}"{hint(name, names)}'
-                    self._refuse("unknown-source", text, ("sink", number, "sources"))
+                    self._refuse("unknown-source", text, entry["place"] / "sources")
         self._unique("sink", entries, "path")
         self._unique("sink", [entry for entry in entries if entry.get("listen", ("", 0))[1]], "listen")
 
-    def _sink(self, number: int, entry: dict[str, Any]) -> None:
+    def _sink(self, entry: _Entry) -> None:
         """Check what a sink's type asks for."""
-        path = ("sink", number)
+        place: _Place = entry["place"]
         kind = entry.get("type", "unix")
         needed, odd = ("listen", "path") if kind == "tcp" else ("path", "listen")
-        written = self.document["sink"][number]
+        written = entry["written"]
         if needed not in written:
-            self._refuse("missing-key", f'a sink of type "{kind}" needs "{needed}"', path)
+            self._refuse("missing-key", f'a sink of type "{kind}" needs "{needed}"', place)
 
         def refuse(key: str, text: str) -> None:
-            self._refuse("bad-value", f"{key} {text}", (*path, key))
+            self._refuse("bad-value", f"{key} {text}", place / key)
 
         if needed == "path" and "path" in entry:
             filesink.check_path(entry, refuse)
@@ -307,50 +377,79 @@ class _Check:
                 "bad-value",
                 f"belongs to another type of sink; write type = "
                 f'"{"tcp" if odd == "listen" else "unix"}" or leave it out',
-                (*path, odd),
+                place / odd,
             )
         if "listen" in entry and not entry["exposed"] and not is_loopback(entry["listen"][0]):
             text = (
                 f"{entry['listen'][0]} can be reached from other machines, without password or encryption; "
                 "write exposed = true if that is meant, or listen at 127.0.0.1"
             )
-            self._refuse("bad-value", text, (*path, "listen"))
+            self._refuse("bad-value", text, place / "listen")
         if entry.get("dlts") and entry.get("format") in _NO_LINK_TYPES:
-            self._refuse("bad-value", _NO_LINK_TYPES[entry["format"]], (*path, "dlts"))
+            self._refuse("bad-value", _NO_LINK_TYPES[entry["format"]], place / "dlts")
 
-    def _services(self, entries: list[dict[str, Any]], sources: list[dict[str, Any]]) -> None:
+    def _services(self, entries: list[_Entry], sources: list[_Entry]) -> None:
         self._unique("service", entries, "name")
         known = builtins(SERVICES_DIR)
-        names = {source["name"]: source["line"] for source in sources if "name" in source}
-        for number, entry in enumerate(entries):
-            path = ("service", number)
+        names = {source["name"]: source["place"] for source in sources if "name" in source}
+        for entry in entries:
+            place: _Place = entry["place"]
             match = BUILTIN.fullmatch(entry.get("command", ("",))[0])
             if match and match[1] not in known:
                 text = f"there is no builtin service {match[1]!r}{hint(match[1], known)}"
-                self._refuse("bad-value", text, (*path, "command"))
+                self._refuse("bad-value", text, place / "command")
             if entry.get("name") in names:
-                text = f'a source is called "{entry["name"]}" already, on line {names[entry["name"]]}'
-                self._refuse("duplicate-name", text, (*path, "name"))
+                text = f'a source is called "{entry["name"]}" already {names[entry["name"]].seen_from(place)}'
+                self._refuse("duplicate-name", text, place / "name")
             if entry.get("user") in {"root", "0"}:
-                self._refuse(
-                    "bad-value", "user must not be root: a service has no privilege", (*path, "user")
-                )
+                text = "user must not be root: a service has no privilege"
+                self._refuse("bad-value", text, place / "user")
 
-    def _allow(self, entries: list[dict[str, Any]], helpers: list[dict[str, Any]]) -> None:
+    def _allow(self, entries: list[_Entry], helpers: list[_Entry]) -> None:
         names = [helper["name"] for helper in helpers if "name" in helper]
-        for number, entry in enumerate(entries):
-            written = {word for word in ("uid", "group") if word in self.document["allow"][number]}
+        for entry in entries:
+            written = {"uid", "group"} & entry["written"]
             if len(written) != 1:
                 problem, text = ("bad-value", "not both") if written else ("missing-key", "one of them")
-                self._refuse(problem, f"[[allow]] needs uid or group, {text}", ("allow", number))
+                self._refuse(problem, f"[[allow]] needs uid or group, {text}", entry["place"])
             for name in entry.get("helpers", ()):
                 if name not in names:
                     text = f'no helper is called "{name}"{hint(name, names)}'
-                    self._refuse("unknown-helper", text, ("allow", number, "helpers"))
+                    self._refuse("unknown-helper", text, entry["place"] / "helpers")
+
+
+def _fields(entry: _Entry) -> dict[str, Any]:
+    """An entry as the fields of its spec."""
+    place: _Place = entry["place"]
+    values = {word: value for word, value in entry.items() if word not in {"place", "written"}}
+    return values | {"line": place.line, "file": place.document.file}
+
+
+def _present(helper: _Entry) -> bool:
+    """Whether a helper counts: one with when = "present" does while its program is there."""
+    if helper.get("when") != "present":
+        return True
+    words = helper.get("command", ())
+    program = next((word for word in words if word.startswith("/")), "")
+    return not program or os.path.exists(program)
+
+
+def _taken(helpers: list[_Entry]) -> list[_Entry]:
+    """Leave out what is offered (when = "present") under a name that is taken in another file."""
+    files: dict[str, set[str]] = {}
+    firm = {helper.get("name") for helper in helpers if helper.get("when") != "present"}
+    found = []
+    for helper in helpers:
+        name, file = helper.get("name", ""), helper["place"].document.file
+        others = files.setdefault(name, set())
+        if helper.get("when") != "present" or (name not in firm and not others - {file}):
+            found.append(helper)
+        others.add(file)
+    return found
 
 
 def _header(table: Table) -> str:
     return f"[[{table.name}]]" if table.many else f"[{table.name}]"
 
 
-__all__ = ["Key", "builtins", "kind_of", "parse", "source_name", "source_type"]
+__all__ = ["Document", "Key", "builtins", "compose", "kind_of", "parse", "source_name", "source_type"]

@@ -86,6 +86,15 @@ KEYS: tuple[Key, ...] = (
     # helperd
     Key(
         "helperd",
+        "include",
+        v.INCLUDES,
+        "Directories of drop-ins: every *.toml in them belongs to this configuration, in the order of directories and "
+        "names. One with the name of an earlier one is not read. A relative path begins at this file's directory. Only "
+        "the main file has this key.",
+        otherwise="/etc/helperd/conf.d and /usr/share/helperd/helpers.d for /etc/helperd/helpers.toml, else none",
+    ),
+    Key(
+        "helperd",
         "user",
         v.ACCOUNT,
         "The user the supervisor becomes when helperd is started as root.",
@@ -166,6 +175,14 @@ KEYS: tuple[Key, ...] = (
         "is a helper that comes with helperd. --in-fd=3 --out-fd=4 are appended.",
         required=True,
         needs_process=True,
+    ),
+    Key(
+        "helper",
+        "when",
+        v.choice("always", "present"),
+        "present: the block is an offer. It counts while its program is there (the first absolute path in command), "
+        "it gives way to a block of the same name in another file, and groups that this machine lacks are left out.",
+        default="always",
     ),
     Key(
         "helper",

@@ -116,8 +116,9 @@ def compile_profiles(config: Config, accounts: Accounts, package: str, places: s
         ConfigRefused: a group does not exist.
     """
     mistakes = [
-        ConfigError("bad-value", f"this machine has no group {group!r}", file=config.file, line=spec.line)
+        ConfigError("bad-value", f"this machine has no group {group!r}", file=spec.file, line=spec.line)
         for spec in config.helpers
+        if spec.when != "present"
         for group in spec.groups
         if accounts.group(group) is None
     ]
@@ -138,7 +139,7 @@ def _compile_service(spec: ServiceSpec, config: Config, accounts: Accounts, pack
         text = f"user {spec.user!r} " + (
             "does not exist" if user is None else "is root: a service has no privilege"
         )
-        raise ConfigRefused([ConfigError("bad-value", text, file=config.file, line=spec.line)])
+        raise ConfigRefused([ConfigError("bad-value", text, file=spec.file, line=spec.line)])
     readers = accounts.group(config.helperd.socket_group or config.helperd.group)
     return Profile(
         name=spec.name,
@@ -177,7 +178,7 @@ def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) ->
         no_new_privs=spec.no_new_privs,
         uid=spec.uid,
         gid=owner[1] if owner else -1,
-        groups=tuple(sorted({accounts.group(group) or 0 for group in spec.groups})),
+        groups=tuple(sorted({n for group in spec.groups if (n := accounts.group(group)) is not None})),
         env=tuple(sorted((env | dict(spec.env)).items())),
         limits=tuple(sorted((getattr(resource, f"RLIMIT_{word.upper()}"), n) for word, n in limits.items())),
         seal=spec.seal,

@@ -1,6 +1,6 @@
 """What a configuration says, frozen and compared by value; the rooms below take these and nothing else.
 
-``line`` is where the entry stands in its file; it does not take part in comparisons, so that moved and
+``file`` and ``line`` are where an entry stands; they do not take part in comparisons, so that moved and
 commented entries are equal.
 """
 
@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class DaemonSpec:
-    """``[helperd]``. ``runtime_dir``, ``socket_group``, ``admin_group``: None when not configured."""
+    """``[helperd]``. ``include``, ``runtime_dir``, ``socket_group``, ``admin_group``: None when not configured."""
 
+    include: tuple[str, ...] | None = None
     user: str = "helperd"
     group: str = "helperd"
     runtime_dir: str | None = None
@@ -37,10 +38,13 @@ class HelperSpec:
         keepalive: seconds between PINGs; None: 1 for builtin helpers, 5 for others.
         can_list, can_probe, can_tune, can_hop: what to ask it for; None: whatever it answers counts.
         options: that its definitions may have, lower case, besides everybody's; None: not known.
+        when: "always", or "present": it is offered, and counts while its program is there.
+        present: whether it counted when the configuration was read. It keeps its number either way.
     """
 
     name: str
     command: tuple[str, ...]
+    when: str = "always"
     types: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -64,7 +68,9 @@ class HelperSpec:
     can_tune: bool | None = None
     can_hop: bool | None = None
     options: tuple[str, ...] | None = None
-    line: int = field(default=0, compare=False)
+    present: bool = field(default=True, compare=False, repr=False)
+    line: int = field(default=0, compare=False, repr=False)
+    file: str = field(default="", compare=False, repr=False)
 
     @property
     def builtin(self) -> str | None:
@@ -95,7 +101,8 @@ class SourceSpec:
     silence: float | None = None
     on_silence: str = "restart"
     hop: bool = True
-    line: int = field(default=0, compare=False)
+    line: int = field(default=0, compare=False, repr=False)
+    file: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,8 @@ class SinkSpec:
     compress: str = "none"
     file_mode: int = 0o640
     file_group: str | None = None
-    line: int = field(default=0, compare=False)
+    line: int = field(default=0, compare=False, repr=False)
+    file: str = field(default="", compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -156,7 +164,8 @@ class AllowSpec:
     uid: int | None = None
     group: str | None = None
     max_running: int = 4
-    line: int = field(default=0, compare=False)
+    line: int = field(default=0, compare=False, repr=False)
+    file: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +183,8 @@ class ServiceSpec:
     user: str | None = None
     env: tuple[tuple[str, str], ...] = ()
     restart: str = "permanent"
-    line: int = field(default=0, compare=False)
+    line: int = field(default=0, compare=False, repr=False)
+    file: str = field(default="", compare=False, repr=False)
 
     @property
     def builtin(self) -> str | None:
@@ -190,9 +200,12 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One checked helpers.toml. ``file`` is the path as given; it does not take part in comparisons."""
+    """One checked configuration. ``file`` is the main one's path as given, ``files`` are all that were read, in order;
+    neither takes part in comparisons.
+    """
 
     file: str = field(default="", compare=False)
+    files: tuple[str, ...] = field(default=(), compare=False)
     helperd: DaemonSpec = DaemonSpec()
     helpers: tuple[HelperSpec, ...] = ()
     sources: tuple[SourceSpec, ...] = ()

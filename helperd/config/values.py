@@ -251,6 +251,11 @@ def paths(value: object) -> tuple[str, ...]:
     return tuple(path(item) for item in _texts(value, "absolute paths"))
 
 
+def includes(value: object) -> tuple[str, ...]:
+    """Return several paths: absolute, or relative to the file that they stand in."""
+    return tuple(_line(item, "an array of directories") for item in _texts(value, "directories"))
+
+
 def sink_path(value: object) -> str:
     """Return a path: absolute, or relative to the runtime directory."""
     text = _line(value, "a path")
@@ -417,6 +422,7 @@ ACCOUNTS = Kind("array of group names", accounts)
 MODE = Kind("octal mode as a string", mode)
 PATH = Kind("absolute path", path)
 PATHS = Kind("array of absolute paths", paths)
+INCLUDES = Kind("array of paths", includes)
 SINK_PATH = Kind("path", sink_path)
 TCP_ADDRESS = Kind("TCP address", tcp_address)
 LINKTYPES = Kind("array of link types", linktypes)
