@@ -1,4 +1,4 @@
-"""The blocks for Kismet's capture programs in config/helpers.toml: each is right as soon as it is uncommented."""
+"""The blocks for Kismet's capture programs that are shipped: each is right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from helperd.wire.definition import COMMON_OPTIONS, SourceDefinition
 from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT
 
-SHIPPED = ROOT / "config" / "helpers.toml"
+SHIPPED = ROOT / "config" / "helpers.d" / "kismet.toml"
+DEMO = ROOT / "config" / "helpers.toml"
 PROGRAMS = {  # type: program, and what it can: list, probe, tune, hop (kismet-protocol.md, appendix B)
     "linuxwifi": ("linux_wifi", "lpth"),
     "linuxbluetooth": ("linux_bluetooth", "lp"),
@@ -42,14 +43,12 @@ PROGRAMS = {  # type: program, and what it can: list, probe, tune, hop (kismet-p
 }
 
 
-def section() -> str:
-    return SHIPPED.read_text().partition("# --- Kismet's capture programs")[2].partition("\n# --- ")[0]
-
-
 def blocks() -> list[str]:
-    """Each run of commented lines that begins with a table, uncommented as its reader would."""
-    parts = [part for part in section().split("\n\n") if part.startswith("# [[")]
-    return [re.sub(r"(?m)^# ?", "", part) + "\n" for part in parts]
+    """Each block, with the example of a source that stands behind it uncommented as its reader would."""
+    text = re.sub(r"(?m)^# (\[\[source\]\]\n)# ", r"\1", SHIPPED.read_text())
+    return [
+        part for part in re.split(r"(?m)^(?=\[\[(?:helper|allow)\]\])", text) if part.startswith("[[helper]]")
+    ]
 
 
 def test_every_program_has_its_block() -> None:
@@ -96,20 +95,20 @@ def check(path: Path) -> dict:
     return found
 
 
-def test_helperd_checks_each_block_alone_in_the_file_that_ships(tmp_path: Path) -> None:
+def test_helperd_checks_each_block_alone_in_another_file(tmp_path: Path) -> None:
     """One process for all of them: check is the same code for every file."""
     from helperd.cli.check import checked
 
     for number, block in enumerate(blocks()):
         file = tmp_path / f"{number}.toml"
-        file.write_text(SHIPPED.read_text() + "\n" + block)
+        file.write_text(DEMO.read_text() + "\n" + block)
         settings = checked(str(file))
         assert len(settings.helpers) == 3
 
 
 def test_helperd_check_likes_them_all_at_once(tmp_path: Path) -> None:
     file = tmp_path / "all.toml"
-    file.write_text(SHIPPED.read_text() + "\n" + "\n".join(blocks()))
+    file.write_text(DEMO.read_text() + "\n" + "\n".join(blocks()))
     check(file)
 
 

@@ -98,7 +98,7 @@ def _text(path: str, opener: Callable[[str], int]) -> str:
         ConfigRefused: "no-config", "bad-syntax".
     """
     try:
-        with open(opener(path), "rb") as file:
+        with open(path, "rb", opener=lambda name, _: opener(name)) as file:
             raw = file.read(MAX_FILE + 1)
     except OSError as error:
         text = f"cannot read the configuration: {error.strerror or error}"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 class DaemonSpec:
     """``[helperd]``. ``include``, ``runtime_dir``, ``socket_group``, ``admin_group``: None when not configured."""
 
-    include: tuple[str, ...] | None = None
     user: str = "helperd"
     group: str = "helperd"
     runtime_dir: str | None = None
@@ -23,6 +22,7 @@ class DaemonSpec:
     implicit_sinks: bool = True
     log_format: str = "auto"
     log_level: str = "info"
+    include: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
