@@ -361,15 +361,15 @@ class Ledger:
     ``received`` packets were scanned; each was routed (to the consumers there were) or counted under ``lost`` with a
     reason. Losses in front of us (died with the helper, dropped by the kernel) are in ``upstream``, and then
     ``produced`` is more than ``received``. ``empty`` data reports of those received held no packet: a position.
-    Where somebody reads frames, they are routed as they are. ``cut`` packets were too long for readers of pcapng and
-    reached them shortened.
+    Where somebody reads frames, they are routed as they are. ``changed`` are packets that left otherwise than they
+    came, by what was changed (a word of ``messages.CHANGES``): in the helper, or here for readers of pcapng.
     """
 
     received: int = 0
     received_bytes: int = 0
     routed: int = 0
     empty: int = 0
-    cut: int = 0
+    changed: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     upstream: Counter[str] = field(default_factory=Counter)
 

@@ -22,6 +22,7 @@ import trio
 from helperd.bell import Bell
 from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut, UsageError, reason_word
 from helperd.incarnation import Incarnation, program_of
+from helperd.layout import MAX_CONTENT
 from helperd.lifecycle import (
     Answer,
     Ending,
@@ -43,6 +44,7 @@ from helperd.wire.greeting import attempts
 from helperd.wire.identity import canonical, uuid_of
 from helperd.wire.messages import (
     BluetoothReport,
+    Changed,
     ConfigureReport,
     ConfigureRequest,
     ErrorReport,
@@ -623,7 +625,11 @@ class Source:
 
     def _translate(self, runs: Sequence[Run], segments: list[Segment]) -> None:
         assert self._translator is not None
+        told = self._translator.cut
         self._translator.translate(runs, time.time_ns(), segments)
+        if not told and self._translator.cut:
+            text = f"a packet was cut to {MAX_CONTENT:,} bytes, the most that readers take; status counts all"
+            self.say("warning", text)
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):
@@ -638,8 +644,10 @@ class Source:
                 self._accept(message)
         elif isinstance(message, BluetoothReport):
             self._deliver_bluetooth(message)
-        elif isinstance(message, Lost):
-            self.route.ledger.upstream[message.reason] += message.packets
+        elif isinstance(message, Lost | Changed):
+            ledger = self.route.ledger
+            counted = ledger.upstream if isinstance(message, Lost) else ledger.changed
+            counted[message.reason] += message.packets
         elif isinstance(message, Register):
             self._offers_bulk = message.subsystem == bulk.SUBSYSTEM
         elif isinstance(message, Shutdown):

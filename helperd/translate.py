@@ -66,6 +66,9 @@ class Translator:
         interfaces: the daemon's interfaces; the first packet of a link type takes its number there.
         generation: what the helper speaks.
         ledger: where packets that are longer than readers take are counted; they are cut.
+
+    Attributes:
+        cut: how many of them there were.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Translator:
         self.hardware = ""
         self.definition = ""
         self.ledger = ledger or Ledger()
+        self.cut = 0
 
     def number(self, dlt: int) -> int:
         """The interface number of a libpcap link type (DLT_)."""
@@ -221,7 +225,8 @@ class Translator:
                 original = min(original, MAX_LENGTH)
                 if len(content) > MAX_CONTENT:
                     content = content[:MAX_CONTENT]
-                    self.ledger.cut += 1
+                    self.ledger.changed["cut"] += 1
+                    self.cut += 1
                 block = pcapng.packet_block(interface, stamp, content, original, comment=comment)
                 blocks.append(block)
                 if report is not None:

@@ -17,7 +17,7 @@ from helperd.errors import PROBLEMS, Code
 from helperd.extcap.shim import USAGE
 from helperd.routing import SLOW
 from helperd.wire.definition import SourceDefinition
-from helperd.wire.messages import LOSSES
+from helperd.wire.messages import CHANGES, LOSSES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -66,7 +66,7 @@ def test_every_reason_for_which_a_packet_is_lost_is_in_the_table_and_no_other() 
     files = {"disk-full", "sink-failed", "not-installed"}
     table = (DOCS / "troubleshooting.md").read_text().partition("## Where packets get lost")[2]
     shown = re.findall(r"(?m)^\| `([a-z-]+)` \|", table)
-    assert set(shown) == {*counted, *handed, *LOSSES, SLOW, *files}
+    assert set(shown) == {*counted, *handed, *LOSSES, *CHANGES, SLOW, *files}
     assert len(shown) == len(set(shown))
 
 

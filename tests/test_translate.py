@@ -343,7 +343,7 @@ def test_a_packet_longer_than_readers_take_is_cut_and_keeps_its_length(count):
     data = v3.encode_packet(bytes(300_000), 1, SECOND, 500_000, 300_000, 1) * count
     translator = Translator("a", Interfaces(), v3)
     segments = translator.translate(runs_of(data, v3), 0)
-    assert translator.ledger.cut == count
+    assert (translator.cut, translator.ledger.changed) == (count, {"cut": count})
     assert struct.unpack_from("<II", segments[0].parts[0], 20) == (262_144, 300_000)
     assert sum(one.packets for one in segments) == count
 

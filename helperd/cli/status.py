@@ -78,6 +78,9 @@ def details(source: dict[str, Any]) -> list[str]:
         "packets": f"{source.get('packets', 0):,} ({source.get('bytes', 0):,} bytes)",
         "lost": f"{losses(source):,} ({where})" if where else "0",
         "not asked for": unwanted,
+        "changed": ", ".join(
+            f"{what} {count(packets)}" for what, packets in (source.get("changed") or {}).items()
+        ),
         "last end": f"{ended['problem']}: {ended['text']}" if ended else "",
     }
     lines = ["", *(f"{name + ':':<15}{clean(fact)}" for name, fact in facts.items() if fact)]

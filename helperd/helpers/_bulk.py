@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from helperd.helpers._writer import BATCH, V3Writer
 from helperd.pcapng import ENHANCED_HEAD, ENHANCED_PACKET, LENGTH, PADDING
 from helperd.wire import bulk
-from helperd.wire.messages import Lost
+from helperd.wire.messages import CHANGES, Changed, Lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -74,8 +74,7 @@ class BulkWriter(V3Writer):
             original = size
         if size > self._room:
             size = self._room
-            data = data[:size]
-            self.cut += 1
+            data = self._shorten(data)
         if timestamp_ns is None:
             timestamp_ns = time.time_ns()
         known = self._tails.get(size)
@@ -132,8 +131,12 @@ class BulkWriter(V3Writer):
         return known
 
     def lost(self, packets: int, reason: str = "kernel") -> None:
+        self.count(packets, reason)
+
+    def count(self, packets: int, word: str) -> None:
+        super().count(packets, word)
         if packets:
-            self._send(Lost(reason, packets))
+            self._send(Changed(word, packets) if word in CHANGES else Lost(word, packets))
 
     def lease(self) -> tuple[Port, int, Callable[[], int]]:
         """What somebody needs who lays out bulk frames himself: the port, the interface number, the numbers of

@@ -460,6 +460,7 @@ class Runner:
             reason = self._run_capture(writer)
             writer.flush()
         except Stopped:
+            writer.tell_refused()  # by an ``offer`` after the order to end
             return
         except BaseException as error:  # noqa: BLE001 - the author's failure is told; a loop's cancellation is none
             if not self._port.stopping.is_set():

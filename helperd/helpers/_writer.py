@@ -5,7 +5,8 @@ Rules:
   2. One list per batch for ever, emptied by slices from its front: appending a whole packet is one call that
      no other thread can cut in two, so the capture thread never takes the lock for a packet.
   3. What leaves, leaves in the order of the calls.
-  4. A packet too long for the peer is cut; its true length stays in the frame, and it is counted in ``cut``.
+  4. A packet too long for the peer is cut; its true length stays in the frame. What leaves otherwise than it came, or
+     not at all, is counted: in helperd's ledger, and for people the first time and at every tenfold.
 
 The layout of a v3 data report, ready to pack: kismet-protocol.md, sections 1.3 and 2.5.3. Integers go in
 their widest form, so that the frame has one layout.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from helperd.helpers._page import counter
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
-from helperd.wire.messages import DataReport, Gps, Json, Packet, Severity, Signal, Text
+from helperd.wire.messages import CHANGES, LOSSES, DataReport, Gps, Json, Packet, Severity, Signal, Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -45,6 +46,11 @@ FOREIGN_V3_LIMIT = 16383  # bytes of a whole frame: what a Kismet server of 2023
 FOREIGN_OLD_LIMIT = 8191  # the same for the servers of 2020 to 2022, the strictest that speak v0 or v2
 MAX_CONTENT = 262_144  # bytes of a packet; Wireshark refuses a file that has more
 ENVELOPE = 512  # bytes kept free for everything in a frame but the content
+
+
+def is_round(number: int) -> bool:
+    """Whether a count is one that people are told of: 1, 10, 100 and so on."""
+    return str(number).rstrip("0") == "1"
 
 
 class Writer:
@@ -153,9 +159,10 @@ class Writer:
 
     def tell_refused(self) -> None:
         """Tell how many packets ``offer`` has not taken since this was told last."""
-        refused = self.refused - self._told
-        if refused:
+        with self._port.lock:
+            refused = self.refused - self._told
             self._told += refused
+        if refused:
             self.lost(refused, "helper-queue")
 
     def packets(self, captured: Iterable[Sequence[Any]]) -> None:
@@ -188,9 +195,16 @@ class Writer:
 
         Raises:
             Stopped: as ``packet``.
-            ValueError: the record is longer than the peer takes.
+            ValueError: the record is longer than the peer takes, and counted as lost under ``too-long``; or it is no
+                text (it has lone surrogates), and counted under ``bad-record``.
         """
-        if len(text.encode()) > self._room:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            self.count(1, "bad-record")
+            raise ValueError(f"a record with a lone surrogate, which is no text: {error}") from None
+        if size > self._room:
+            self.count(1, "too-long")
             raise ValueError(f"a record of {len(text)} characters; the peer takes {self._room} bytes at most")
         sec, ns = divmod(time.time_ns() if timestamp_ns is None else timestamp_ns, 1_000_000_000)
         self.report(DataReport(json=Json(kind, text, sec, ns // 1000), signal=signal, gps=gps))
@@ -224,8 +238,34 @@ class Writer:
             packets: how many.
             reason: a word of ``messages.LOSSES``.
         """
+        self.count(packets, reason)
         if packets:
             self.warning(f"{packets} packets lost ({reason})")
+
+    def count(self, packets: int, word: str) -> None:
+        """Count packets in the source's ledger that do not leave, or leave otherwise than they came.
+
+        Only helperd has a ledger. What a user should read, another server's too, is told with ``warning``.
+
+        Args:
+            packets: how many, since the last call with this word.
+            word: why: of ``messages.LOSSES`` for those that do not leave, of ``messages.CHANGES`` for the others.
+
+        Raises:
+            ValueError: it is none of these words.
+        """
+        if word not in {*LOSSES, *CHANGES}:
+            raise ValueError(f"{word!r} is none of {', '.join((*LOSSES, *CHANGES))}")
+
+    def _shorten(self, data: bytes) -> bytes:
+        """Cut a packet to what the peer takes."""
+        self.cut += 1
+        self.count(1, "cut")
+        if is_round(self.cut):
+            self.warning(
+                f"{self.cut} packets cut to the {self._room} bytes that are taken here, the last of {len(data)} bytes"
+            )
+        return data[: self._room]
 
     def flush(self) -> None:
         """Let everything written so far leave now; waits when the peer does not read fast enough.
@@ -336,8 +376,7 @@ class V3Writer(Writer):
             original = size
         if size > self._room:
             size = self._room
-            data = data[:size]
-            self.cut += 1
+            data = self._shorten(data)
         if timestamp_ns is None:
             timestamp_ns = time.time_ns()
         if dlt is None:
@@ -417,8 +456,7 @@ class PlainWriter(Writer):
     ) -> None:
         size = len(data)
         if size > self._room:
-            data = data[: self._room]
-            self.cut += 1
+            data = self._shorten(data)
         self._slow_packet(
             data,
             time.time_ns() if timestamp_ns is None else timestamp_ns,

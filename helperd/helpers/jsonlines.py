@@ -7,25 +7,31 @@
     definition:  0:type=rtl433,channel=433.92M
 
 Settings in front of the program: ``kind=`` is the record's type (default JSON), ``time=`` the key that holds its
-time stamp: seconds since 1970, or ISO 8601 (without a zone: UTC). Without one, or when it cannot be read, a
-record gets the time of reading.
+time stamp: seconds since 1970, or ISO 8601 (without a zone: UTC). Without one, or when it cannot be read or is no
+plausible time, a record gets the time of reading.
 
 Rules:
-  1. What is no JSON object, and what is longer than ``MAX_LINE`` or than the peer takes, is counted and left
-     out; the first of each kind is shown, then the count at every tenfold.
-  2. The program's end is the helper's end: status 0 is a good end, anything else an error with its last words.
+  1. A line is decoded once, as strict UTF-8 (a byte order mark is passed over), and the text that was parsed is the
+     text that is passed on. Where it says what JSON cannot, a number that is none (NaN, infinite) or one name twice, it
+     is written anew: with null, and with the last value, as every reader of JSON takes it.
+  2. What is no JSON object or no text, and what is longer than ``MAX_LINE`` or than the peer takes, is left out and
+     counted in the ledger; the first of each kind is shown, then the count at every tenfold.
+  3. The program's end is the helper's end: status 0 is a good end, anything else an error with its last words.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
-from typing import TYPE_CHECKING, Final
+import re
+from collections import Counter
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from helperd.errors import HelperdError
 from helperd.helpers._program import Program
 from helperd.helpers._template import Template
+from helperd.helpers._writer import is_round
 from helperd.helpers.sdk import Device, Helper, SourceDefinition, Writer
 from helperd.wire.identity import uuid_of
 
@@ -36,7 +42,12 @@ READ: Final = 256 << 10
 MAX_LINE: Final = 256 << 10
 EXCERPT: Final = 80
 SETTINGS: Final = ("kind", "time")
+PLAUSIBLE_S: Final = (100_000_000, (1 << 32) - 1)
+"""Numbers that can be seconds since 1970: 1973 to 2106. Smaller ones are uptimes, counters or a date written as digits,
+larger ones milliseconds."""
 _TICK_S: Final = 0.2
+_ESCAPED: Final = re.compile(r"\\u[dD]")
+_SURROGATE: Final = "a lone surrogate, which is no character"
 
 
 class LineCutter:
@@ -91,40 +102,128 @@ class LineCutter:
         return [bytes(self._held)] if self._held else []
 
 
+class NoRecord(ValueError):  # noqa: N818 - a finding, not a failure
+    """A line is none; the text says what it is not."""
+
+
+class Record(NamedTuple):
+    """One line.
+
+    Attributes:
+        text: what is passed on.
+        values: what it says.
+        finite: every number in it was one; else it says null instead.
+    """
+
+    text: str
+    values: dict[str, Any]
+    finite: bool
+
+
+class Reader:
+    """Reads lines as JSON objects."""
+
+    def __init__(self) -> None:
+        self._infinite = self._twice = False
+        self._decode = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_float=self._float, parse_constant=self._constant
+        ).decode
+
+    def read(self, line: bytes) -> Record | None:
+        """One line; None when it is blank.
+
+        Raises:
+            NoRecord: it is no record.
+        """
+        try:
+            text = line.decode().removeprefix("\ufeff").strip()
+        except UnicodeDecodeError as error:
+            raise NoRecord(_no_text(line, error)) from None
+        if not text:
+            return None
+        self._infinite = self._twice = False
+        try:
+            values = self._decode(text)
+            if isinstance(values, dict) and (self._infinite or self._twice):
+                text = _written(values)
+            elif isinstance(values, dict) and _ESCAPED.search(text):
+                _written(values)
+        except UnicodeEncodeError:
+            raise NoRecord(f"{_SURROGATE} (an escape)") from None
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise NoRecord("not a JSON object")
+        return Record(text, values, not self._infinite)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        self._twice = self._twice or len(found) < len(pairs)
+        return found
+
+    def _float(self, digits: str) -> float | None:
+        value = float(digits)
+        if isfinite(value):
+            return value
+        self._infinite = True
+        return None
+
+    def _constant(self, _: str) -> None:
+        self._infinite = True
+
+
+def _no_text(line: bytes, error: UnicodeDecodeError) -> str:
+    at = error.start
+    if line[at] == 0xED and line[at + 1 : at + 2] >= b"\xa0":
+        return f"{_SURROGATE} (byte {at})"
+    return f"not UTF-8 (byte {at}, {line[at]:#04x}: {error.reason})"
+
+
+def _written(values: dict[str, Any]) -> str:
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    text.encode()
+    return text
+
+
 class Left:
     """Counts what is left out and says so, not too often."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self) -> None:
         self.count = 0
-        self._next = 1
+        self._of: Counter[str] = Counter()
 
-    def add(self, writer: Writer, excerpt: bytes, number: int = 1) -> None:
-        """Count, and tell the first and every tenfold."""
+    def add(self, writer: Writer, what: str, excerpt: bytes, number: int = 1) -> None:
+        """Count, and tell the first and every tenfold of each kind; ``what`` it is, more of it in brackets."""
+        kind = what.partition(" (")[0]
+        before = self._of[kind]
+        after = self._of[kind] = before + number
         self.count += number
-        if number and self.count >= self._next:
-            shown = excerpt[:EXCERPT].decode("utf-8", "replace")
-            writer.warning(f"{self.count} lines left out: {self._what}; e.g. {shown!r}")
-            while self._next <= self.count:
-                self._next *= 10
+        if not before or len(str(after)) > len(str(before)):
+            shown = excerpt[:EXCERPT].decode("utf-8", "backslashreplace")
+            writer.warning(f"{after} lines left out: {what}; e.g. {shown!r}")
 
 
 def stamp_ns(value: object) -> int | None:
-    """Nanoseconds since 1970 of a JSON time stamp; None when it is none.
+    """Nanoseconds since 1970 of a JSON time stamp; None when it is none, or no plausible one.
 
     Args:
         value: a number or text with seconds since 1970, or ISO 8601 text; without a zone it is UTC.
     """
-    if isinstance(value, bool):
-        return None
     if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return _iso_ns(str(value))
-    if isinstance(value, (int, float)) and 0 <= value < 1 << 33:
-        return round(value * 1_000_000) * 1000
+        text = value.strip()
+        when = _number_ns(float(text)) if _NUMBER.fullmatch(text) else None
+        return _iso_ns(text) if when is None else when
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number_ns(value)
     return None
+
+
+_NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{0,20})?([eE]\+?[0-9]{1,2})?", re.ASCII)
+
+
+def _number_ns(seconds: float) -> int | None:
+    least, most = PLAUSIBLE_S
+    return round(seconds * 1_000_000) * 1000 if least <= seconds <= most else None
 
 
 def _iso_ns(text: str) -> int | None:
@@ -136,8 +235,8 @@ def _iso_ns(text: str) -> int | None:
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
-    whole = round(when.timestamp() * 1_000_000) * 1000
-    return whole if whole >= 0 else None
+    seconds = when.timestamp()
+    return round(seconds * 1_000_000) * 1000 if 0 <= seconds <= PLAUSIBLE_S[1] else None
 
 
 class JsonLines(Helper):
@@ -183,8 +282,9 @@ class JsonLines(Helper):
         """Read lines until the program ends."""
         cutter = LineCutter()
         self._records = 0
-        self._no_json = Left("not a JSON object")
-        self._too_long = Left("too long")
+        self._left = Left()
+        self._infinite = 0
+        reader = Reader()
         try:
             while True:
                 data = self._program.read(READ, _TICK_S)
@@ -193,9 +293,10 @@ class JsonLines(Helper):
                         break
                     continue
                 for line in cutter.feed(data) if data else cutter.finish():
-                    self._report(writer, line)
+                    self._report(writer, reader, line)
                 if cutter.long:
-                    self._too_long.add(writer, cutter.excerpt, cutter.long)
+                    writer.count(cutter.long, "too-long")
+                    self._left.add(writer, "too long", cutter.excerpt, cutter.long)
                     cutter.long = 0
                 if not data:
                     break
@@ -203,30 +304,36 @@ class JsonLines(Helper):
             status = self._program.close()
         if status:
             raise HelperdError("child-gone", self._program.reason())
-        left = self._no_json.count + self._too_long.count
+        left = self._left.count
         return f"{self._program.name} has ended after {self._records} records" + (
             f", {left} left out" if left else ""
         )
 
-    def _report(self, writer: Writer, line: bytes) -> None:
+    def _report(self, writer: Writer, reader: Reader, line: bytes) -> None:
         """One line."""
-        text = line.strip()
-        if not text:
-            return
         try:
-            record = json.loads(text)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            self._no_json.add(writer, text)
+            record = reader.read(line)
+        except NoRecord as error:
+            writer.count(1, "bad-record")
+            self._left.add(writer, str(error), line)
             return
-        when = stamp_ns(record.get(self._time_key)) if self._time_key else None
+        if record is None:
+            return
+        when = stamp_ns(record.values.get(self._time_key)) if self._time_key else None
         try:
-            writer.json(self._kind, text.decode(), time.time_ns() if when is None else when)
+            writer.json(self._kind, record.text, when)
         except ValueError:
-            self._too_long.add(writer, text)
-        else:
-            self._records += 1
+            self._left.add(writer, "too long", line)
+            return
+        self._records += 1
+        if not record.finite:
+            writer.count(1, "not-finite")
+            self._infinite += 1
+            if is_round(self._infinite):
+                shown = line[:EXCERPT].decode("utf-8", "backslashreplace")
+                writer.warning(
+                    f"{self._infinite} records with null for a number that is none; e.g. {shown!r}"
+                )
 
     def stop(self) -> None:
         """End the program."""

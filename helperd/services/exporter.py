@@ -137,6 +137,12 @@ def _sources(page: Page, sources: Sequence[Mapping[str, Any]]) -> None:
     for source in sources:
         for reason, number in source["lost"].items():
             page.sample("helperd_source_lost_packets_total", number, source=source["name"], reason=reason)
+    page.family(
+        "helperd_source_changed_packets_total", "counter", "Packets that left otherwise than they came."
+    )
+    for source in sources:
+        for reason, number in (source.get("changed") or {}).items():
+            page.sample("helperd_source_changed_packets_total", number, source=source["name"], reason=reason)
     for name, kind, meaning, key in _VITALS:
         page.family(name, kind, meaning)
         for source in sources:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 TYPE: Final = 0x4844
 """v3 packet type of a bulk frame, "HD"."""
-LOST: Final = 0x4845
-"""v3 packet type of a loss report."""
+COUNT: Final = 0x4845
+"""v3 packet type of a count report: packets that the helper does not send, or sends otherwise than they came."""
 KEY: Final = 64
 """Key of the interface number in the supervisor's REGISTER."""
 SUBSYSTEM: Final = "helperd-bulk/1"

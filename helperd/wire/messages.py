@@ -210,7 +210,7 @@ class Register:
 
 @record
 class Lost:
-    """Packets that the helper's device produced and the helper never saw; part of the bulk extension.
+    """Packets that the helper's device produced and the helper does not send; part of the bulk extension.
 
     Attributes:
         reason: where they were lost: a word of ``LOSSES``.
@@ -221,9 +221,28 @@ class Lost:
     packets: int
 
 
-LOSSES = ("kernel", "device", "helper-queue")
-"""Where packets are lost before they leave a helper: no room in the kernel's ring; inside the hardware or its driver;
-in the helper itself, when its device does not wait and its reader is too slow."""
+LOSSES = ("kernel", "device", "helper-queue", "too-long", "bad-record")
+"""Why packets do not leave a helper: no room in the kernel's ring; lost inside the hardware or its driver; in the
+helper itself, when its device does not wait and its reader is too slow; longer than a frame and nothing that could be
+cut; nothing that can be read as a packet or a record."""
+
+
+@record
+class Changed:
+    """Packets that the helper sends otherwise than they came to it; part of the bulk extension.
+
+    Attributes:
+        reason: what was changed: a word of ``CHANGES``.
+        packets: how many, since the last message of this kind with this reason; more than 0.
+    """
+
+    reason: str
+    packets: int
+
+
+CHANGES = ("cut", "bad-stamp", "not-finite")
+"""What a helper changes about a packet: longer than readers take, and shortened; a time that no capture can say, and
+the nearest that it can; a number in JSON that is none (NaN, infinite), and null in its place."""
 
 
 @record
@@ -499,6 +518,7 @@ Message = (
     | Text
     | Register
     | Lost
+    | Changed
     | ListRequest
     | ProbeRequest
     | OpenRequest

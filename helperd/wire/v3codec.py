@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import LocalProtocolError
 from helperd.wire import bulk
 from helperd.wire.messages import (
+    CHANGES,
     LOSSES,
     AuthRequest,
     AuthToken,
+    Changed,
     ConfigureReport,
     ConfigureRequest,
     DataReport,
@@ -85,7 +87,7 @@ class Type(enum.IntEnum):
     AUTHREQ = 68
     AUTHTOKEN = 69
     BULK = bulk.TYPE
-    LOST = bulk.LOST
+    COUNT = bulk.COUNT
 
 
 PROBLEM: Final = 64
@@ -198,11 +200,12 @@ def _decode_text(fields: Fields, _: ControlFrame) -> Text:
     return Text(Severity(value), fields.required_text(2))
 
 
-def _decode_lost(fields: Fields, _: ControlFrame) -> Lost:
+def _decode_count(fields: Fields, _: ControlFrame) -> Lost | Changed:
     reason, packets = fields.required_text(1), fields.required_uint(2)
-    if reason not in LOSSES or not 0 < packets < 1 << 64:
-        raise Malformed(f"{packets} packets lost in {reason!r}; the places are {', '.join(LOSSES)}")
-    return Lost(reason, packets)
+    if reason not in {*LOSSES, *CHANGES} or not 0 < packets < 1 << 64:
+        words = ", ".join((*LOSSES, *CHANGES))
+        raise Malformed(f"{packets} packets counted under {reason!r}; the words are {words}")
+    return Lost(reason, packets) if reason in LOSSES else Changed(reason, packets)
 
 
 def _decode_http_response(fields: Fields, _: ControlFrame) -> HttpResponse:
@@ -286,7 +289,7 @@ def _decode_gps(fields: Fields) -> Gps:
 
 _DECODERS: Final[dict[int | str, Callable[[Fields, ControlFrame], Message]]] = {
     Type.REGISTER: lambda fields, _: Register(fields.required_text(1), fields.optional_uint(bulk.KEY)),
-    Type.LOST: _decode_lost,
+    Type.COUNT: _decode_count,
     Type.SHUTDOWN: lambda fields, _: Shutdown(fields.text(1)),
     Type.MESSAGE: _decode_text,
     Type.ERROR: _decode_error,
@@ -335,8 +338,8 @@ def encode(message: Message, seqno: int) -> Parts:  # noqa: C901, PLR0911, PLR09
             return Type.MESSAGE, 0, seqno, {1: int(severity), 2: text}
         case Register(subsystem, interface):
             return Type.REGISTER, 0, seqno, _present({1: subsystem, bulk.KEY: interface})
-        case Lost(reason, packets):
-            return Type.LOST, 0, seqno, {1: reason, 2: packets}
+        case Lost(reason, packets) | Changed(reason, packets):
+            return Type.COUNT, 0, seqno, {1: reason, 2: packets}
         case ProbeRequest(definition):
             return Type.PROBEREQ, 1, seqno, {1: definition}
         case OpenRequest(definition):

@@ -2,23 +2,27 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from helperd.helpers.jsonlines import LineCutter, stamp_ns
+from helperd.helpers.jsonlines import LineCutter, NoRecord, Reader, stamp_ns
 from helperd.wire import v3
 from helperd.wire.frames import Kind
 from helperd.wire.messages import (
+    Changed,
     ErrorReport,
     ListReport,
     ListRequest,
+    Lost,
     OpenReport,
     OpenRequest,
     ProbeReport,
@@ -275,6 +279,64 @@ def test_jsonlines_counts_what_it_leaves_out_and_shows_the_first(tmp_path):
         assert peer.expect(Shutdown).reason == "tool has ended after 2 records, 28 left out"
 
 
+LINES = {
+    b'{"a": NaN, "b": [-Infinity, 1e999, 1.50]}': '{"a":null,"b":[null,null,1.5]}',
+    b'{"n": 1.50, "big": 123456789012345678901234567890}': '{"n": 1.50, "big": 123456789012345678901234567890}',
+    b'\xef\xbb\xbf{"bom": 1}': '{"bom": 1}',
+    b'{"twice": 1, "twice": {"x": 1, "x": 2}}': '{"twice":{"x":2}}',
+    '{"schön": "\U0001f600\u2028"}'.encode(): '{"schön": "\U0001f600\u2028"}',
+    b'{"pair": "\\ud83d\\ude00"}': '{"pair": "\\ud83d\\ude00"}',
+    b'  {"blanks": 1}\t\r': '{"blanks": 1}',
+}
+"""What a program prints, and what is passed on of it."""
+NO_RECORDS = {
+    b'{"lone": "\\ud83d"}': "a lone surrogate, which is no character (an escape)",
+    b'{"raw": "\xed\xa0\xbd"}': "a lone surrogate, which is no character (byte 9)",
+    b'{"latin": "\xfc"}': "not UTF-8 (byte 11, 0xfc: invalid start byte)",
+    '{"utf": 16}'.encode("utf-16"): "not UTF-8 (byte 0, 0xff: invalid start byte)",
+    b'{"two": 1} {"objects": 2}': "not a JSON object",
+    b'{"digits": ' + b"9" * 5000 + b"}": "not a JSON object",
+    b'{"deep": ' + b"[" * 50_000 + b"NaN" + b"]" * 50_000 + b"}": "not a JSON object",
+}
+"""What a program prints, and why it is left out."""
+
+
+def test_jsonlines_passes_on_the_text_that_it_has_parsed():
+    reader = Reader()
+    for line, text in LINES.items():
+        record = reader.read(line)
+        assert record.text == text
+        assert json.loads(record.text, parse_constant=pytest.fail) == record.values
+        assert record.finite is (b"NaN" not in line)
+
+
+def test_jsonlines_says_why_a_line_is_no_record():
+    reader = Reader()
+    for line, words in NO_RECORDS.items():
+        with pytest.raises(NoRecord, match="^" + re.escape(words) + "$"):
+            reader.read(line)
+        assert reader.read(b'{"after": 1}').text == '{"after": 1}'
+    assert [reader.read(blank) for blank in (b"", b" \r", b"\xef\xbb\xbf")] == [None] * 3
+
+
+def test_jsonlines_counts_in_the_ledger_what_it_changes_and_leaves_out(tmp_path):
+    (tmp_path / "lines").write_bytes(
+        b"\n".join([*LINES, *NO_RECORDS, b'{"long": "' + b"x" * 300_000 + b'"}', b""])
+    )
+    tool = program(tmp_path, f"sys.stdout.buffer.write(open({str(tmp_path / 'lines')!r}, 'rb').read())")
+    with Peer("jsonlines", "--", tool) as peer:
+        opened(peer, "0:type=jsonlines")
+        peer.until_eof()
+        assert [record.text for record in records(peer)] == list(LINES.values())
+        counted = Counter()
+        for message in peer.messages:
+            if isinstance(message, Lost | Changed):
+                counted[message.reason] += message.packets
+        assert counted == {"bad-record": len(NO_RECORDS), "too-long": 1, "not-finite": 1}
+        said = [message.text for message in peer.messages if isinstance(message, Text)]
+        assert len(said) == 6, "the first of each kind, and the end"
+
+
 def test_jsonlines_leaves_out_what_a_kismet_server_cannot_take(tmp_path):
     tool = program(tmp_path, "print('{\"x\": \"' + 'y' * 20_000 + '\"}'); print('{}')")
     with Peer("jsonlines", "--", tool, helperd=False) as peer:
@@ -306,8 +368,18 @@ def test_lines_are_cut_wherever_the_reads_end():
 @pytest.mark.parametrize(
     ("value", "stamp"),
     [
-        (5, 5 * 10**9),
-        ("5.25", 5_250_000_000),
+        (1_700_000_005, 1_700_000_005 * 10**9),
+        ("1700000005.25", 1_700_000_005_250_000_000),
+        (" 1.7e9 ", 1_700_000_000 * 10**9),
+        (20240507, None),  # a date written as digits is no number of seconds
+        ("20240507", 1_715_040_000 * 10**9),  # and as text it is ISO 8601
+        (12.5, None),  # an uptime
+        (1_700_000_000_000, None),  # milliseconds
+        (4_294_967_296, None),
+        ("1_700_000_000", None),
+        (10**400, None),
+        ("2107-01-01", None),
+        ("9999-12-31T23:59:59-23:59", None),
         ("1970-01-01 00:00:07", 7 * 10**9),
         ("1970-01-01T01:00:07+01:00", 7 * 10**9),
         ("1970-01-01T00:00:07Z", 7 * 10**9),
@@ -316,6 +388,9 @@ def test_lines_are_cut_wherever_the_reads_end():
         (-1, None),
         ("nan", None),
         (1e300, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        ("Infinity", None),
         ("yesterday", None),
         ("1950-01-01", None),
         ([], None),

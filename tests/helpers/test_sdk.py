@@ -4,12 +4,14 @@ import os
 import re
 import textwrap
 import time
+from collections import Counter
 
 import pytest
 
 from helperd.wire import bulk, v3
 from helperd.wire.frames import Kind
 from helperd.wire.messages import (
+    Changed,
     ConfigureReport,
     ConfigureRequest,
     ErrorReport,
@@ -528,9 +530,70 @@ def test_a_packet_too_long_for_the_peer_is_cut_and_keeps_its_true_length(tmp_pat
         assert (len(packets[0][2]), packets[0][3]) == (kept, 100_000)
         assert packets[1][3] == 2_000_000
         assert len(packets[1][2]) == (kept if not helperd else 262_144)
-        assert peer.expect(Text).text == ("1 cut" if helperd else "2 cut")
+        while not any(text.endswith(" cut") for text in texts(peer)):
+            assert peer.read()
+        size = 100_000 if not helperd else 2_000_000
+        room = kept if not helperd else 262_144
+        assert texts(peer) == [
+            f"1 packets cut to the {room} bytes that are taken here, the last of {size} bytes",
+            "1 cut" if helperd else "2 cut",
+        ]
+        counted = [message for message in peer.messages if isinstance(message, Changed)]
+        assert counted == ([Changed("cut", 1)] if helperd else [])
         if not helperd:
             assert all(run.nbytes / run.frames < 16_384 for run in peer.runs)
+
+
+def texts(peer):
+    return [message.text for message in peer.messages if isinstance(message, Text)]
+
+
+@pytest.mark.parametrize("helperd", [True, False], ids=["helperd", "kismet"])
+def test_what_does_not_leave_or_leaves_otherwise_is_counted_with_its_word(tmp_path, helperd):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            for text in ('{"long": "' + 'x' * 300_000 + '"}', '{"lone": "' + chr(0xd800) + '"}'):
+                try:
+                    writer.json('T', text)
+                except ValueError as error:
+                    writer.message(str(error)[:30])
+            writer.packet(bytes(300_000), 5, signal=Signal(dbm=-60))
+            writer.packet(bytes(300_000), 5, gps=Gps(1.0, 2.0))
+            writer.packet(bytes(300_000), 5, dlt=127)
+            writer.count(3, 'bad-stamp')
+            writer.lost(4, 'device')
+            try:
+                writer.count(1, 'no-such-word')
+            except ValueError as error:
+                writer.message(str(error)[:30])
+            return 'enough'
+        """,
+        helperd=helperd,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        if helperd:
+            peer.until_eof()
+        else:
+            while not any("no-such-word" in text for text in texts(peer)):
+                assert peer.read()
+        counted = Counter()
+        for message in peer.messages:
+            if isinstance(message, Lost | Changed):
+                counted[message.reason] += message.packets
+        exact = {"too-long": 1, "bad-record": 1, "cut": 3, "bad-stamp": 3, "device": 4}
+        assert counted == (exact if helperd else {})
+        said = texts(peer)
+        assert sum("cut to the" in text for text in said) == 1
+        assert [text for text in said if "a record" in text] == [
+            "a record of 300012 characters;",
+            "a record with a lone surrogate",
+        ]
+        assert ("4 packets lost (device)" in said) is not helperd
+        assert "'no-such-word' is none of kern" in said
 
 
 def test_a_lone_packet_leaves_within_milliseconds(tmp_path):

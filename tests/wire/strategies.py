@@ -111,7 +111,10 @@ PROTOBUF_ONLY = {
         m.BluetoothReport, devices, st.none() | signals, st.none() | positions, st.none() | texts, text
     ),
 }
-V3_ONLY = {m.Lost: st.builds(m.Lost, st.sampled_from(m.LOSSES), st.integers(1, (1 << 64) - 1))}
+V3_ONLY = {
+    m.Lost: st.builds(m.Lost, st.sampled_from(m.LOSSES), st.integers(1, (1 << 64) - 1)),
+    m.Changed: st.builds(m.Changed, st.sampled_from(m.CHANGES), st.integers(1, (1 << 64) - 1)),
+}
 RICHER = {
     "v3": st.one_of(
         *V3_ONLY.values(),

@@ -241,12 +241,20 @@ def test_a_bulk_frame_before_the_open_report_is_refused():
 @pytest.mark.parametrize(
     "fields", [{1: "kernel", 2: 0}, {1: "moon", 2: 5}, {1: "kernel"}, {2: 5}, {1: "kernel", 2: -1}]
 )
-def test_a_loss_report_that_says_nothing_is_refused(fields):
+def test_a_count_report_that_says_nothing_is_refused(fields):
     payload = pack(fields)
-    refused(struct.pack(">QIHHI", 0xDECAFBADA9A90003, len(payload), bulk.LOST, 0, 1) + payload, "bad-payload")
+    refused(
+        struct.pack(">QIHHI", 0xDECAFBADA9A90003, len(payload), bulk.COUNT, 0, 1) + payload, "bad-payload"
+    )
 
 
-def test_a_loss_report_stands_between_the_packets_it_belongs_to():
+@pytest.mark.parametrize("word", m.CHANGES)
+def test_the_word_of_a_count_report_says_whether_packets_are_lost_or_changed(word):
+    single = v3.encode_packet(b"abc", 1, 2, 3, 3, 4)
+    assert receive(v3.encode(m.Changed(word, 3), 2) + single)[0] == m.Changed(word, 3)
+
+
+def test_a_count_report_stands_between_the_packets_it_belongs_to():
     single = v3.encode_packet(b"abc", 1, 2, 3, 3, 4)
     first, lost, second = receive(single + v3.encode(m.Lost("device", 12), 2) + single)
     assert (first.packets, lost, second.packets) == (1, m.Lost("device", 12), 1)

@@ -117,6 +117,7 @@ def test_what_v3_does_not_have_is_refused_by_name(message):
     [
         m.Register("helperd-bulk/1", 3),
         m.Lost("kernel", 3),
+        m.Changed("cut", 3),
         m.DataReport(m.Packet(b"x")),
         m.DataReport(json=m.Json("t", "{}")),
         m.Pong(1 << 40),

@@ -19,6 +19,7 @@ EXAMPLES = {
     m.Text: m.Text(m.Severity.INFO, "hello"),
     m.Register: m.Register("x/1"),
     m.Lost: m.Lost("kernel", 7),
+    m.Changed: m.Changed("cut", 7),
     m.ListRequest: m.ListRequest(),
     m.ProbeRequest: m.ProbeRequest("a"),
     m.OpenRequest: m.OpenRequest("a"),

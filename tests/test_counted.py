@@ -1,0 +1,135 @@
+"""What a helper shortens, leaves out or changes is in the source's ledger, with its reason, wherever one looks."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+import subprocess
+import sys
+
+from tests.patience import HANGS_S
+from tests.rig import HELPERD, ROOT, Stream, daemon
+
+USB = 249
+LONG = 1_048_603
+LITTLE = 0xA1B2C3D4
+
+
+def capture(path, sizes, linktype=USB):
+    """A pcap file with packets of these sizes."""
+    data = struct.pack("<IHHiIII", LITTLE, 2, 4, 0, 0, 128 << 20, linktype)
+    for number, size in enumerate(sizes):
+        data += struct.pack("<4I", 1_700_000_000 + number, 0, size, size) + bytes([number + 1]) * size
+    path.write_bytes(data)
+    return path
+
+
+def lines(path, *texts):
+    """A program that prints these lines."""
+    path.write_text(f"#!{sys.executable} -IS\nfor text in {texts!r}: print(text)\n")
+    path.chmod(0o755)
+    return path
+
+
+def kismet_log(path, texts):
+    """A log of Kismet's with JSON records and one packet."""
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE KISMET (kismet_version TEXT, db_version INT, db_module TEXT)")
+        database.execute("INSERT INTO KISMET VALUES ('test', 9, 'kismetlog')")
+        database.execute(
+            "CREATE TABLE packets (ts_sec INT, ts_usec INT, dlt INT, packet BLOB, packet_full_len INT)"
+        )
+        database.execute("CREATE TABLE data (ts_sec INT, ts_usec INT, type TEXT, json TEXT)")
+        database.execute("INSERT INTO packets VALUES (1700000000, 0, 1, ?, 60)", (bytes(60),))
+        for text in texts:
+            database.execute("INSERT INTO data VALUES (1700000001, 0, 'SENSOR', ?)", (text,))
+    database.close()
+    return path
+
+
+def config(*sources):
+    text = """
+[[helper]]
+name = "replay"
+command = ["builtin:pcapfile"]
+types = ["pcapfile"]
+[[sink]]
+path = "everything.sock"
+overflow = "wait"
+"""
+    for name, definition, helper in sources:
+        if helper:
+            text += f'[[helper]]\nname = "{name}"\ncommand = {json.dumps(helper)}\ntypes = ["{name}"]\n'
+        text += f"[[source]]\nname = {name!r}\ndefinition = {definition!r}\n"
+        text += 'start = "manual"\nrestart = "temporary"\n'
+    return text
+
+
+def run(rig, *names):
+    """Start sources while somebody reads, and wait for their ends; returns the packets and the rows."""
+    with rig.connect("everything.sock") as sock:
+        rig.wait(lambda status: status["consumers"])
+        for name in names:
+            rig.call("Start", source=name)
+        rig.wait(
+            lambda status: all(
+                row["state"] == "down" and row["incarnation"]
+                for row in status["sources"]
+                if row["name"] in names
+            )
+        )
+        rows = {name: rig.source(name) for name in names}
+        return Stream(sock).take(sum(row["packets"] for row in rows.values())), rows
+
+
+def said(rig, source):
+    return [message["text"] for message in rig.call("GetMessages", source=source)["messages"]]
+
+
+def test_a_packet_longer_than_readers_take_is_cut_and_said_to_be_everywhere(rundir, tmp_path):
+    path = capture(tmp_path / "usb.pcap", [60, LONG, 100], linktype=1)
+    with daemon(rundir, config(("usb", f"{path}:type=pcapfile,realtime=false", None))) as rig:
+        packets, rows = run(rig, "usb")
+        row = rows["usb"]
+        assert [(len(packet.content), packet.original) for packet in packets] == [
+            (60, 60),
+            (262_144, LONG),
+            (100, 100),
+        ]
+        assert (row["cut"], row["changed"], row["lost"]) == (1, {"cut": 1}, {})
+        assert (row["packets"], row["routed"], row["produced"]) == (3, 3, 3)
+        assert [text for text in said(rig, "usb") if "1 packets cut to the 262144 bytes" in text]
+        argv = [*HELPERD, "status", "usb", "--runtime-dir", str(rundir)]
+        shown = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=HANGS_S)
+        assert "changed:       cut 1\n" in shown.stdout
+
+
+def test_what_adapters_and_logs_leave_out_is_lost_with_its_reason(rundir, tmp_path):
+    long = '{"long": "' + "x" * 270_000 + '"}'
+    tool = lines(tmp_path / "tool", '{"n": 1}', "no json", '{"n": NaN}', long, "[]")
+    log = kismet_log(tmp_path / "x.kismet", ['{"n": 1}', long])
+    sources = (
+        ("tool", "0:type=tool", ["builtin:jsonlines", "--", str(tool)]),
+        ("log", f"{log}:type=pcapfile,realtime=false", None),
+    )
+    with daemon(rundir, config(*sources)) as rig:
+        packets, rows = run(rig, "tool", "log")
+        assert len(packets) == 4
+        assert (rows["tool"]["lost"], rows["tool"]["changed"]) == (
+            {"bad-record": 2, "too-long": 1},
+            {"not-finite": 1},
+        )
+        assert rows["tool"]["produced"] == 5
+        assert (rows["log"]["lost"], rows["log"]["produced"]) == ({"too-long": 1}, 3)
+        assert any("1 lines left out: not a JSON object" in text for text in said(rig, "tool"))
+        assert any("a record of 270012 characters" in text for text in said(rig, "log"))
+
+
+def test_what_foreign_helpers_send_too_long_is_told_too(rundir):
+    helper = [sys.executable, str(ROOT / "tests" / "peers" / "bad_helper.py")]
+    with daemon(rundir, config(("huge", "x:type=huge,size=300000,rate=max,count=12", helper))) as rig:
+        packets, rows = run(rig, "huge")
+        assert {len(packet.content) for packet in packets} == {262_144}
+        assert (rows["huge"]["cut"], rows["huge"]["changed"]) == (12, {"cut": 12})
+        assert len([text for text in said(rig, "huge") if "cut to 262,144 bytes" in text]) == 1
