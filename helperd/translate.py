@@ -221,6 +221,7 @@ class Translator:
                 stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
                 if stamp >> 64:
                     comment = f"{comment} time stamp {sec} s and {usec} us".lstrip()
+                    self.ledger.changed["bad-stamp"] += 1
                     stamp = 0 if stamp < 0 or (sec or 0) >> 63 else LAST_STAMP
                 original = min(original, MAX_LENGTH)
                 if len(content) > MAX_CONTENT:

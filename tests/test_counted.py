@@ -99,7 +99,7 @@ def test_a_packet_longer_than_readers_take_is_cut_and_said_to_be_everywhere(rund
         ]
         assert (row["cut"], row["changed"], row["lost"]) == (1, {"cut": 1}, {})
         assert (row["packets"], row["routed"], row["produced"]) == (3, 3, 3)
-        assert [text for text in said(rig, "usb") if "1 packets cut to the 262144 bytes" in text]
+        assert [text for text in said(rig, "usb") if "1 packets cut because" in text]
         argv = [*HELPERD, "status", "usb", "--runtime-dir", str(rundir)]
         shown = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=HANGS_S)
         assert "changed:       cut 1\n" in shown.stdout
@@ -124,6 +124,34 @@ def test_what_adapters_and_logs_leave_out_is_lost_with_its_reason(rundir, tmp_pa
         assert (rows["log"]["lost"], rows["log"]["produced"]) == ({"too-long": 1}, 3)
         assert any("1 lines left out: not a JSON object" in text for text in said(rig, "tool"))
         assert any("a record of 270012 characters" in text for text in said(rig, "log"))
+
+
+def odd_capture(path):
+    """A pcapng file with a packet of no interface, one whose time is beyond 2554, and a good one."""
+    section = struct.pack("<IIIHHqI", 0x0A0D0D0A, 28, 0x1A2B3C4D, 1, 0, -1, 28)
+    interface = struct.pack("<IIHHII", 1, 20, 1, 0, 0, 20)
+    packets = b"".join(
+        struct.pack("<7I4sI", 6, 36, number, high, 0, 4, 4, b"abcd", 36)
+        for number, high in ((7, 0x60000), (0, 0xFFFFFFFF), (0, 0x60000))
+    )
+    path.write_bytes(section + interface + packets)
+    return path
+
+
+def test_what_readers_of_captures_mend_or_leave_out_is_counted_file_and_live(rundir, tmp_path):
+    path = odd_capture(tmp_path / "odd.pcapng")
+    sources = (
+        ("file", f"{path}:type=pcapfile,realtime=false", None),
+        ("live", "x:type=live", ["builtin:pipe", "--", "/bin/cat", str(path)]),
+    )
+    with daemon(rundir, config(*sources)) as rig:
+        _, rows = run(rig, "file", "live")
+        for name, row in rows.items():
+            assert (row["packets"], row["produced"]) == (2, 3)
+            assert (row["lost"], row["changed"]) == ({"bad-record": 1}, {"bad-stamp": 1})
+            texts = said(rig, name)
+            assert any(text.startswith("1 packets left out") for text in texts)
+            assert any(text.startswith("1 packets with the nearest time") for text in texts)
 
 
 def test_what_foreign_helpers_send_too_long_is_told_too(rundir):

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import struct
 import time
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
 
 from helperd.helpers._page import counter
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
@@ -46,6 +47,13 @@ FOREIGN_V3_LIMIT = 16383  # bytes of a whole frame: what a Kismet server of 2023
 FOREIGN_OLD_LIMIT = 8191  # the same for the servers of 2020 to 2022, the strictest that speak v0 or v2
 MAX_CONTENT = 262_144  # bytes of a packet; Wireshark refuses a file that has more
 ENVELOPE = 512  # bytes kept free for everything in a frame but the content
+
+
+ODD: Final = {
+    "bad-record": "left out: what stands there can be no packet",
+    "bad-stamp": "with the nearest time that a capture can say in place of their own",
+}
+"""What reading a capture may find, for people."""
 
 
 def is_round(number: int) -> bool:
@@ -81,6 +89,7 @@ class Writer:
         self.cut = 0
         self.refused = 0
         self._told = 0
+        self._odd: Counter[str] = Counter()
         self._patient = True
         self._page = counter()
         self.idle = True  # the main thread sleeps and must be woken for the next packet
@@ -257,13 +266,24 @@ class Writer:
         if word not in {*LOSSES, *CHANGES}:
             raise ValueError(f"{word!r} is none of {', '.join((*LOSSES, *CHANGES))}")
 
+    def count_odd(self, odd: Counter[str]) -> None:
+        """Count what a reader of captures found odd and mended or left out, tell people of it, and clear it."""
+        for word, packets in odd.items():
+            before, after = self._odd[word], self._odd[word] + packets
+            self._odd[word] = after
+            self.count(packets, word)
+            if not before or len(str(after)) > len(str(before)):
+                self.warning(f"{after} packets {ODD[word]} ({word})")
+        odd.clear()
+
     def _shorten(self, data: bytes) -> bytes:
         """Cut a packet to what the peer takes."""
         self.cut += 1
         self.count(1, "cut")
         if is_round(self.cut):
             self.warning(
-                f"{self.cut} packets cut to the {self._room} bytes that are taken here, the last of {len(data)} bytes"
+                f"{self.cut} packets cut because the peer takes no longer frames: to {self._room} bytes; "
+                f"the last had {len(data)}"
             )
         return data[: self._room]
 

@@ -222,12 +222,12 @@ class Extcap(Helper):
         if self._control is not None:
             self._control.listen(writer)
         try:
-            writer.packets(stream.first)
+            stream.write(writer, stream.first)
             stream.first = []
             while not stream.ended:
                 data = self._program.read(READ, _TICK_S)
                 if data is not None:
-                    writer.packets(stream.feed(data))
+                    stream.write(writer, stream.feed(data))
                 elif writer.stopping:
                     break
         except HelperdError as error:

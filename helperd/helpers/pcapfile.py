@@ -117,14 +117,14 @@ class PcapFile(Helper):
                     for entry in batch:
                         _write(writer, *entry)
                 if odd:
-                    self._tell(odd)
+                    self._tell(writer, odd)
         finally:
-            self._tell(odd)
+            self._tell(writer, odd)
 
-    def _tell(self, odd: Counter[str]) -> None:
+    def _tell(self, writer: Writer, odd: Counter[str]) -> None:
         """Count what is not as the file says, here and in the ledger."""
         self._odd += odd
-        odd.clear()
+        writer.count_odd(odd)
 
 
 def _from_now(batches: Iterable[Sequence[tuple[Any, ...]]]) -> Iterator[Sequence[tuple[Any, ...]]]:

@@ -64,6 +64,16 @@ class CaptureStream:
         self.parser.finish()
         return []
 
+    def write(self, writer: Writer, packets: list[Captured]) -> None:
+        """Send packets, and what was found odd on the way to them.
+
+        Raises:
+            Stopped: as the writer's methods.
+        """
+        writer.packets(packets)
+        if self.parser.odd:
+            writer.count_odd(self.parser.odd)
+
 
 class Pipe(Helper):
     """The adapter."""
@@ -144,12 +154,12 @@ class Pipe(Helper):
         stream = self._stream
         fault: HelperdError | None = None
         try:
-            writer.packets(stream.first)
+            stream.write(writer, stream.first)
             stream.first = []
             while not stream.ended:
                 data = self._read(_TICK_S)
                 if data is not None:
-                    writer.packets(stream.feed(data))
+                    stream.write(writer, stream.feed(data))
                 elif writer.stopping:
                     break
         except HelperdError as error:

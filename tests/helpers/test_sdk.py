@@ -535,7 +535,7 @@ def test_a_packet_too_long_for_the_peer_is_cut_and_keeps_its_true_length(tmp_pat
         size = 100_000 if not helperd else 2_000_000
         room = kept if not helperd else 262_144
         assert texts(peer) == [
-            f"1 packets cut to the {room} bytes that are taken here, the last of {size} bytes",
+            f"1 packets cut because the peer takes no longer frames: to {room} bytes; the last had {size}",
             "1 cut" if helperd else "2 cut",
         ]
         counted = [message for message in peer.messages if isinstance(message, Changed)]
@@ -587,7 +587,7 @@ def test_what_does_not_leave_or_leaves_otherwise_is_counted_with_its_word(tmp_pa
         exact = {"too-long": 1, "bad-record": 1, "cut": 3, "bad-stamp": 3, "device": 4}
         assert counted == (exact if helperd else {})
         said = texts(peer)
-        assert sum("cut to the" in text for text in said) == 1
+        assert sum("packets cut because" in text for text in said) == 1
         assert [text for text in said if "a record" in text] == [
             "a record of 300012 characters;",
             "a record with a lone surrogate",
