@@ -20,13 +20,25 @@ from helperd.errors import (
     HelperError,
     HelperExited,
     LauncherGone,
+    OpenRefused,
     ProtocolError,
     RemoteProtocolError,
+    UsageError,
     reason_word,
 )
 from helperd.incarnation import Incarnation
+from helperd.wire import bulk
+from helperd.wire.definition import for_kismet
 from helperd.wire.greeting import attempts
-from helperd.wire.messages import ErrorReport, ListReport, ListRequest, Message, ProbeReport, ProbeRequest
+from helperd.wire.messages import (
+    ErrorReport,
+    ListReport,
+    ListRequest,
+    Message,
+    ProbeReport,
+    ProbeRequest,
+    Register,
+)
 
 if TYPE_CHECKING:
     from helperd.config.specs import HelperSpec
@@ -167,7 +179,7 @@ class Asked:
                 with trio.move_on_at(self._deadline):
                     await incarnation.channel.greet()
                     kind = ListReport if isinstance(self._request, ListRequest) else ProbeReport
-                    self.report = await incarnation.channel.request(self._request, kind)
+                    self.report = await incarnation.channel.request(self._question(talk), kind)
                 nursery.cancel_scope.cancel()
             if self.report is None:
                 self.failure = self._timed_out(incarnation, talk)
@@ -178,6 +190,8 @@ class Asked:
             text = f"{_how(incarnation)}{talk.words(incarnation)}"
         except* ProtocolError as group:
             self._fail(_first(group), talk.words(incarnation))
+        except* OpenRefused as group:
+            self._fail(_first(group))
         finally:
             await self._end(incarnation)
         if not ended:
@@ -189,6 +203,20 @@ class Asked:
         if killed or incarnation.channel.session.received:
             self.failure = self._unheard
         return self.failure is not None
+
+    def _question(self, talk: _Talk) -> ListRequest | ProbeRequest:
+        """The request in the helper's dialect.
+
+        Raises:
+            OpenRefused: "not-supported"; the definition cannot be said in Kismet's.
+        """
+        request = self._request
+        if talk.is_ours or not isinstance(request, ProbeRequest):
+            return request
+        try:
+            return ProbeRequest(for_kismet(request.definition, self.helper.name))
+        except UsageError as error:
+            raise OpenRefused(error.problem, error.text) from None
 
     async def _end(self, incarnation: Incarnation) -> None:
         """Let it go by itself for a moment if it has answered, then kill it."""
@@ -219,12 +247,13 @@ class Asked:
 
 
 class _Talk:
-    """What a helper says before its answer."""
+    """What a helper says before its answer; ``is_ours``: it offers helperd's own extension."""
 
     def __init__(self) -> None:
         self.messages = 0
         self.complaint = ""
         self.problem = ""
+        self.is_ours = False
 
     def hear(self, message: Message) -> None:
         """Take a message.
@@ -236,6 +265,8 @@ class _Talk:
         if isinstance(message, ErrorReport):
             self.complaint = message.message
             self.problem = reason_word(message.problem, "")
+        elif isinstance(message, Register):
+            self.is_ours = message.subsystem == bulk.SUBSYSTEM
         if self.messages > MAX_MESSAGES:
             raise RemoteProtocolError("babble", f"{MAX_MESSAGES} messages came instead of an answer")
 

@@ -52,7 +52,7 @@ from helperd.sinks.stream import StreamSink
 from helperd.status import log_status, snapshot
 from helperd.supervisor import Supervisor
 from helperd.view import LiveView
-from helperd.wire.definition import SourceDefinition
+from helperd.wire.definition import SourceDefinition, split_interface
 from helperd.wire.messages import ConfigureRequest, Hopping
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ class Daemon:
         for source in self.supervisor.sources:
             if source.life.state is State.RUNNING:
                 running[source.opened.capture_interface] = source.name
-                running[source.spec.definition.partition(":")[0]] = source.name
+                running[split_interface(source.spec.definition)[0]] = source.name
         running.pop("", None)
         return await self.inventory.devices(running, max_age_s)
 

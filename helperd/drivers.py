@@ -16,7 +16,7 @@ import trio
 
 from helperd.asking import ASK_S, Asked, Failure
 from helperd.errors import UsageError, reason_word
-from helperd.wire.definition import SourceDefinition, check_options
+from helperd.wire.definition import SourceDefinition, check_options, quote
 from helperd.wire.messages import Interface, ListReport, ListRequest, ProbeReport, ProbeRequest
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ class Device:
 
     @property
     def definition(self) -> str:
-        """What to write to open it; empty when its name, or a flag, cannot stand in a definition."""
+        """What to write to open it; empty when a control character in its name, or a flag, cannot be written."""
         kind = f"type={self.type}" if self.type else ""
         options = ",".join(part for part in (kind, self.interface.flags) if part)
-        text = f"{self.interface.name}:{options}" if options else self.interface.name
+        name = quote(self.interface.name)
+        text = f"{name}:{options}" if options else name
         try:
             parsed = SourceDefinition.parse(text)
         except UsageError:

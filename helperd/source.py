@@ -38,7 +38,7 @@ from helperd.reports import report_of
 from helperd.translate import Translator
 from helperd.watch import Watch
 from helperd.wire import bulk
-from helperd.wire.definition import SourceDefinition, channel_plan
+from helperd.wire.definition import SourceDefinition, channel_plan, for_kismet, split_interface
 from helperd.wire.frames import Kind, Run
 from helperd.wire.greeting import attempts
 from helperd.wire.identity import canonical, uuid_of
@@ -446,7 +446,7 @@ class Source:
         life.enter(State.OPENING, trio.current_time())
         if self._offers_bulk:
             channel.send(Register(bulk.SUBSYSTEM))
-        report = await channel.request(OpenRequest(self.spec.definition), OpenReport)
+        report = await channel.request(OpenRequest(self._definition_for_helper()), OpenReport)
         if self._unacceptable is not None:
             raise self._unacceptable
         if not report.success:
@@ -467,6 +467,20 @@ class Source:
         await trio.lowlevel.checkpoint()  # however soon it is done, who waits for it to run sees it run
         await channel.pump(self._holding, self._wait_for_room)
         self.post(Event.ENDED, incarnation=number)
+
+    def _definition_for_helper(self) -> str:
+        """The definition in the helper's dialect: who offers helperd's own extension reads ours.
+
+        Raises:
+            OpenRefused: "not-supported"; it cannot be said in Kismet's.
+        """
+        if self._offers_bulk:
+            return self.spec.definition
+        assert self.helper is not None
+        try:
+            return for_kismet(self.spec.definition, self.helper.name)
+        except UsageError as error:
+            raise OpenRefused(error.problem, error.text) from None
 
     def _describe(self, number: int, report: OpenReport) -> None:
         """What readers of the frames format are told of this incarnation."""
@@ -504,7 +518,7 @@ class Source:
         for other in self.shell.sources:
             if other is self or not other.holds or not other.exclusive or other.helper is None:
                 continue
-            names = {other.spec.definition.partition(":")[0].strip(), other.opened.capture_interface}
+            names = {split_interface(other.spec.definition)[0], other.opened.capture_interface}
             if other.helper.name == helper.name and definition.interface in names:
                 raise _taken(definition.interface, other)
 
@@ -516,7 +530,8 @@ class Source:
         """
         definition = SourceDefinition.parse(self.spec.definition)
         wished = definition.get("uuid")
-        uuid = canonical(wished or report.uuid)
+        # some helpers report the rest of their definition behind it (kismet-protocol.md, H11)
+        uuid = canonical(wished or report.uuid.partition(",")[0])
         if wished and not uuid:
             text = f"uuid={wished!r} is none; write 8-4-4-4-12 hexadecimal digits"
             raise UsageError("bad-definition", f"{self.name}: {text}")

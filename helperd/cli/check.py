@@ -113,6 +113,13 @@ def warnings(settings: Config) -> Iterator[ConfigError]:
             yield ConfigError(
                 problem, text, file=helper.file, line=helper.line, key=f"helper[{number}].{key}"
             )
+    for number, source in _numbered(settings.sources):
+        named = SourceDefinition.parse(source.definition).get("name")
+        if named and source.name != config.source_name(source.definition):
+            text = f'name = "{source.name}" counts, not the definition\'s name={named}; write one of them'
+            yield ConfigError(
+                "bad-definition", text, file=source.file, line=source.line, key=f"source[{number}].name"
+            )
     for number, sink in _numbered(settings.sinks):
         for problem, key, text in _sink_doubts(sink):
             yield ConfigError(problem, text, file=sink.file, line=sink.line, key=f"sink[{number}].{key}")

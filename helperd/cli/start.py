@@ -27,11 +27,12 @@ def main(args: argparse.Namespace) -> int:
         0, or the exit code of the first that failed.
     """
     code = 0
-    names = [name for name in args.name if ":" not in name]
+    definitions = [name for name in args.name if ":" in name or name.startswith('"')]
+    names = [name for name in args.name if name not in definitions]
     if names:
         code = running.order(args, "Start", names)
     with running.connect(args, running.ORDER_S) as client:
-        for definition in (name for name in args.name if ":" in name):
+        for definition in definitions:
             source = client.call("AddSource", definition=definition)["source"]
             if args.json:
                 running.print_json({"sources": [source]})

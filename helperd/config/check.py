@@ -29,6 +29,7 @@ _NO_LINK_TYPES = {
     "frames": "frames may hold several link types and are not taken apart; use format pcapng, or sources",
     "jsonl": "JSON reports have no link type; use format pcapng, or sources",
 }
+_QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*(?::|$)')
 _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -43,23 +44,38 @@ def builtins(folder: str | None = None) -> list[str]:
 
 
 def source_name(definition: str) -> str:
-    """Return the name a source gets by itself: its interface, lower-cased, odd characters as "-"."""
-    interface = definition.partition(":")[0].strip().lower()
-    return re.sub(r"[^a-z0-9_-]+", "-", interface).strip("-_")[:32].rstrip("-_") or "source"
+    """Return the name a source gets by itself: its ``name=``, else its interface; odd characters as "-"."""
+    interface, options = _look(definition)
+    return _as_name(options.get("name", "")) or _as_name(interface) or "source"
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:32].rstrip("-_")
 
 
 def source_type(definition: str) -> str | None:
-    """Return what ``type=`` in a definition says, lower-cased; None when it is absent, empty or "auto".
+    """Return what ``type=`` in a definition says, lower-cased; None when it is absent, empty or "auto"."""
+    found = _look(definition)[1].get("type", "").lower()
+    return None if found in ("", "auto") else found
 
-    A look, not a parse: the definition's grammar belongs to the wire room. Quoted text is passed over.
-    """
-    options = definition.partition(":")[2]
-    found = None
-    for option in re.findall(r'(?:[^,"]|"[^"]*"?)+', options):
-        key, _, value = option.partition("=")
-        if key.strip().lower() == "type":
-            found = value.replace('"', "").strip().lower()
-    return None if found in (None, "", "auto") else found
+
+def _look(definition: str) -> tuple[str, dict[str, str]]:
+    """Return interface and options of a definition: a look that refuses nothing, the parse is the wire room's."""
+    quoted = _QUOTED.match(definition)
+    if quoted:
+        interface, rest = quoted[1].replace('""', '"'), definition[quoted.end() :]
+    else:
+        interface, _, rest = definition.partition(":")
+    options: dict[str, str] = {}
+    key = ""
+    for part in re.findall(r'(?:[^,"]|"[^"]*"?)+', rest):
+        name, equals, value = part.partition("=")
+        if equals:
+            key = name.strip().lower()
+            options[key] = value.replace('"', "").strip()
+        elif key and part.strip():
+            options[key] += "," + part.replace('"', "").strip()
+    return interface.strip() if not quoted else interface, options
 
 
 class Document:

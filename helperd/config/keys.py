@@ -374,7 +374,7 @@ KEYS: tuple[Key, ...] = (
         "definition",
         v.DEFINITION,
         'interface:key=value,... such as "wlan0:type=linuxwifi,channels=\\"1,6,11\\"". The interface '
-        "ends at the first colon.",
+        "ends at the first colon, unless it stands in quotes.",
         required=True,
         needs_process=True,
     ),
@@ -383,7 +383,7 @@ KEYS: tuple[Key, ...] = (
         "name",
         v.NAME_KIND,
         "What the source is called in status and in its socket's path: 1 to 32 characters a-z 0-9 _ -.",
-        otherwise="made from the definition's interface",
+        otherwise="the definition's name=, else made from its interface",
     ),
     Key(
         "source",

@@ -86,7 +86,10 @@ def definition_of(client: Client, place: Place, options: Mapping[str, str], filt
                 f"{place.helper} cannot filter; remove the capture filter, use a display filter",
             )
         chosen["filter"] = filter_text
-    base = SourceDefinition.parse(_device(client, place)["definition"])
+    text = _device(client, place)["definition"]
+    if not text:
+        raise UsageError("bad-definition", f"{place.device!r} cannot be written in a definition")
+    base = SourceDefinition.parse(text)
     return base.with_options(**chosen).text()
 
 

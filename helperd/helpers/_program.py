@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from helperd.errors import HelperdError
 from helperd.helpers._clock import monotonic
+from helperd.wire.identity import uuid_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +43,17 @@ class Answer(NamedTuple):
     text: str
     errors: str
     status: int
+
+
+def identity(argv: Sequence[str], interface: str) -> str:
+    """The UUID of what a program captures: the program, all it is told, and what the source calls it.
+
+    What a program is told stands in its arguments, and under helperd in the environment that its profile gives it; a
+    Kismet server's environment is whatever that was started with, and would not be the same after a restart.
+    """
+    told = [f"{key}={value}" for key, value in sorted(os.environ.items()) if not key.startswith("HELPERD_")]
+    own = told if "HELPERD_SEAL" in os.environ else ()  # the launcher's mark
+    return uuid_of(f"helperd_{os.path.basename(argv[0])}", interface, *argv, *own)
 
 
 def spawn(argv: Sequence[str], fds: Mapping[int, int]) -> int:

@@ -32,7 +32,7 @@ from helperd.helpers._clock import monotonic
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
 from helperd.helpers._printed import Printed
 from helperd.wire import bulk
-from helperd.wire.definition import SourceDefinition, check_options
+from helperd.wire.definition import SourceDefinition, check_options, unknown_options
 from helperd.wire.frames import MAX_FRAME, Run
 from helperd.wire.messages import (
     ConfigureReport,
@@ -344,7 +344,7 @@ class Runner:
         assert isinstance(request, ProbeRequest)
         report = ProbeReport(request.seqno, success=False)
         try:
-            definition = SourceDefinition.parse(request.definition)
+            definition = self._definition(request.definition)
             answer = self._helper.probe(definition)
             if answer:
                 self._check_options(definition)
@@ -363,20 +363,29 @@ class Runner:
         self._send(report)
         self._finish()
 
+    def _definition(self, text: str) -> SourceDefinition:
+        """Read a request's definition: strictly from helperd, and from a Kismet server whatever it has made of it."""
+        if self._helperd:
+            return SourceDefinition.parse(text)
+        definition, left_out = SourceDefinition.read_tolerantly(text)
+        for what in left_out:
+            self._send(Text(Severity.ERROR, f"{what} (in {text})"))
+        return definition
+
     def _check_options(self, definition: SourceDefinition) -> None:
         """Refuse options nobody knows; a Kismet server may have made them up itself (section 5.2)."""
-        try:
-            check_options(definition, self._helper.known_options(), self._helper.TYPE)
-        except HelperdError as error:
-            if self._helperd:
-                raise
-            self._send(Text(Severity.ERROR, error.text))
+        known, who = self._helper.known_options(), self._helper.TYPE
+        if self._helperd:
+            check_options(definition, known, who)
+        else:
+            for text in unknown_options(definition, known, who):
+                self._send(Text(Severity.ERROR, text))
 
     def _open(self, request: Message) -> None:
         """Open, report, capture: the whole life of the capture thread."""
         assert isinstance(request, OpenRequest)
         try:
-            definition = SourceDefinition.parse(request.definition)
+            definition = self._definition(request.definition)
             self._check_options(definition)
             device = self._helper.open(definition)
             report = self._opened(request, definition, device)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import HelperdError, UsageError
 from helperd.helpers import _extcap
 from helperd.helpers._clock import monotonic
-from helperd.helpers._program import Program, ask
+from helperd.helpers._program import Program, ask, identity
 from helperd.helpers._template import Template
 from helperd.helpers.pipe import HEADER_S, READ, CaptureStream
 from helperd.helpers.sdk import (
@@ -41,7 +41,6 @@ from helperd.helpers.sdk import (
     Writer,
 )
 from helperd.wire.definition import COMMON_OPTIONS
-from helperd.wire.identity import uuid_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -189,7 +188,7 @@ class Extcap(Helper):
             dlt=dlt,
             hardware=found[name],
             capture_interface=name,
-            uuid=uuid_of(f"helperd_{os.path.basename(tool)}", " ".join((name, *options))),
+            uuid=identity([tool, *options], name),
         )
 
     def _wait_for_header(self, name: str) -> int | None:

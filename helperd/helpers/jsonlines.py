@@ -22,18 +22,16 @@ Rules:
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from helperd.errors import HelperdError
-from helperd.helpers._program import Program
+from helperd.helpers._program import Program, identity
 from helperd.helpers._template import Template
 from helperd.helpers._writer import is_round
 from helperd.helpers.sdk import Device, Helper, SourceDefinition, Writer
-from helperd.wire.identity import uuid_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -271,11 +269,12 @@ class JsonLines(Helper):
         template = self._template()
         self._kind = template.settings.get("kind", "JSON")
         self._time_key = template.settings.get("time", "")
-        self._program = Program(template.fill(definition))
+        argv = template.fill(definition)
+        self._program = Program(argv)
         return Device(
             hardware=self._program.name,
             capture_interface=definition.interface,
-            uuid=uuid_of(f"helperd_{os.path.basename(template.program)}", definition.interface),
+            uuid=identity(argv, definition.interface),
         )
 
     def capture(self, writer: Writer) -> str:

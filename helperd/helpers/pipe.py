@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import HelperdError
 from helperd.helpers._capturefile import CaptureParser
 from helperd.helpers._clock import monotonic
-from helperd.helpers._program import Program
+from helperd.helpers._program import Program, identity
 from helperd.helpers._template import Template
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
-from helperd.wire.identity import uuid_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,6 +107,7 @@ class Pipe(Helper):
             name = self._program.name
         else:
             name = definition.interface
+            argv = [name]
             self._fd = _open_fifo(name)
         self._stream = CaptureStream(name)
         try:
@@ -119,7 +119,7 @@ class Pipe(Helper):
             dlt=dlt,
             hardware=name,
             capture_interface=definition.interface,
-            uuid=uuid_of(f"helperd_{os.path.basename(name)}", definition.interface),
+            uuid=identity(argv, definition.interface),
         )
 
     def _wait_for_header(self, name: str) -> int | None:

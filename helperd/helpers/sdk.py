@@ -36,7 +36,7 @@ from helperd import __version__
 from helperd.errors import Code, HelperdError, OpenRefused, UsageError
 from helperd.helpers._port import Stopped
 from helperd.helpers._writer import Writer
-from helperd.wire.definition import SourceDefinition
+from helperd.wire.definition import SourceDefinition, quote
 from helperd.wire.messages import DataReport, Gps, Hopping, Interface, Json, Packet, Severity, Signal
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _tell(helper: Helper, action: str) -> int:
         for interface in helper.list():
             found = True
             flags = ",".join(filter(None, (f"type={helper.TYPE}", interface.flags)))
-            print(f"{interface.name}:{flags}\t{interface.hardware}".rstrip())
+            print(f"{quote(interface.name)}:{flags}\t{interface.hardware}".rstrip())
         return Code.DONE if found else Code.NO
     return Code.DONE
 

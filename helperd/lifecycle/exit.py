@@ -97,7 +97,7 @@ _PASSING = frozenset({"no-resources", "launcher-busy", "launcher-gone", "busy", 
 _MISCONFIGURED = frozenset(
     {"unknown-helper", "bad-definition", "not-installed", "not-permitted", "no-capability", "not-supported"}
 )
-_REFUSALS = frozenset({"open-refused", "probe-refused", "busy"})
+_REFUSALS = frozenset({"open-refused", "probe-refused", "busy", "not-supported"})
 
 
 def classify(ending: Ending) -> Exit:

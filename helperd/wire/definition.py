@@ -1,15 +1,20 @@
-"""Source definitions: ``wlan0:type=linuxwifi,channels="1,6,11"``.
+"""Source definitions: ``wlan0:type=linuxwifi,channels="1,6,11"``, ``"/dev/ttyACM0:115200":type=sniffer``.
 
     definition = interface [ ":" option *( "," option ) ]        option = key "=" value
+    interface  = text without ":" and "," | DQUOTE text with DQUOTE doubled DQUOTE
 
 Rules:
-  1. The interface ends at the first colon. Keys are lower-cased; of two equal keys the last one counts.
+  1. The interface ends at the first colon; one that holds a colon or a comma stands in quotes, where ``""`` is a quote.
+     Keys are lower-cased; of two equal keys the last one counts.
   2. A quote toggles quoting anywhere in a value and is removed; a comma inside quotes is literal; nothing
      escapes a quote.
   3. A part without ``=`` continues the value before it, because servers send unquoted comma lists
      (kismet-protocol.md, 5.2).
   4. Text that we write quotes what needs it and puts quoted options last, because old readers stumble
      behind them.
+  5. Kismet's programs know no quoted interface: theirs ends at the first colon, whatever it holds (``for_kismet``).
+  6. A helper under a Kismet server takes what such a server has made of a definition (``read_tolerantly``): it tells
+     what it left out, and refuses nothing that Kismet's own helpers open.
 
 Facts: kismet-protocol.md, section 5.
 """
@@ -50,11 +55,16 @@ COMMON_OPTIONS = frozenset(
     }
 )
 """Options that belong to the server, whatever the helper (kismet-protocol.md, 5.3)."""
+_LISTS = {"channels", "add_channels", "block_channels"}
+_TEXTS = {"name", "info_antenna_type", "info_amp_type"}
+_ONE_WORD = COMMON_OPTIONS - _LISTS - _TEXTS
+"""Options whose value never holds a comma, so that no word continues it."""
+_QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*(?::|$)')
 _RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*/\s*(sec|min|dwell)\s*", re.ASCII)
 
 
-def _malformed(text: str, why: str) -> UsageError:
-    return UsageError("bad-definition", f"{text!r}: {why}; write interface:key=value,key=value")
+def _malformed(text: str, why: str, cure: str = "") -> UsageError:
+    return UsageError("bad-definition", f"{text!r}: {why}; {cure or 'write interface:key=value,key=value'}")
 
 
 @record
@@ -62,7 +72,7 @@ class SourceDefinition:
     """A source and its options.
 
     Attributes:
-        interface: what to open; never empty, holds no colon.
+        interface: what to open; never empty, without control characters.
         options: key to value, keys in lower case, in the order written.
     """
 
@@ -81,19 +91,18 @@ class SourceDefinition:
             open, or
                 options do not start with ``key=``.
         """
-        interface, colon, rest = text.partition(":")
-        interface = interface.strip()
-        if not interface:
-            raise _malformed(text, "the interface is missing")
-        if "," in interface or _has_control(text):
-            raise _malformed(text, "a comma before the first colon, or a control character")
+        interface, rest = split_interface(text)
+        if _has_control(text):
+            raise _malformed(text, "a control character")
         options: dict[str, str] = {}
-        if colon and rest.strip():
+        if rest.strip():
             key = ""
             for part in _split(rest, text):
                 name, equals, value = part.partition("=")
                 name = name.strip().lower()
                 if equals and name and '"' not in name:
+                    if ":" in name:
+                        raise _malformed(text, f"{name!r} is no key", _cure(text))
                     key = name
                     options[key] = value.replace('"', "").strip()
                 elif not part.strip():
@@ -101,15 +110,48 @@ class SourceDefinition:
                 elif key:
                     options[key] += "," + part.replace('"', "").strip()
                 else:
-                    raise _malformed(text, f"{part!r} is not key=value")
+                    raise _malformed(text, f"{part!r} is not key=value", _cure(text))
         return cls(interface, options)
 
-    def text(self) -> str:
-        """The definition with every value quoted that needs it.
+    @classmethod
+    def read_tolerantly(cls, text: str) -> tuple[SourceDefinition, list[str]]:
+        """Read what a Kismet server sends, whatever it has made of the definition that its user wrote.
+
+        That server takes quotes away, sorts the options, and reads its own text again before it opens a source anew: a
+        list is cut to its first word, the others become words in front of another option that is there twice
+        (kismet-protocol.md, 5.1, 5.2, S13). Such words, and others that belong to no option, are left out; of two
+        equal keys the first counts, as with Kismet's helpers.
+
+        Args:
+            text: an open or probe request's definition.
+
+        Returns:
+            The definition, and a sentence for each kind of thing that was left out.
 
         Raises:
-            UsageError: "bad-definition"; a value holds a quote, or a key holds what ends a key.
+            UsageError: "bad-definition"; the interface is missing.
         """
+        quoted = _QUOTED.match(text)
+        if quoted:
+            interface, rest = quoted[1].replace('""', '"'), text[quoted.end() :]
+        else:
+            interface, _, rest = text.partition(":")
+            interface = interface.strip()
+        if not interface.strip():
+            raise _malformed(text, "the interface is missing")
+        if rest.count('"') % 2:
+            rest = rest.replace('"', "")
+        return _read_options(interface, [part.replace('"', "") for part in _split(rest, text)])
+
+    def text(self) -> str:
+        """The definition with everything quoted that needs it.
+
+        Raises:
+            UsageError: "bad-definition"; a value holds a quote, a key holds what ends a key, or there is a control
+                character.
+        """
+        if _has_control(self.interface):
+            raise _malformed(self.interface, "cannot be written in a definition")
         plain, quoted = [], []
         for key, value in self.options.items():
             if '"' in value or _has_control(value) or not _is_key(key):
@@ -118,7 +160,7 @@ class SourceDefinition:
                 quoted.append(f'{key}="{value}"')
             else:
                 plain.append(f"{key}={value}")
-        return _join(self.interface, plain + quoted)
+        return _join(quote(self.interface), plain + quoted)
 
     def regenerated(self) -> str:
         """The definition as servers from 2022 on send it: options sorted, nothing quoted."""
@@ -175,6 +217,64 @@ class SourceDefinition:
         return replace(self, options={key: value for key, value in self.options.items() if key not in keys})
 
 
+def split_interface(text: str) -> tuple[str, str]:
+    """Cut a definition behind its interface.
+
+    Returns:
+        The interface, without quotes, and the text of the options.
+
+    Raises:
+        UsageError: "bad-definition"; it is empty, or holds what only a quoted one may.
+    """
+    quoted = _QUOTED.match(text)
+    if quoted:
+        interface, rest = quoted[1].replace('""', '"'), text[quoted.end() :]
+    else:
+        interface, _, rest = text.partition(":")
+        interface = interface.strip()
+        if interface.startswith('"'):
+            raise _malformed(
+                text,
+                "a quoted interface ends with a quote and a colon",
+                'write interface:key=value or "interface":key=value',
+            )
+        if "," in interface:
+            raise _malformed(text, "a comma before the first colon", _cure(text))
+    if not interface.strip():
+        raise _malformed(text, "the interface is missing")
+    return interface, rest
+
+
+def quote(interface: str) -> str:
+    """An interface as it stands in a definition: in quotes if it has to be."""
+    plain = (
+        interface == interface.strip() and not interface.startswith('"') and not set(interface) & set(":,")
+    )
+    return interface if plain else '"' + interface.replace('"', '""') + '"'
+
+
+def for_kismet(text: str, who: str) -> str:
+    """A definition as a program can read it that knows Kismet's grammar only; options stay as they were written.
+
+    Args:
+        text: a definition that can be parsed.
+        who: what the program is called.
+
+    Raises:
+        UsageError: "not-supported"; its interface holds a colon, where Kismet's programs end it.
+    """
+    interface, rest = split_interface(text)
+    if ":" in interface:
+        raise UsageError(
+            "not-supported",
+            f"{who} cannot be told the interface {interface!r}: Kismet's programs end it at the first colon; give it a "
+            "name without one (a symbolic link, for a file or a device file)",
+        )
+    if not text.lstrip().startswith('"'):
+        return text
+    return f"{interface}:{rest}" if rest else interface
+
+
 def check_options(definition: SourceDefinition, own: Iterable[str], who: str) -> None:
     """Refuse an option that neither the server nor a helper knows.
 
@@ -186,14 +286,22 @@ def check_options(definition: SourceDefinition, own: Iterable[str], who: str) ->
     Raises:
         UsageError: "bad-definition", with the nearest option.
     """
+    for text in unknown_options(definition, own, who):
+        raise UsageError("bad-definition", text)
+
+
+def unknown_options(definition: SourceDefinition, own: Iterable[str], who: str) -> list[str]:
+    """A sentence, with the nearest option, for each option that neither the server nor a helper knows."""
     known = sorted(own)
+    told = []
     for key in definition.options:
         if key not in COMMON_OPTIONS and key not in known:
             from difflib import get_close_matches
 
             near = get_close_matches(key, [*known, *sorted(COMMON_OPTIONS)], 1)
             fix = f"did you mean {near[0]}?" if near else f"it knows {', '.join(known) or 'none of its own'}"
-            raise UsageError("bad-definition", f"{who} has no option {key!r}; {fix}")
+            told.append(f"{who} has no option {key!r}; {fix}")
+    return told
 
 
 def parse_flag(value: str, *, default: bool) -> bool:
@@ -266,6 +374,58 @@ def _is_key(key: str) -> bool:
 
 def _has_control(text: str) -> bool:
     return any(ord(character) < 0x20 or ord(character) == 0x7F for character in text)
+
+
+def _cure(text: str) -> str:
+    """How a name is written that was cut at its own colon or comma."""
+    name = re.split(r":(?=[\w-]+=)", text, maxsplit=1)[0].strip()
+    more = ":key=value" if name == text.strip() else text[len(name) :]
+    return f"write interface:key=value, and a name with a colon or comma in quotes: {quote(name)}{more}"
+
+
+def _read_options(interface: str, parts: list[str]) -> tuple[SourceDefinition, list[str]]:
+    """The options among the parts of a definition, and what was left out of it."""
+    pairs = [_pair(part) for part in parts]
+    options: dict[str, str] = {}
+    stray: list[str] = []
+    twice: list[str] = []
+    held: list[str] = []
+    key = ""
+
+    def settle(*, remnant: bool) -> None:
+        """Words that have been held continue the option before them, or belong to none."""
+        if remnant or not key or key in _ONE_WORD:
+            stray.extend(held)
+        else:
+            options[key] = ",".join([options[key], *held])
+        held.clear()
+
+    for at, (name, value) in enumerate(pairs):
+        if not name:
+            held += [value] if value else []
+            continue
+        settle(remnant=name in options or (name, value) in pairs[at + 1 :])
+        key = name
+        if name in options:
+            twice.append(name)
+            key = ""  # what continues a value that does not count does not count
+        else:
+            options[name] = value
+    settle(remnant=False)
+    told = []
+    if stray:
+        words = ", ".join(stray)
+        told.append(f"words that belong to no option are left out, perhaps the end of a list: {words}")
+    if twice:
+        told.append(f"given twice, the first counts: {', '.join(dict.fromkeys(twice))}")
+    return SourceDefinition(interface, options), told
+
+
+def _pair(part: str) -> tuple[str, str]:
+    """Key and value of a part; the key of a mere word is empty."""
+    name, equals, value = part.partition("=")
+    name = name.strip().lower()
+    return (name, value.strip()) if equals and name else ("", part.strip())
 
 
 def _split(rest: str, text: str) -> list[str]:

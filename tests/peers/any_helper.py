@@ -2,6 +2,10 @@
 
 Definition: ``x:type=any,packets=N,json=N,bluetooth=N,size=N``; its packets and JSON reports are numbered, the reports
 come evenly among the packets. It writes a frame at a time, as C helpers do, and then stays until it is told to end.
+Its interface ends at the first colon, as in Kismet's helpers; the open report names it.
+
+Environment:
+  STRICT  like the real ones of v0 it ends at a frame of another generation, with status 1 and without an answer.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ def text(number: int) -> str:
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
+    from helperd.errors import RemoteProtocolError
     from helperd.wire import generations
     from helperd.wire import messages as m
     from helperd.wire.definition import SourceDefinition
@@ -34,7 +39,8 @@ def main() -> None:
     generation = generations.named(sys.argv[1])
     fds = dict(word.removeprefix("--").split("=") for word in sys.argv[2:])
     source, target = int(fds["in-fd"]), int(fds["out-fd"])
-    scanner = FrameScanner([generation, generations.named("v2")], sticky=False)
+    understood = [generation] if "STRICT" in os.environ else [generation, generations.named("v2")]
+    scanner = FrameScanner(understood, sticky=False)
     seqno = 0
 
     def say(message: m.Message) -> None:
@@ -63,7 +69,11 @@ def main() -> None:
             say(m.DataReport(json=m.Json("SENSOR", text(number), SECOND, number)))
 
     while data := os.read(source, 65536):
-        for frame in scanner.feed(data):
+        try:
+            frames = scanner.feed(data)
+        except RemoteProtocolError:
+            sys.exit(1)
+        for frame in frames:
             message = frame.generation.decode(frame)
             match message:
                 case m.Ping():
@@ -71,8 +81,9 @@ def main() -> None:
                 case m.ProbeRequest():
                     say(m.ProbeReport(frame.seqno, success=True))
                 case m.OpenRequest(definition):
-                    say(m.OpenReport(frame.seqno, dlt=1))
-                    capture(SourceDefinition.parse(definition))
+                    interface, _, rest = definition.partition(":")
+                    say(m.OpenReport(frame.seqno, dlt=1, capture_interface=interface, hardware=interface))
+                    capture(SourceDefinition.parse(f"x:{rest}"))
                 case m.Shutdown() | m.CloseRequest():
                     return
 

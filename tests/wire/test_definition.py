@@ -1,13 +1,23 @@
 """Source definitions in both dialects."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helperd.config import source_name, source_type
 from helperd.errors import UsageError
-from helperd.wire.definition import SourceDefinition, channel_plan, parse_flag, parse_rate
+from helperd.wire.definition import (
+    SourceDefinition,
+    channel_plan,
+    for_kismet,
+    parse_flag,
+    parse_rate,
+    split_interface,
+    unknown_options,
+)
 
 keys = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=8)
 values = st.text(
@@ -15,8 +25,11 @@ values = st.text(
 ).map(str.strip)
 words = st.text("abcdefghijklmnopqrstuvwxyz0123456789+-", min_size=1, max_size=6)
 interfaces = st.text(
-    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=":,"), min_size=1, max_size=12
+    st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_categories=("Cc", "Z")),
+    min_size=1,
+    max_size=12,
 )
+plain = interfaces.filter(lambda text: not set(text) & set(':,"'))
 
 
 @pytest.mark.parametrize(
@@ -36,6 +49,12 @@ interfaces = st.text(
         (" wlan0 : a = 1 , b = 2", "wlan0", {"a": "1", "b": "2"}),
         ("/tmp/a file.pcap:realtime=true", "/tmp/a file.pcap", {"realtime": "true"}),
         ("a:url=http://host:80/x", "a", {"url": "http://host:80/x"}),
+        ('"/dev/ttyACM0:115200":type=tool', "/dev/ttyACM0:115200", {"type": "tool"}),
+        ('"phone-10.0.0.5:5555"', "phone-10.0.0.5:5555", {}),
+        ('"a,b" : type=x', "a,b", {"type": "x"}),
+        ('"say ""a:b"", twice":a=1', 'say "a:b", twice', {"a": "1"}),
+        ('"plain":a=1', "plain", {"a": "1"}),
+        ('a"b:c=d', 'a"b', {"c": "d"}),
         (
             "tiny.pcap:name=foo,uuid=12345678-1234-1234-1234-123456789ABC",
             "tiny.pcap",
@@ -62,6 +81,11 @@ def test_both_dialects_are_read(text, interface, options):
         "a\nb",
         "a:b=c\0",
         "wlan0:=x",
+        '"a:b',
+        '"a:b"c:d=e',
+        '"":d=e',
+        '" ":d=e',
+        "a:b:c=d",
     ],
 )
 def test_a_malformed_definition_is_refused_with_the_grammar(text):
@@ -76,7 +100,7 @@ def test_what_is_written_is_read_again(interface, options):
     assert SourceDefinition.parse(definition.text()) == definition
 
 
-@given(interfaces, st.dictionaries(keys, st.lists(words, min_size=1, max_size=4).map(",".join), max_size=6))
+@given(plain, st.dictionaries(keys, st.lists(words, min_size=1, max_size=4).map(",".join), max_size=6))
 def test_the_servers_regenerated_form_is_read_again(interface, options):
     definition = SourceDefinition(interface, options)
     again = SourceDefinition.parse(definition.regenerated())
@@ -96,7 +120,158 @@ def test_any_text_is_a_definition_or_bad_definition(text):
     assert problem == "bad-definition"
 
 
+@pytest.mark.parametrize(
+    ("text", "cure"),
+    [
+        ("2024-05-07T10:00:00.pcap", '"2024-05-07T10:00:00.pcap":key=value'),
+        ("2024-05-07T10:00:00.pcap:type=pcapfile", '"2024-05-07T10:00:00.pcap":type=pcapfile'),
+        ("/dev/ttyACM0:115200:type=tool,a=1", '"/dev/ttyACM0:115200":type=tool,a=1'),
+        ("phone-10.0.0.5:5555", '"phone-10.0.0.5:5555":key=value'),
+        ("a,b:type=x", '"a,b":type=x'),
+    ],
+)
+def test_a_name_that_is_cut_at_its_own_colon_or_comma_is_refused_with_the_cure(text, cure):
+    with pytest.raises(UsageError) as caught:
+        SourceDefinition.parse(text)
+    assert caught.value.text.endswith(cure)
+    assert SourceDefinition.parse(cure).interface == split_interface(cure)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("wlan0:type=x,channels=1,6", "wlan0:type=x,channels=1,6"),
+        ('"wlan0":type=x', "wlan0:type=x"),
+        ('"a,b" :type=x,channels="1,6"', 'a,b:type=x,channels="1,6"'),
+        ('"a,b"', "a,b"),
+        ('"a ""b"" c":d=e', 'a "b" c:d=e'),
+    ],
+)
+def test_kismets_programs_are_told_what_their_dialect_can_say(text, told):
+    assert for_kismet(text, "old") == told
+
+
+@pytest.mark.parametrize("name", ["/dev/ttyACM0:115200", "phone-10.0.0.5:5555", "2024-05-07T10:00:00.pcap"])
+def test_what_kismets_programs_cannot_be_told_is_refused_with_the_reason(name):
+    with pytest.raises(
+        UsageError, match=r"old cannot be told the interface .*first colon; give it a name"
+    ) as caught:
+        for_kismet(f'"{name}":type=x', "old")
+    assert caught.value.problem == "not-supported"
+
+
+MANGLED = [  # what the user wrote, what the helper gets (kismet-protocol.md: 5.1, 5.2, S8, S13, H8, H11)
+    ("quotes lost", "r:channels=1,6,11,name=x", {"channels": "1,6,11", "name": "x"}, []),
+    (
+        "the server's own text read again",
+        "radio0:6,11,name=syn,channels=1,name=syn,rate=100,type=linuxwifi",
+        {"name": "syn", "channels": "1", "rate": "100", "type": "linuxwifi"},
+        ["6, 11", "twice.* name"],
+    ),
+    (
+        "once more",
+        "r:6,11,type=l,6,11,type=l,channels=1,type=l",
+        {"type": "l", "channels": "1"},
+        ["6, 11", "type"],
+    ),
+    (
+        "channels that sort behind the options",
+        "r:channels=x,name=n,rate=5,type=t,y,z,name=n",
+        {"channels": "x", "name": "n", "rate": "5", "type": "t"},
+        ["y, z", "twice.* name"],
+    ),
+    (
+        "behind an option of the helper's",
+        "r:channels=x,rate=5,y,z,rate=5",
+        {"channels": "x", "rate": "5"},
+        ["y, z"],
+    ),
+    ("the option swallowed", "r:6,11,type=l,channels=1", {"type": "l", "channels": "1"}, ["6, 11"]),
+    ("a list at the end", "r:add_channels=36,40", {"add_channels": "36,40"}, []),
+    ("the last one empty", "r:a=,type=x,b=", {"a": "", "type": "x", "b": ""}, []),
+    ("a word at the end", "r:type=x,retry", {"type": "x"}, ["retry"]),
+    ("a word alone", "r:monitor", {}, ["monitor"]),
+    ("in capitals", "r:Type=x,CHANNEL=6", {"type": "x", "channel": "6"}, []),
+    ("twice, differently", "r:channel=6,channel=11", {"channel": "6"}, ["the first counts: channel"]),
+    ("a list twice", "r:channels=1,6,a=1,channels=7,8", {"channels": "1,6", "a": "1"}, ["twice.* channels"]),
+    ("a rate that the server ignores", "r:channel_hoprate=fast", {"channel_hoprate": "fast"}, []),
+    ("a prefix of a key", "r:chan=6,n=x", {"chan": "6", "n": "x"}, []),
+    ("uuid not last", "r:uuid=X,name=n", {"uuid": "X", "name": "n"}, []),
+    ("a word behind the uuid", "r:uuid=X,6,name=n", {"uuid": "X", "name": "n"}, ["6"]),
+    ("a quote left open", 'r:channels="1,6,name=x', {"channels": "1,6", "name": "x"}, []),
+    ("a key in quotes", 'r:"name"=x', {"name": "x"}, []),
+    ("a key with a comma", "r:,,=x,a=1", {"a": "1"}, ["=x"]),
+    ("an annotation with a comma", "r:name=roof, north,type=x", {"name": "roof,north", "type": "x"}, []),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "told"), [row[1:] for row in MANGLED], ids=[row[0] for row in MANGLED]
+)
+def test_what_a_server_has_made_of_a_definition_is_read_and_told(text, options, told):
+    definition, left_out = SourceDefinition.read_tolerantly(text)
+    assert dict(definition.options) == options
+    assert all(re.search(words, " ".join(left_out)) for words in told), left_out
+    assert bool(told) == bool(left_out)
+
+
+@given(st.text(max_size=40))
+def test_a_server_is_refused_for_nothing_but_a_missing_interface(text):
+    try:
+        definition, _ = SourceDefinition.read_tolerantly(text)
+    except UsageError as error:
+        why = error.text
+    else:
+        assert definition.interface
+        return
+    assert "interface is missing" in why
+
+
+@given(plain, st.dictionaries(keys, values, max_size=6))
+def test_a_helper_reads_what_nobody_has_mangled_as_the_supervisor_does(interface, options):
+    definition = SourceDefinition(interface, options)
+    read, left_out = SourceDefinition.read_tolerantly(definition.text())
+    assert (read, left_out) == (definition, [])
+
+
+def test_every_unknown_option_is_told_with_the_nearest():
+    definition = SourceDefinition.parse("r:chan=6,type=x,rat=5,rate=3")
+    assert unknown_options(definition, ["rate"], "syn") == [
+        "syn has no option 'chan'; did you mean channel?",
+        "syn has no option 'rat'; did you mean rate?",
+    ]
+
+
+@given(interfaces, st.dictionaries(st.sampled_from(["type", "a", "retry"]), values, max_size=3))
+def test_the_configuration_looks_at_a_definition_as_it_is_parsed(interface, options):
+    definition = SourceDefinition(interface, options)
+    kind = definition.get("type").lower()
+    assert source_type(definition.text()) == (None if kind in {"", "auto"} else kind)
+    named = SourceDefinition(interface, {**options, "name": "Roof, North"})
+    assert source_name(named.text()) == "roof-north"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("wlan0:type=linuxwifi", "wlan0"),
+        ("wlan0:type=linuxwifi,name=roof", "roof"),
+        ("wlan0:NAME=My Roof", "my-roof"),
+        ('wlan0:name="north, east",type=x', "north-east"),
+        ("wlan0:name=north,east,type=x", "north-east"),
+        ("wlan0:name=", "wlan0"),
+        ("wlan0:name=...", "wlan0"),
+        ('"/dev/ttyACM0:115200":type=x', "dev-ttyacm0-115200"),
+        ('"a,b":name=c', "c"),
+    ],
+)
+def test_a_source_is_called_as_its_definition_says(text, name):
+    assert source_name(text) == name
+
+
 def test_what_cannot_be_written_is_refused():
+    with pytest.raises(UsageError, match="cannot be written"):
+        SourceDefinition("two\nlines").text()
     for options in ({"a": 'b"c'}, {"a=b": "c"}, {"": "c"}, {"A": "c"}, {"a": "x\ny"}):
         with pytest.raises(UsageError):
             SourceDefinition("wlan0", options).text()
