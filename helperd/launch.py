@@ -27,8 +27,10 @@ def cure(name: str) -> str:
         return f"{HERE}/scripts/bootstrap"
     if sys.executable.startswith("/usr/bin/"):
         return f"apt install python3-{name}"
-    extra = "[root]" if name == "prctl" else ""
-    return f"{sys.executable} -m pip install 'helperd{extra}'"
+    pip = f"{sys.executable} -m pip install"
+    if name == "prctl":
+        return f"{pip} 'helperd[root]' (which is compiled: apt install gcc libcap-dev python3-dev)"
+    return f"{pip} 'helperd'"
 
 
 def begin() -> int:

@@ -131,7 +131,6 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "tcpdump": lambda: _runs("tcpdump", "--version"),
     "tcpreplay": lambda: _runs("tcpreplay", "--version"),
     "ip": lambda: _runs("ip", "-V"),
-    "scdoc": lambda: None if shutil.which("scdoc", path=PATH) else "scdoc is not installed",
     "mandoc": lambda: None if shutil.which("mandoc", path=PATH) else "mandoc is not installed",
     "gcc": lambda: _runs("gcc", "--version"),
     "git": lambda: _runs("git", "--version"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,37 @@ def test_generated_files_are_what_the_code_says(script: str) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stderr}run scripts/{script}"
+
+
+def test_the_check_of_manual_pages_asks_no_scdoc(tmp_path: Path) -> None:
+    """A page that was edited, and one whose source was, are found, whatever scdoc would make of them."""
+    for name in ("man", "docs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "helperd").symlink_to(ROOT / "helperd")
+    script = Path(shutil.copytree(ROOT / "scripts", tmp_path / "scripts"), "generate-docs")
+    (tmp_path / "bin").mkdir()
+
+    def check(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, str(script), *words],
+            env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    assert check("--check") == (0, "")
+    for name in ("helperd.8", "helperd-extcap.1.scd", "helpers.toml.5.scd"):
+        file = tmp_path / "man" / name
+        before = file.read_text()
+        file.write_text(before + ("more\n" if name.endswith(".scd") else ".P\nmore\n"))
+        page = name.removesuffix(".scd")
+        assert check("--check") == (1, f"man/{page} is not what scripts/generate-docs writes\n")
+        status, said = check()
+        assert (status, said.endswith("apt install scdoc\n")) == (1, True), said
+        file.write_text(before)
+    scdoc = tmp_path / "bin" / "scdoc"
+    scdoc.write_text("#!/bin/sh\necho .TH another scdoc\n")
+    scdoc.chmod(0o755)
+    assert check("--check") == (0, "")
 
 
 def test_no_place_of_argparse_is_left_unfilled_in_a_generated_file() -> None:

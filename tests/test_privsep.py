@@ -37,6 +37,8 @@ from tests.patience import HANGS_S
 ROOT = Path(__file__).resolve().parent.parent
 PRIVSEP = ROOT / "helperd" / "privsep.py"
 SCRIPT = ROOT / "helperd" / "launch.py"
+PIP = "/v/bin/python -m pip install"
+COMPILED = "(which is compiled: apt install gcc libcap-dev python3-dev)"
 SLEEPER = "echo up >&4; (setsid sleep 471 &); (setsid sh -c 'sleep 471 & sleep 471' &); exec sleep 471"
 CONFIG = f"""
 [[helper]]
@@ -418,11 +420,10 @@ def test_a_missing_library_is_named_with_what_installs_it():
     [
         (str(ROOT), "/usr/bin/python3", f"{ROOT}/scripts/bootstrap", f"{ROOT}/scripts/bootstrap"),
         ("/usr/lib/helperd", "/usr/bin/python3", "apt install python3-prctl", "apt install python3-tomli"),
-        ("/v/lib", "/v/bin/python", "/v/bin/python -m pip install 'helperd[root]'",
-         "/v/bin/python -m pip install 'helperd'"),
+        ("/v/lib", "/v/bin/python", f"{PIP} 'helperd[root]' {COMPILED}", f"{PIP} 'helperd'"),
     ],
     ids=["checkout", "Debian", "pip"],
-)  # fmt: skip
+)
 def test_the_cure_is_the_one_of_this_place(
     monkeypatch: pytest.MonkeyPatch, here: str, python: str, prctl: str, tomli: str
 ):

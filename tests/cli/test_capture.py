@@ -170,14 +170,7 @@ def test_a_signal_ends_it_well(config: Path, number: int) -> None:
 
 def test_a_helper_that_is_killed_is_a_failure_although_packets_came(config: Path) -> None:
     process = started(config)
-    (helper,) = (
-        int(pid)
-        for pid in subprocess.run(
-            ["ps", "-eo", "pid="], capture_output=True, text=True, check=True
-        ).stdout.split()
-        if f"\nPPid:\t{child_of(process.pid)}\n" in read(f"/proc/{pid}/status")
-        and name_of(int(pid)) != FORKED_AHEAD
-    )
+    (helper,) = (pid for pid in children(child_of(process.pid)) if name_of(pid) != FORKED_AHEAD)
     os.kill(helper, signal.SIGKILL)
     status, said = finished(process)
     assert status == 1
@@ -186,8 +179,12 @@ def test_a_helper_that_is_killed_is_a_failure_although_packets_came(config: Path
 
 def child_of(pid: int) -> int:
     """The only child of a process: here its launcher."""
-    (child,) = read(f"/proc/{pid}/task/{pid}/children").split()
-    return int(child)
+    (child,) = children(pid)
+    return child
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in read(f"/proc/{pid}/task/{pid}/children").split()]
 
 
 def read(path: str) -> str:
