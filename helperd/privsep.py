@@ -76,8 +76,11 @@ class Launcher:
         self.end_at = 0.0  # when patience ends; 0: not planned
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
-    def read(self) -> None:
+    def read(self) -> conf.Config:
         """Read the configuration and compile its profiles; nothing changes when it is refused.
+
+        Returns:
+            All of it; what is kept leaves out sources and sinks.
 
         Raises:
             RequestRefused: the file cannot be trusted. ConfigRefused: it has mistakes.
@@ -95,6 +98,7 @@ class Launcher:
         for profile in profiles:
             if profiling.weakness(profile):
                 self.say(f"warning: {profile.name} {profiling.weakness(profile)}")
+        return config
 
     def allowance(self, uid: int, gids: frozenset[int]) -> tuple[frozenset[int] | None, int]:
         """Return which profiles a client may start (None: all) and how many at once; uid -1 is ours alone."""
@@ -335,7 +339,7 @@ class Launcher:
         plain = all(profile.no_new_privs for profile in self.profiles)
         self.lock, self.have = door.harden(keep, self.custody, self.accounts.users, no_new_privs=plain)
 
-    def start_supervisor(self, args: list[str], ids: tuple[int, int] | None) -> None:
+    def start_supervisor(self, args: list[str], ids: tuple[int, int] | None, groups: tuple[int, ...]) -> None:
         """Start the built-in profile 0 with one end of a socket pair as descriptor 3, and serve the other."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {name: value for name, value in os.environ.items() if not self.root or name in KEPT}
@@ -348,7 +352,7 @@ class Launcher:
             filter=seccomp.for_profile(1, 0, no_new_privs=True), blocked=profiling.END_SIGNALS
         )
         if ids:
-            child = child._replace(uid=ids[0], gid=ids[1])
+            child = child._replace(uid=ids[0], gid=ids[1], groups=groups)
         self.supervisor, errors, pidfd = forks.fork(child)
         os.close(pidfd)
         self.custody.spared.add(self.supervisor)
@@ -393,7 +397,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
             raise UnavailableError("not-installed", text)
     path = os.path.abspath(options["--config"])
     launcher = Launcher(path, root=root, delegated="--delegated" in options)
-    launcher.read()
+    config = launcher.read()
     prctls.prctl.set_child_subreaper(1)
     listener = door.from_systemd() if "--systemd" in options else None
     client = None if "--client-fd" not in options else door.inherited(options["--client-fd"], listening=False)
@@ -402,7 +406,9 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
         trust.check_folder(os.path.dirname(os.path.abspath(options["--listen"])), root=root)
         listener = door.listen(options["--listen"], ids[1] if ids else -1)
     more, made = list[str](), ""
+    groups: tuple[int, ...] = ()
     if not listener and not client:
+        groups = profiling.daemon_groups(config, launcher.accounts) if ids else ()
         more, made = door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids)
     try:
         if root:
@@ -413,7 +419,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
         elif client:
             launcher.admit(Client(client, "client", -1, len(custody.POOL)))
         else:
-            launcher.start_supervisor(more + rest, ids)
+            launcher.start_supervisor(more + rest, ids, groups)
         gc.freeze()  # what is here stays: looking at it again would copy the pages that a fork shares
         return launcher.run()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import sys
 from importlib.util import find_spec
 from itertools import zip_longest
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from helperd import config
 from helperd.cli.defaults import SYSTEM_CONFIG, config_file
 from helperd.config import trust
-from helperd.config.profile import Accounts, compile_profiles
+from helperd.config.profile import Accounts, compile_profiles, daemon_groups, given
 from helperd.errors import Code, ConfigError, ConfigRefused, RequestRefused, UsageError
 from helperd.helpers._template import Template
 from helperd.helpers.jsonlines import SETTINGS
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from helperd.config.specs import SinkSpec, SourceSpec
 
     _Entry = TypeVar("_Entry", HelperSpec, SourceSpec, SinkSpec)
+
+
+_UNITS = ("/lib/systemd/system/helperd.service", "/etc/systemd/system/helperd.service")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +69,10 @@ def checked(path: str) -> Config:
             mistakes.append(
                 ConfigError(error.problem, error.text, file=source.file, line=source.line, key=key)
             )
+    try:
+        daemon_groups(settings, Accounts())
+    except ConfigRefused as refused:
+        mistakes += refused.mistakes
     if mistakes:
         raise ConfigRefused(
             sorted(mistakes, key=lambda mistake: (settings.files.index(mistake.file), mistake.line))
@@ -120,9 +128,37 @@ def warnings(settings: Config) -> Iterator[ConfigError]:
             yield ConfigError(
                 "bad-definition", text, file=source.file, line=source.line, key=f"source[{number}].name"
             )
+    yield from _group_doubts(settings)
     for number, sink in _numbered(settings.sinks):
         for problem, key, text in _sink_doubts(sink):
             yield ConfigError(problem, text, file=sink.file, line=sink.line, key=f"sink[{number}].{key}")
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _group_doubts(settings: Config) -> Iterator[ConfigError]:
+    """Groups to which a supervisor could not give anything.
+
+    One that root starts is in all of them. This user's own, and that of helperd.service, has to be a member.
+    """
+    accounts, spec = Accounts(), settings.helperd
+    installed = os.path.abspath(settings.file) == SYSTEM_CONFIG
+    if os.geteuid() == 0 and not (installed and any(map(os.path.exists, _UNITS))):
+        return
+    who = spec.user if installed else _user_name()
+    own = {accounts.group(spec.group)} if installed else {os.getegid(), *os.getgroups()}
+    for name, key, file, line in given(settings):
+        member = accounts.group(name) in own or (installed and who in accounts.members.get(name, ()))
+        if not member and not key.endswith("admin_group"):
+            cure = f"usermod -aG {name} {who}"
+            what = "helperd.service cannot give it anything" if installed else "cannot give it anything"
+            text = f"{who} is not in group {name!r} and {what}: {cure}"
+            yield ConfigError("not-permitted", text, file=file, line=line, key=key)
 
 
 def _sink_doubts(sink: SinkSpec) -> Iterator[tuple[str, str, str]]:

@@ -271,6 +271,7 @@ class _Check:
                 found[word] = value
         found.pop("line", None)
         found.pop("file", None)
+        found["places"] = {word: (place.document.file, place.line) for word, place in first.items()}
         return found
 
     def _unknown(self, table: Table, word: str, place: _Place) -> None:

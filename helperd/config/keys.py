@@ -126,14 +126,15 @@ KEYS: tuple[Key, ...] = (
         "helperd",
         "socket_group",
         v.ACCOUNT,
-        "Group of the sockets.",
+        "Group of the sockets. A supervisor that root starts is in it; another has to be made a member (usermod -aG).",
         otherwise="the supervisor's own group",
     ),
     Key(
         "helperd",
         "admin_group",
         v.ACCOUNT,
-        "Members may change things over control.sock, besides the supervisor's own user and root.",
+        "Members who can open control.sock (see socket_group) may change things over it, besides the supervisor's own "
+        "user and root.",
         otherwise="nobody else",
     ),
     Key(
@@ -602,7 +603,7 @@ KEYS: tuple[Key, ...] = (
         "sink",
         "file_group",
         v.ACCOUNT,
-        "Group of the files; the supervisor has to be in it.",
+        "Group of the files; who has to be in it: see socket_group.",
         otherwise="the supervisor's own group",
     ),
     # service

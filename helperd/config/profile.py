@@ -68,7 +68,9 @@ class Accounts:
 
     def __init__(self, folder: str = "/etc") -> None:
         self.users = {row[0]: (int(row[2]), int(row[3])) for row in _rows(f"{folder}/passwd")}
-        self.groups = {row[0]: int(row[2]) for row in _rows(f"{folder}/group")}
+        rows = _rows(f"{folder}/group")
+        self.groups = {row[0]: int(row[2]) for row in rows}
+        self.members = {row[0]: frozenset(row[3].split(",")) - {""} for row in rows}
 
     def user(self, name: str) -> tuple[int, int] | None:
         """Return uid and primary gid of a user by name or number; None when there is none."""
@@ -236,6 +238,36 @@ def admission(
     ]
     numbers = {config.profile(name) for rule in found for name in rule.helpers}
     return frozenset(numbers), max((rule.max_running for rule in found), default=0)
+
+
+def given(config: Config) -> list[tuple[str, str, str, int]]:
+    """Return the groups that the supervisor gives something to, or lets change things: (name, key, file, line)."""
+    daemon = config.helperd
+    found = [(daemon.socket_group, "socket_group"), (daemon.admin_group, "admin_group")]
+    groups = [(name, f"helperd.{key}", *daemon.places.get(key, (config.file, 0))) for name, key in found]
+    groups += [(sink.file_group, "sink.file_group", sink.file, sink.line) for sink in config.sinks]
+    return [(name, key, file, line) for name, key, file, line in groups if name is not None]
+
+
+def daemon_groups(config: Config, accounts: Accounts) -> tuple[int, ...]:
+    """Return the supervisor's supplementary groups when root starts it: those that its configuration names, no other.
+
+    Raises:
+        ConfigRefused: one does not exist, or is root's.
+    """
+    numbers, mistakes = set[int](), []
+    for name, key, file, line in given(config):
+        number = accounts.group(name)
+        if number:
+            numbers.add(number)
+            continue
+        text = f"this machine has no group {name!r}: groupadd --system {name}, or name another"
+        if number == 0:
+            text = f"{name} is the group of root's own files: name another"
+        mistakes.append(ConfigError("bad-value", text, file=file, line=line, key=key))
+    if mistakes:
+        raise ConfigRefused(mistakes)
+    return tuple(sorted(numbers - {accounts.group(config.helperd.group)}))
 
 
 def weakness(profile: Profile) -> str:

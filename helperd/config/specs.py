@@ -7,11 +7,19 @@ commented entries are equal.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonSpec:
-    """``[helperd]``. ``include``, ``runtime_dir``, ``socket_group``, ``admin_group``: None when not configured."""
+    """``[helperd]``. ``include``, ``runtime_dir``, ``socket_group``, ``admin_group``: None when not configured.
+
+    Attributes:
+        places: file and line of each key that is written.
+    """
 
     user: str = "helperd"
     group: str = "helperd"
@@ -23,6 +31,7 @@ class DaemonSpec:
     log_format: str = "auto"
     log_level: str = "info"
     include: tuple[str, ...] | None = None
+    places: Mapping[str, tuple[str, int]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class Files:
         """
         if self.spec.compress == "zstd":
             self._pack = compressor()
-        self._gid = self._group()
+        self._gid = group_id(self.spec.file_group, self.spec.path)
         folder = self._series.folder
         try:
             if not os.path.isdir(folder):
@@ -112,13 +112,6 @@ class Files:
             )
             raise SinkError("sink-failed", text)
         return said
-
-    def _group(self) -> int:
-        group, gid = self.spec.file_group, group_id(self.spec.file_group, self.spec.path)
-        if gid != -1 and gid not in {os.getegid(), *os.getgroups()} and not _may_chown():
-            text = f"{self.spec.path}: uid {os.geteuid()} is not in the group {group!r} and cannot give files to it"
-            raise SinkError("sink-failed", f"{text}; add it there, or change file_group")
-        return gid
 
     def write(self, batches: Iterable[Batch], lost: Counter[int]) -> Outcome:
         """Write batches, in as many files as the limits ask for.
@@ -254,13 +247,6 @@ class Files:
             except OSError as error:
                 said.append(f"cannot remove {path}: {error.strerror}; it is one too many")
         return said
-
-
-def _may_chown() -> bool:
-    """Whether this process may give files to groups it is not in (CAP_CHOWN, the lowest bit)."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        found = next((line for line in status if line.startswith("CapEff:")), "CapEff: 0")
-    return bool(int(found.split()[1], 16) & 1)
 
 
 def cut(batch: Batch, room: int | None, packets: int | None) -> tuple[Batch, Batch | None]:

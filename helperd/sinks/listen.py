@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import grp
 import os
+import pwd
 import socket
 import stat
 from dataclasses import dataclass
@@ -119,22 +120,42 @@ def listen_unix(path: str, *, mode: int, group: str | None, backlog: int = BACKL
 
 
 def group_id(group: str | None, path: str) -> int:
-    """The number of a group by name or number; -1 for None.
+    """The number of a group by name or number, to which this process can give its files; -1 for None.
 
     Raises:
-        SinkError: "sink-failed": there is no such group.
+        SinkError: "sink-failed": there is no such group, or this process is not in it.
     """
     if group is None:
         return -1
-    if group.isdecimal():
-        return int(group)
     try:
-        return grp.getgrnam(group).gr_gid
+        gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except KeyError:
         raise SinkError(
             "sink-failed",
             f"{path}: no group {group!r} on this machine; add it, or name another in the configuration",
         ) from None
+    if gid not in {os.getegid(), *os.getgroups()} and not _may_chown():
+        user = _user_name()
+        raise SinkError(
+            "sink-failed",
+            f"{path}: {user} is not in group {group!r} and cannot give files to it: usermod -aG {group} {user}, then "
+            "start helperd anew; or name another group in the configuration",
+        )
+    return gid
+
+
+def _may_chown() -> bool:
+    """Whether this process may give files to groups it is not in (CAP_CHOWN, the lowest bit)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        found = next((line for line in status if line.startswith("CapEff:")), "CapEff: 0")
+    return bool(int(found.split()[1], 16) & 1)
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _clear_stale(path: str) -> None:

@@ -1118,6 +1118,86 @@ def live_capture(stage: Stage) -> list[str]:
     return wrong
 
 
+GIVING = """
+[helperd]
+{helperd}
+[[helper]]
+name = "synthetic"
+command = ["builtin:synthetic"]
+types = ["synthetic"]
+[[source]]
+definition = "radio0:type=synthetic,rate=500"
+{sink}
+"""
+FILES = '[[sink]]\ntype = "file"\npath = "/run/captures/a.pcapng"\nrotate_packets = 100\n'
+
+
+@scene
+def given_groups(stage: Stage) -> list[str]:
+    """The supervisor that root starts is in the groups that its configuration names, and gives them what they are to have."""
+    wrong = Wrong()
+    os.mkdir("/run/captures", 0o755)
+    os.chown("/run/captures", DAEMON, DAEMON)
+    all_three = 'socket_group = "capture"\nadmin_group = "2500"', FILES + 'file_group = "other"\n'
+    for helperd, sink, groups, sockets, files in (
+        ("", FILES, (), DAEMON, DAEMON),
+        ('socket_group = "capture"', "", (CAPTURE,), CAPTURE, 0),
+        ('admin_group = "capture"\nsocket_group = "helperd"', FILES, (CAPTURE,), DAEMON, DAEMON),
+        ("", FILES + 'file_group = "capture"\n', (CAPTURE,), DAEMON, CAPTURE),
+        (*all_three, (CAPTURE, OTHER, 2500), CAPTURE, OTHER),
+    ):
+        config = stage.config(GIVING.format(helperd=helperd, sink=sink))
+        process = stage.start(
+            config, "--runtime-dir=/run/helperd", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            deadline = time.monotonic() + 15
+            paths = ["/run/helperd/all.sock", "/run/helperd/control.sock", "/run/helperd/sources/radio0.sock"]
+            while not all(map(os.path.exists, paths)) or (files and not os.listdir("/run/captures")):
+                assert process.poll() is None, stage.said()
+                assert time.monotonic() < deadline, stage.said()
+                time.sleep(0.02)
+            (supervisor,) = (
+                each
+                for pid in processes.table()
+                if (each := processes.privilege(pid)) and each.uids[0] == DAEMON
+            )
+            wrong.same(f"its groups with {helperd} {sink}", supervisor.groups, groups)
+            wrong.same("groups of the sockets", {os.stat(path).st_gid for path in paths}, {sockets})
+            for name in os.listdir("/run/captures"):
+                wrong.same("group of a file", os.stat(f"/run/captures/{name}").st_gid, files)
+            reader, stranger = seat(OTHER, (sockets,)), seat(STRANGER, (DAEMON,) if sockets != DAEMON else ())
+            code = (
+                f"s = socket.socket(socket.AF_UNIX); s.connect({paths[0]!r}); result = len(s.recv(100)) > 0"
+            )
+            wrong.same("a member reads", reader.run(code), True)
+            with contextlib.suppress(PermissionError):
+                wrong.same("somebody else reads", stranger.run(code), "refused")
+            reader.close()
+            stranger.close()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            wrong.same("status after TERM", process.wait(15), 0)
+            for name in os.listdir("/run/captures"):
+                os.unlink(f"/run/captures/{name}")
+    for helperd, sink in (
+        ('socket_group = "nosuch"', ""),
+        ('admin_group = "root"', ""),
+        ("", FILES + 'file_group = "0"\n'),
+    ):
+        process = stage.start(
+            stage.config(GIVING.format(helperd=helperd, sink=sink)), "--runtime-dir=/run/helperd"
+        )
+        wrong.same(f"status with {helperd} {sink}", process.wait(15), 78)
+    said = stage.said()
+    for text in (
+        "helpers.toml:2: bad-value: this machine has no group 'nosuch'",
+        "root is the group of root's own",
+    ):
+        wrong.same(f"said {text}", text in said, True)
+    return wrong
+
+
 def main() -> None:
     """Play the named scenes, or all of them."""
     stage = Stage()

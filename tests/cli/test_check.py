@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from helperd import cli
+from helperd.cli import check
 from helperd.cli.check import checked
 from helperd.config import trust
+from helperd.config.profile import Accounts
 from helperd.errors import Code, ConfigRefused, RequestRefused
 
 FIVE = """\
@@ -155,6 +157,75 @@ def test_what_a_launcher_would_refuse_is_a_warning(file: Path, capsys: pytest.Ca
     file.write_text(file.read_text() + 'groups = ["no-such-group"]\n')
     assert cli.main(["check", str(file)]) == 0
     assert f"{file}:9: warning: this machine has no group 'no-such-group'" in capsys.readouterr().err
+
+
+GIVES = """[helperd]
+socket_group = "{0}"
+admin_group = "{0}"
+[[sink]]
+type = "file"
+path = "/tmp/x.pcapng"
+file_group = "{0}"
+"""
+
+
+def test_a_group_that_a_start_would_refuse_is_a_mistake(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for group, text in (
+        ("no-such-group", "this machine has no group"),
+        ("root", "the group of root's own files"),
+    ):
+        file.write_text(GIVES.format(group))
+        assert cli.main(["check", "--json", str(file)]) == Code.CONFIG
+        mistakes = json.loads(capsys.readouterr().out)["mistakes"]
+        assert [mistake["key"] for mistake in mistakes] == [
+            "helperd.socket_group",
+            "helperd.admin_group",
+            "sink.file_group",
+        ]
+        assert [mistake["line"] for mistake in mistakes] == [2, 3, 4]
+        assert all(text in mistake["text"] for mistake in mistakes)
+
+
+def test_a_group_that_nothing_could_be_given_to_is_a_warning(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To this user's supervisor and that of helperd.service; one that root starts is in every group that is named."""
+
+    def warned() -> list[tuple[str, str]]:
+        assert cli.main(["check", "--json", str(file)]) == 0
+        doubts = json.loads(capsys.readouterr().out)["warnings"]
+        return [(doubt["key"], doubt["text"]) for doubt in doubts if doubt["problem"] == "not-permitted"]
+
+    group = file.parent / "group"
+    group.write_text("helperd:x:990:\nwith:x:991:other,keeper\nwithout:x:992:other\n")
+    (file.parent / "passwd").write_text("keeper:x:990:990::/:\n")
+    monkeypatch.setattr(check, "Accounts", lambda: Accounts(str(file.parent)))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "getegid", lambda: 1000)
+    monkeypatch.setattr(os, "getgroups", lambda: [991])
+    monkeypatch.setattr(check, "_user_name", lambda: "me")
+    file.write_text(GIVES.format("without"))
+    text = "me is not in group 'without' and cannot give it anything: usermod -aG without me"
+    assert warned() == [("helperd.socket_group", text), ("sink.file_group", text)]
+    file.write_text(GIVES.format("with"))
+    assert warned() == []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    file.write_text(GIVES.format("without"))
+    assert warned() == []
+
+    unit = file.parent / "helperd.service"
+    monkeypatch.setattr(check, "SYSTEM_CONFIG", str(file))
+    monkeypatch.setattr(check, "_UNITS", (str(unit),))
+    assert warned() == []  # only root's `helperd run` is there
+    unit.touch()
+    file.write_text(GIVES.format("without").replace("[helperd]", '[helperd]\nuser = "keeper"'))
+    text = "keeper is not in group 'without' and helperd.service cannot give it anything: usermod -aG without keeper"
+    assert warned() == [("helperd.socket_group", text), ("sink.file_group", text)]
+    for group_name in ("with", "helperd"):
+        file.write_text(GIVES.format(group_name).replace("[helperd]", '[helperd]\nuser = "keeper"'))
+        assert warned() == []
 
 
 @pytest.mark.need("root")

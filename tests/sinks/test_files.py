@@ -21,7 +21,7 @@ from helperd.client.packets import PacketReader
 from helperd.config.specs import SinkSpec
 from helperd.errors import SinkError
 from helperd.routing import Batch, Outbox, RouteTable
-from helperd.sinks import written
+from helperd.sinks import listen, written
 from helperd.sinks.file import FileSink
 from helperd.sinks.files import Files, cut
 from helperd.sinks.naming import Series
@@ -352,6 +352,20 @@ def test_what_cannot_be_written_is_told_with_its_cure(tmp_path: Path) -> None:
         Bench(tmp_path / "file" / "below")
     with pytest.raises(SinkError, match="no group 'nosuchgroup'"):
         Bench(tmp_path, file_group="nosuchgroup")
+
+
+def test_a_group_that_one_is_not_in_is_told_with_its_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of files and of sockets."""
+    other = max([os.getegid(), *os.getgroups()]) + 1
+    monkeypatch.setattr(listen, "_may_chown", lambda: False)
+    cure = rf"is not in group '{other}' .* usermod -aG {other} \S+, then start helperd anew"
+    with pytest.raises(SinkError, match=cure):
+        Bench(tmp_path, file_group=str(other))
+    with pytest.raises(SinkError, match=cure):
+        listen.listen_unix(str(tmp_path / "x.sock"), mode=0o660, group=str(other))
+    assert not (tmp_path / "x.sock").exists()
 
 
 def test_a_batch_is_cut_behind_a_packet() -> None:
