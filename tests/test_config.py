@@ -28,7 +28,7 @@ SPECS = {
     "allow": specs.AllowSpec,
     "service": specs.ServiceSpec,
 }
-WHERE = {"file", "line", "present"}  # where an entry stands, and what was found when it was read
+WHERE = {"file", "line", "places", "present"}  # where an entry stands, and what was found when it was read
 HELPER = '[[helper]]\nname = "h"\ncommand = ["/bin/true"]\ntypes = ["t"]\n'
 
 

@@ -245,7 +245,10 @@ def given(config: Config) -> list[tuple[str, str, str, int]]:
     daemon = config.helperd
     found = [(daemon.socket_group, "socket_group"), (daemon.admin_group, "admin_group")]
     groups = [(name, f"helperd.{key}", *daemon.places.get(key, (config.file, 0))) for name, key in found]
-    groups += [(sink.file_group, "sink.file_group", sink.file, sink.line) for sink in config.sinks]
+    numbers: dict[str, int] = {}  # in each file
+    for sink in config.sinks:
+        number = numbers[sink.file] = numbers.get(sink.file, 0) + 1
+        groups.append((sink.file_group, f"sink[{number}].file_group", sink.file, sink.line))
     return [(name, key, file, line) for name, key, file, line in groups if name is not None]
 
 

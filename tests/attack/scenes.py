@@ -1191,7 +1191,7 @@ def given_groups(stage: Stage) -> list[str]:
         wrong.same(f"status with {helperd} {sink}", process.wait(15), 78)
     said = stage.said()
     for text in (
-        "helpers.toml:2: bad-value: this machine has no group 'nosuch'",
+        "helpers.toml:3: bad-value: this machine has no group 'nosuch'",
         "root is the group of root's own",
     ):
         wrong.same(f"said {text}", text in said, True)

@@ -182,7 +182,7 @@ def test_a_group_that_a_start_would_refuse_is_a_mistake(
         assert [mistake["key"] for mistake in mistakes] == [
             "helperd.socket_group",
             "helperd.admin_group",
-            "sink.file_group",
+            "sink[1].file_group",
         ]
         assert [mistake["line"] for mistake in mistakes] == [2, 3, 4]
         assert all(text in mistake["text"] for mistake in mistakes)
@@ -208,7 +208,7 @@ def test_a_group_that_nothing_could_be_given_to_is_a_warning(
     monkeypatch.setattr(check, "_user_name", lambda: "me")
     file.write_text(GIVES.format("without"))
     text = "me is not in group 'without' and cannot give it anything: usermod -aG without me"
-    assert warned() == [("helperd.socket_group", text), ("sink.file_group", text)]
+    assert warned() == [("helperd.socket_group", text), ("sink[1].file_group", text)]
     file.write_text(GIVES.format("with"))
     assert warned() == []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -222,7 +222,7 @@ def test_a_group_that_nothing_could_be_given_to_is_a_warning(
     unit.touch()
     file.write_text(GIVES.format("without").replace("[helperd]", '[helperd]\nuser = "keeper"'))
     text = "keeper is not in group 'without' and helperd.service cannot give it anything: usermod -aG without keeper"
-    assert warned() == [("helperd.socket_group", text), ("sink.file_group", text)]
+    assert warned() == [("helperd.socket_group", text), ("sink[1].file_group", text)]
     for group_name in ("with", "helperd"):
         file.write_text(GIVES.format(group_name).replace("[helperd]", '[helperd]\nuser = "keeper"'))
         assert warned() == []
