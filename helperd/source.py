@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 import trio
 
+from helperd import replay
 from helperd.bell import Bell
 from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut, UsageError, reason_word
 from helperd.incarnation import Incarnation, program_of
@@ -189,6 +190,7 @@ class Source:
         self.reported: tuple[str, ...] = ()
         self._translator: Translator | None = None
         self._scope: trio.CancelScope | None = None
+        self._input: replay.Seen | None = None  # the file that it replays, as it was at its last start
         self._gone: Exit | None = None
         self._shutdown: str | None = None
         self._said = ""
@@ -251,13 +253,34 @@ class Source:
         """Go on from wherever the life stands, by one step."""
         life = self.life
         if life.state in {State.DOWN, State.FAILED} and not life.woken:
-            await self.orders.wait()
+            await self._park()
             if not self.is_kept():
                 life.enter(None, trio.current_time())
         elif life.state is State.BACKOFF and not life.woken:
             await self._rest()
         else:
             await self._guarded_run()
+
+    async def _park(self) -> None:
+        """Wait for an order; or, where the file that it replays was at fault, for another one in its place."""
+        life = self.life
+        waits = life.state is State.DOWN and life.wanted == "up" and life.policy.restart != "temporary"
+        if not waits or life.exit is None or life.exit.kind is not Why.INPUT:
+            await self.orders.wait()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wake_when_changed)
+            await self.orders.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _wake_when_changed(self) -> None:
+        await replay.wait_changed(self._interface, self._input)
+        self.shell.log("info", self.name, f"{self._interface} has changed: tried again")
+        self.post(Event.START)
+
+    @property
+    def _interface(self) -> str:
+        return SourceDefinition.parse(self.spec.definition).interface
 
     async def _recover(self, error: Exception) -> None:
         """Our own code failed outside the border: leave no process behind, and go on from a state that is true."""
@@ -309,7 +332,8 @@ class Source:
         life = self.life
         after = {
             State.STARTING: "starting again",
-            State.DOWN: "stays down",
+            State.DOWN: "stays down"
+            + (", until its file has changed" if ended.kind is Why.INPUT and life.wanted == "up" else ""),
             State.FAILED: "given up",
             None: "removed",
         }
@@ -376,6 +400,7 @@ class Source:
                 shutdown=self._shutdown,
                 **self._own_reason(),
                 status_meaningful=bool(self.helper and self.helper.status_meaningful),
+                replay=self._input is not None or bool(self.helper and self.helper.builtin == _REPLAYS),
             )
         )
 
@@ -384,6 +409,7 @@ class Source:
         shell = self.shell
         self.opened = Opened()
         self.helper, profile = await shell.choose(self.spec)
+        self._input = await replay.look(self._interface)
         self._check_device(self.helper)
         async with shell.gate.slot() as slot:
             ways = self._ways_to_greet()
@@ -845,6 +871,8 @@ class Source:
         self.shell.changed()
 
 
+_REPLAYS: Final = "pcapfile"
+"""The bundled helper that reads nothing but files, also such as only it may look at."""
 _AT_REST: Final = frozenset({State.DOWN, State.FAILED})
 _WATCHED: Final = frozenset({State.GREETING, State.OPENING, State.RUNNING})
 _SEVERITIES: Final = {

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("watch",),
     ("drivers",),
     ("asking",),
-    ("incarnation",),
+    ("incarnation", "replay"),
     ("channel", "sinks", "launcher", "vitals", "logs", "bus", "gate", "page"),
     ("translate", "lifecycle"),
     ("routing",),
@@ -75,6 +75,7 @@ FOREIGN: dict[str, set[str]] = {  # each third-party package has its rooms
         "inventory",
         "asking",
         "incarnation",
+        "replay",
     }
     | {
         "channel",

@@ -238,12 +238,12 @@ class TestReplay:
         cut = rundir / "cut.pcap"
         cut.write_bytes(whole.read_bytes()[:-30])
         with (
-            daemon(rundir, REPLAY.format(name="cut", file=cut).replace("transient", "temporary")) as rig,
+            daemon(rundir, REPLAY.format(name="cut", file=cut)) as rig,
             rig.connect("complete.sock") as sock,
         ):
             assert [packet.content for packet in Stream(sock).take(49)] == packets[:49]
-            status = rig.wait(lambda status: status["sources"][0]["state"] in {"down", "backoff"})
-            assert status["sources"][0]["packets"] == 49
+            (row,) = rig.wait(lambda status: status["sources"][0]["state"] == "down")["sources"]
+            assert (row["packets"], row["why"], row["exit"]["problem"]) == (49, "done", "bad-capture")
 
     @pytest.mark.parametrize(
         "content", [b"", b"\xd4\xc3\xb2\xa1", b"this is only text, not a capture\n" * 10]
@@ -260,9 +260,11 @@ class TestReplay:
         assert probe.returncode == 1
         assert "odd.pcap" in probe.stderr
         with daemon(rundir, config) as rig:
-            row = rig.wait(lambda status: status["sources"][0]["state"] == "backoff")["sources"][0]
-            assert row["exit"]["kind"] == "refusal"
-            assert row["exit"]["problem"] == "open-refused"
+            rig.wait(lambda status: status["sources"][0]["exit"] is not None)
+            row = rig.wait(lambda status: status["sources"][0]["state"] == "down")["sources"][0]
+            assert (row["why"], row["incarnation"]) == ("done", 1)
+            assert row["exit"]["kind"] == "input"
+            assert row["exit"]["problem"] == "bad-capture"
             assert "odd.pcap" in row["exit"]["text"]
 
 

@@ -24,6 +24,7 @@ class Why(StrEnum):
     CONFIG = "config"
     ACCIDENT = "accident"
     REFUSAL = "refusal"
+    INPUT = "input"
     WRONG_GENERATION = "wrong-generation"
     DONE = "done"
 
@@ -69,6 +70,7 @@ class Ending:
         said: the helper's own reason, in its last ErrorReport; None when none came.
         said_problem: the problem word it gave with it; empty when it gave none, or one that is not for it to say.
         status_meaningful: the driver declares that exit code 0 means done.
+        replay: what the helper reads is a file: what is wrong with it stays so until it changes.
     """
 
     asked: str = ""
@@ -86,6 +88,7 @@ class Ending:
     said: str | None = None
     said_problem: str = ""
     status_meaningful: bool = False
+    replay: bool = False
 
 
 _NOT_INSTALLED = frozenset({errno_names.ENOENT, errno_names.ENOTDIR, errno_names.ELOOP})
@@ -104,7 +107,8 @@ def classify(ending: Ending) -> Exit:
     """Say how an incarnation ended: the one place that decodes a wait status. First hit wins.
 
     Order: asked; config (the launcher refused, exec failed, code 127) or a shortage met there; wrong
-    generation; refusal; hung or out of time; the wire; our own fault; done; signal; any other exit.
+    generation; refusal; hung or out of time; the wire; our own fault; done; signal; any other exit. A file that the
+    helper calls damaged is neither accident nor refusal: its input is at fault.
     """
     found = (
         _by_order(ending)
@@ -115,6 +119,8 @@ def classify(ending: Ending) -> Exit:
         or _by_error(ending)
         or _by_itself(ending)
     )
+    if ending.replay and found.problem == "bad-capture" and found.kind in {Why.ACCIDENT, Why.REFUSAL}:
+        found = replace(found, kind=Why.INPUT)
     code = ending.code if ending.how == "exited" else None
     signal = ending.code if ending.how == "signal" else None
     return replace(found, code=code, signal=signal, core=ending.core)

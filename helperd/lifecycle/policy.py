@@ -20,7 +20,7 @@ class Policy:
 
     Attributes:
         restart: ``permanent`` comes back after every end, ``transient`` after every end but done,
-            ``temporary`` never.
+            ``temporary`` never; none of them while its input is at fault, which another try does not mend.
         give_up: ``intensity`` restarts within ``period`` seconds end in FAILED; else it is tried for ever.
         first_delay: seconds before the second restart; it doubles from there.
         cap: longest delay, seconds.
@@ -42,6 +42,7 @@ class Tally:
     config: int = 0
     accidents: int = 0
     refusals: int = 0
+    inputs: int = 0
     wrong_generation: int = 0
     clean: int = 0
     restarts: int = 0
@@ -52,6 +53,7 @@ _TALLY_FIELD = {
     Why.CONFIG: "config",
     Why.ACCIDENT: "accidents",
     Why.REFUSAL: "refusals",
+    Why.INPUT: "inputs",
     Why.WRONG_GENERATION: "wrong_generation",
     Why.DONE: "clean",
 }
@@ -150,7 +152,7 @@ def judge(policy: Policy, history: History, exit: Exit, now: float, dice: float)
     """
     if exit.kind is Why.ASKED:
         return Rest("stopped")
-    if policy.restart == "temporary" or (policy.restart == "transient" and exit.kind is Why.DONE):
+    if exit.kind is Why.INPUT or policy.restart == "temporary" or (policy.restart == "transient" and exit.kind is Why.DONE):
         return Rest("done")
     if exit.kind is Why.WRONG_GENERATION and not history.v0_tried:
         return Restart(now, counted=False)

@@ -67,6 +67,7 @@ def test_the_words():
         "config",
         "accident",
         "refusal",
+        "input",
         "wrong-generation",
         "done",
     ]
@@ -247,3 +248,19 @@ def test_nothing_is_assumed():
         shutdown=None,
         status_meaningful=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("known", "kind"),
+    [
+        ({"said": "it is cut", "said_problem": "bad-capture", "how": "exited", "code": 1}, "input"),
+        ({"error": OpenRefused("bad-capture", "it is empty"), "how": "exited", "code": 0}, "input"),
+        ({"said": "it is cut", "said_problem": "bad-capture", "asked": "stop"}, "asked"),
+        ({"said": "it is cut", "said_problem": "bad-capture", "how": "signal", "code": 9}, "accident"),
+        ({"said": "no zstd", "said_problem": "not-installed", "how": "exited", "code": 1}, "accident"),
+        ({"shutdown": "end of the file", "how": "exited", "code": 0}, "done"),
+    ],
+)
+def test_a_damaged_file_is_the_fault_of_the_input(known, kind):
+    assert classify(Ending(**known, replay=True)).kind == kind
+    assert classify(Ending(**known)).kind != "input"

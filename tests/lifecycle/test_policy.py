@@ -16,6 +16,7 @@ REFUSAL = Exit(Why.REFUSAL, "open-refused", "x")
 CONFIG = Exit(Why.CONFIG, "not-installed", "x")
 DONE = Exit(Why.DONE, "done", "x")
 ASKED = Exit(Why.ASKED, "asked", "x")
+INPUT = Exit(Why.INPUT, "bad-capture", "x")
 WRONG = Exit(Why.WRONG_GENERATION, "wrong-generation", "x")
 POLICY = Policy()
 
@@ -75,6 +76,15 @@ def test_done_rests_unless_permanent():
 @pytest.mark.parametrize("ended", [ACCIDENT, REFUSAL, CONFIG, DONE, WRONG])
 def test_temporary_never_comes_back(ended):
     assert judge(Policy("temporary"), History(), ended, 0.0, 0.0) == Rest("done")
+
+
+@pytest.mark.parametrize("restart", ["permanent", "transient", "temporary"])
+@pytest.mark.parametrize("give_up", [True, False])
+def test_an_input_at_fault_is_not_read_again(restart, give_up):
+    policy = Policy(restart, give_up=give_up)
+    decision = judge(policy, History(n=3), INPUT, 1.0, 0.5)
+    assert decision == Rest("done")
+    assert History().after(INPUT, decision).tally == Tally(inputs=1)
 
 
 def test_another_generation_is_tried_once_and_not_counted():
