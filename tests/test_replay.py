@@ -90,7 +90,9 @@ def test_a_damaged_file_is_delivered_once_and_again_when_it_has_changed(tmp_path
             assert packets is None or row["packets"] == packets, row
         assert found["kismet"]["packets"] > 500
         rig.call("Restart", source="cut")
-        again = rig.wait(lambda now: all(row["name"] != "cut" or ended(row, incarnation=2) for row in now["sources"]))
+        again = rig.wait(
+            lambda now: all(row["name"] != "cut" or ended(row, incarnation=2) for row in now["sources"])
+        )
         assert next(row["packets"] for row in again["sources"] if row["name"] == "cut") == 8
         before = {name: row["packets"] for name, row in found.items()} | {"cut": 8}
         for fault in FAULTS:
@@ -99,10 +101,13 @@ def test_a_damaged_file_is_delivered_once_and_again_when_it_has_changed(tmp_path
             os.replace(fresh, tmp_path / fault)
         done = rig.wait(
             lambda now: all(
-                row["packets"] >= before[row["name"]] + 5 and row["exit"]["problem"] == "done" for row in now["sources"]
+                row["packets"] >= before[row["name"]] + 5 and row["exit"]["problem"] == "done"
+                for row in now["sources"]
             )
         )
-        assert all(row["packets"] == before[row["name"]] + 5 for row in done["sources"][::2]), "transient: once"
+        assert all(row["packets"] == before[row["name"]] + 5 for row in done["sources"][::2]), (
+            "transient: once"
+        )
         told = (tmp_path / "log").read_text()
         assert "stays down, until its file has changed" in told
         assert f"{tmp_path / 'cut'} has changed: tried again" in told
@@ -157,7 +162,9 @@ def test_a_damaged_stream_of_something_that_lives_is_an_accident(tmp_path: Path,
         assert (row["exit"]["kind"], row["exit"]["problem"]) == ("accident", "bad-capture")
 
 
-async def test_a_file_that_still_changes_is_not_tried(monkeypatch: pytest.MonkeyPatch, autojump_clock: Any) -> None:
+async def test_a_file_that_still_changes_is_not_tried(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
     before = replay.Seen(1, 1, 1, 1)
     file: list[replay.Seen | None] = [before]
 
@@ -166,29 +173,28 @@ async def test_a_file_that_still_changes_is_not_tried(monkeypatch: pytest.Monkey
         return file[-1]
 
     monkeypatch.setattr(replay, "look", look)
-    came: list[float] = []
+    came = trio.Event()
 
     async def wait() -> None:
         await replay.wait_changed("/x", before)
-        came.append(trio.current_time())
+        came.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.sleep(30)
-        assert not came, "it has not changed"
+        assert not came.is_set(), "it has not changed"
         for size in range(2, 12):
             file.append(replay.Seen(1, 1, size, size))
             await trio.sleep(1.5)
-        assert not came, "it is still being written"
+        assert not came.is_set(), "it is still being written"
         file.append(None)
         await trio.sleep(30)
-        assert not came, "it is not there"
+        assert not came.is_set(), "it is not there"
         file.append(replay.Seen(1, 2, 5, 99))
         written_at = trio.current_time()
         with trio.fail_after(HANGS_S):
-            while not came:
-                await trio.sleep(0.5)
-    assert replay.SETTLE_S <= came[0] - written_at <= replay.SETTLE_S + 3 * replay.LOOK_S
+            await came.wait()
+        assert replay.SETTLE_S <= trio.current_time() - written_at <= replay.SETTLE_S + 3 * replay.LOOK_S
 
 
 async def test_what_is_no_regular_file_is_not_looked_at(tmp_path: Path) -> None:

@@ -407,7 +407,7 @@ KEYS: tuple[Key, ...] = (
         "restart",
         v.choice("permanent", "transient", "temporary"),
         "When it is started again. permanent: after every end; transient: after every end but "
-        "success; temporary: never.",
+        "success; temporary: never. A damaged file is read once, and again when it has changed.",
         default="permanent",
     ),
     Key(

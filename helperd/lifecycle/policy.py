@@ -152,7 +152,11 @@ def judge(policy: Policy, history: History, exit: Exit, now: float, dice: float)
     """
     if exit.kind is Why.ASKED:
         return Rest("stopped")
-    if exit.kind is Why.INPUT or policy.restart == "temporary" or (policy.restart == "transient" and exit.kind is Why.DONE):
+    if (
+        exit.kind is Why.INPUT
+        or policy.restart == "temporary"
+        or (policy.restart == "transient" and exit.kind is Why.DONE)
+    ):
         return Rest("done")
     if exit.kind is Why.WRONG_GENERATION and not history.v0_tried:
         return Restart(now, counted=False)
