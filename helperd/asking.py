@@ -26,7 +26,7 @@ from helperd.errors import (
     UsageError,
     reason_word,
 )
-from helperd.incarnation import Incarnation
+from helperd.incarnation import Incarnation, program_of
 from helperd.wire import bulk
 from helperd.wire.definition import for_kismet
 from helperd.wire.greeting import attempts
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from helperd.config.specs import HelperSpec
     from helperd.launcher import Launcher
     from helperd.wire.frames import Generation
+    from helperd.wire.greeting import GenerationCache, Program
 
 ASK_S: Final = 2.0
 """Seconds from the question to the answer, the process's start included; for list, of all helpers together."""
@@ -80,6 +81,7 @@ class Asked:
         request: what.
         deadline: in the loop's time.
         limit: seconds that this was, for the text of a time-out.
+        programs: what is known of how programs are greeted; learns what comes out.
 
     Attributes:
         answered: set once ``report`` or ``failure`` is known.
@@ -98,6 +100,7 @@ class Asked:
         *,
         deadline: float,
         limit: float = ASK_S,
+        programs: GenerationCache | None = None,
     ) -> None:
         self.helper = helper
         self.answered = trio.Event()
@@ -112,6 +115,8 @@ class Asked:
         self._limit = limit
         self._scope = trio.CancelScope()
         self._unheard: Failure | None = None
+        self._programs = programs
+        self._program: Program | None = None
 
     def cancel(self) -> None:
         """The answer is not wanted any more; the process ends, ``gone`` tells when."""
@@ -150,10 +155,19 @@ class Asked:
             self.gone.set()
 
     async def _ask(self) -> None:
-        for generation in (None,) if self.helper.builtin else attempts(self.helper.wire):
+        for generation in self._ways_to_greet():
             if await self._ask_once(generation):
                 return
         self.failure = self._unheard
+
+    def _ways_to_greet(self) -> tuple[Generation | None, ...]:
+        if self.helper.builtin:
+            return (None,)
+        known = None
+        if self._programs is not None:
+            self._program = program_of(self.helper)
+            known = self._programs.get(self._program) if self._program is not None else None
+        return attempts(self.helper.wire, known)
 
     async def _ask_once(self, generation: Generation | None) -> bool:
         """Ask in one generation of the protocol.
@@ -178,6 +192,9 @@ class Asked:
                 nursery.start_soon(incarnation.read_stderr, MAX_STDERR)
                 with trio.move_on_at(self._deadline):
                     await incarnation.channel.greet()
+                    found = incarnation.channel.session.generation
+                    if self._programs is not None and self._program is not None and found is not None:
+                        self._programs.learn(self._program, found.name)
                     kind = ListReport if isinstance(self._request, ListRequest) else ProbeReport
                     self.report = await incarnation.channel.request(self._question(talk), kind)
                 nursery.cancel_scope.cancel()

@@ -330,8 +330,9 @@ class Daemon:
         """Ask who recognises a definition."""
         assert self.nursery is not None
         helpers = self.supervisor.config.helpers
-        found = await probe(self.launcher, helpers, self.nursery, definition)
-        self.supervisor.drivers.learn_probing(helpers, found)
+        drivers = self.supervisor.drivers
+        found = await probe(self.launcher, helpers, self.nursery, definition, programs=drivers.programs)
+        drivers.learn_probing(helpers, found)
         return found.as_dict()
 
     def messages(self, since: int) -> list[dict[str, object]]:

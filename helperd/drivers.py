@@ -17,6 +17,7 @@ import trio
 from helperd.asking import ASK_S, Asked, Failure
 from helperd.errors import UsageError, reason_word
 from helperd.wire.definition import SourceDefinition, check_options, quote
+from helperd.wire.greeting import GenerationCache
 from helperd.wire.messages import Interface, ListReport, ListRequest, ProbeReport, ProbeRequest
 
 if TYPE_CHECKING:
@@ -121,9 +122,14 @@ class Ability:
 
 
 class Drivers:
-    """What each configured helper can: as its block says, else as it has shown."""
+    """What each configured helper can: as its block says, else as it has shown.
+
+    Attributes:
+        programs: how each program is greeted.
+    """
 
     def __init__(self) -> None:
+        self.programs = GenerationCache()
         self._shown: dict[HelperSpec, Ability] = {}
 
     def learn(self, helper: HelperSpec, **shown: bool) -> None:
@@ -211,7 +217,11 @@ def _named(helpers: Sequence[HelperSpec], definition: str, name: str | None) -> 
 
 
 async def list_devices(
-    launcher: Launcher, helpers: Sequence[HelperSpec], tail: trio.Nursery, limit: float = ASK_S
+    launcher: Launcher,
+    helpers: Sequence[HelperSpec],
+    tail: trio.Nursery,
+    limit: float = ASK_S,
+    programs: GenerationCache | None = None,
 ) -> Listing:
     """Ask every helper for its devices, side by side.
 
@@ -220,10 +230,11 @@ async def list_devices(
         helpers: all that are configured; one with ``can_list = false``, or not there, is left alone.
         tail: where the questions run: it ends once the last process is gone, which the answer does not wait for.
         limit: seconds for all together.
+        programs: how they are greeted, as far as it is known; learns.
     """
     deadline = trio.current_time() + limit
     questions = [
-        Asked(launcher, helper, number, ListRequest(), deadline=deadline, limit=limit)
+        Asked(launcher, helper, number, ListRequest(), deadline=deadline, limit=limit, programs=programs)
         for number, helper in enumerate(helpers, 1)
         if helper.can_list is not False and helper.present
     ]
@@ -262,6 +273,7 @@ async def probe(
     tail: trio.Nursery,
     definition: str,
     name: str | None = None,
+    programs: GenerationCache | None = None,
 ) -> Probing:
     """Find the helper that recognises a definition; each has ``ASK_S`` seconds.
 
@@ -272,6 +284,7 @@ async def probe(
         tail: where the questions run.
         definition: what is asked about.
         name: of the one helper to ask.
+        programs: how they are greeted, as far as it is known; learns.
 
     Raises:
         UsageError: "bad-definition"; "unknown-helper": ``type=`` or ``name`` names none.
@@ -279,7 +292,7 @@ async def probe(
     only = driver_for(helpers, definition, name)
     deadline = trio.current_time() + ASK_S
     questions = [
-        Asked(launcher, helper, number, ProbeRequest(definition), deadline=deadline)
+        Asked(launcher, helper, number, ProbeRequest(definition), deadline=deadline, programs=programs)
         for number, helper in enumerate(helpers, 1)
         if (helper.can_probe is not False and helper.present if only is None else helper is only)
     ]

@@ -108,7 +108,9 @@ class Inventory:
         assert self._nursery is not None
         self.looks += 1
         try:
-            look.listing = await list_devices(self._launcher, look.config.helpers, self._nursery)
+            look.listing = await list_devices(
+                self._launcher, look.config.helpers, self._nursery, programs=self._drivers.programs
+            )
             self._drivers.learn_listing(look.config.helpers, look.listing)
         except Exception as error:  # noqa: BLE001 - handed to those who asked
             look.error = error

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     from helperd.routing import Route, RouteTable, Segment
     from helperd.watch import Finding, Moment
     from helperd.wire.frames import Generation
-    from helperd.wire.greeting import GenerationCache, Program
+    from helperd.wire.greeting import Program
 
 GREET_S: Final = 5.0
 OPEN_S: Final = 15.0
@@ -92,7 +92,6 @@ class Shell(Protocol):
     bus: MessageBus
     gate: StartGate
     room: Bell
-    programs: GenerationCache
     lagged_at: float
     drivers: Drivers
 
@@ -454,7 +453,7 @@ class Source:
         if helper.builtin is not None:
             return (None,)
         self._program = program_of(helper)
-        known = self.shell.programs.get(self._program) if self._program is not None else None
+        known = self.shell.drivers.programs.get(self._program) if self._program is not None else None
         ways = attempts(helper.wire, known)
         return ways[1:] if self.life.history.v0_tried and len(ways) > 1 else ways
 
@@ -465,7 +464,7 @@ class Source:
         assert generation is not None
         self.opened.generation = generation.name
         if self._program is not None:
-            self.shell.programs.learn(self._program, generation.name)
+            self.shell.drivers.programs.learn(self._program, generation.name)
         self._translator = Translator(self.name, self.shell.table.interfaces, generation, self.route.ledger)
         self._translator.definition = self.spec.definition
         life.post(Event.GREETED, trio.current_time(), number)

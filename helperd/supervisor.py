@@ -28,7 +28,6 @@ from helperd.service import Service
 from helperd.source import Source, policy_of
 from helperd.tuning import Tuning
 from helperd.watch import Moment
-from helperd.wire.greeting import GenerationCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +71,6 @@ class Supervisor:
         self.room = Bell()
         self.bus = MessageBus()
         self.gate = StartGate()
-        self.programs = GenerationCache()
         self._log = log
         self.lagged_at = -1.0
         self.oom_kills: deque[int | None] = deque([vitals.oom_kills()], maxlen=3)  # one a beat
@@ -147,7 +145,8 @@ class Supervisor:
             raise LaunchFailed(error.problem, error.text) from error
         if helper is None:
             assert self._nursery is not None
-            found = await probe(self.launcher, helpers, self._nursery, spec.definition)
+            programs = self.drivers.programs
+            found = await probe(self.launcher, helpers, self._nursery, spec.definition, programs=programs)
             self.drivers.learn_probing(helpers, found)
             if found.helper is None:
                 reasons = "; ".join(

@@ -152,14 +152,14 @@ def judge(policy: Policy, history: History, exit: Exit, now: float, dice: float)
     """
     if exit.kind is Why.ASKED:
         return Rest("stopped")
+    if exit.kind is Why.WRONG_GENERATION and not history.v0_tried:
+        return Restart(now, counted=False)  # still its first start: the greeting takes two (wire/greeting.py)
     if (
         exit.kind is Why.INPUT
         or policy.restart == "temporary"
         or (policy.restart == "transient" and exit.kind is Why.DONE)
     ):
         return Rest("done")
-    if exit.kind is Why.WRONG_GENERATION and not history.v0_tried:
-        return Restart(now, counted=False)
     recent = [at for at in history.restart_times if now - at < policy.period]
     if policy.give_up and len(recent) >= policy.intensity:
         return GiveUp(f"{len(recent)} restarts within {policy.period:g} s; last: {exit.problem}: {exit.text}")

@@ -73,7 +73,7 @@ def test_done_rests_unless_permanent():
     assert judge(Policy("transient"), History(), ACCIDENT, 5.0, 0.0) == Restart(5.0)
 
 
-@pytest.mark.parametrize("ended", [ACCIDENT, REFUSAL, CONFIG, DONE, WRONG])
+@pytest.mark.parametrize("ended", [ACCIDENT, REFUSAL, CONFIG, DONE])
 def test_temporary_never_comes_back(ended):
     assert judge(Policy("temporary"), History(), ended, 0.0, 0.0) == Rest("done")
 
@@ -85,6 +85,17 @@ def test_an_input_at_fault_is_not_read_again(restart, give_up):
     decision = judge(policy, History(n=3), INPUT, 1.0, 0.5)
     assert decision == Rest("done")
     assert History().after(INPUT, decision).tally == Tally(inputs=1)
+
+
+@pytest.mark.parametrize("restart", ["permanent", "transient", "temporary"])
+def test_the_second_start_of_a_greeting_is_no_restart(restart):
+    policy = Policy(restart, give_up=True, intensity=1)
+    again = judge(policy, History(restart_times=(0.0,)), WRONG, 0.5, 0.0)
+    assert again == Restart(0.5, counted=False)
+    after = History(restart_times=(0.0,)).after(WRONG, again)
+    assert judge(policy, after, WRONG, 0.6, 0.0) != Restart(0.6, counted=False), (
+        "one, not one after the other"
+    )
 
 
 def test_another_generation_is_tried_once_and_not_counted():
