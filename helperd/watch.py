@@ -136,8 +136,9 @@ class Watch:
             found = self._childless(now)
             if found is not None:
                 return found
-        if spec.silence:
-            found = self._silent(moment, spec.silence, spec.on_silence, last_packet_at)
+        limit = self.helper.silence if spec.silence is None else spec.silence
+        if limit:
+            found = self._silent(moment, limit, spec.on_silence or self.helper.on_silence, last_packet_at)
             if found is not None:
                 return found
         if self.channel.pings_stuck >= STUCK_PINGS and not self._told_stuck:

@@ -71,6 +71,10 @@ def test_a_block_says_what_its_program_is_and_can(block: str) -> None:
         assert helper.can_tune is False, "a request to tune ends a program without channels"
     assert bool(helper.capabilities) == (kind in {"linuxwifi", "linuxbluetooth"})
     assert "kismet" in helper.groups
+    replays = kind in {"pcapfile", "kismetdb"}
+    assert bool(helper.silence) != replays, (
+        "what a SIGTERM has silenced goes on answering PING; a replay ends so"
+    )
     if helper.options is not None:
         assert not set(helper.options) & COMMON_OPTIONS, "these are everybody's"
     for source in found.sources:

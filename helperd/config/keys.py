@@ -369,6 +369,21 @@ KEYS: tuple[Key, ...] = (
         "channels, ...); any other is refused, with the nearest. Helpers written with helperd's SDK know their own.",
         otherwise="not known here: the helper sees them all, and Kismet's say nothing about one they do not know",
     ),
+    Key(
+        "helper",
+        "silence",
+        v.duration(0.5, zero=True),
+        "The same as silence of a [[source]], for those of its sources that say nothing else. For programs that go on "
+        "answering when they have stopped capturing, as Kismet's of 2023 do after a SIGTERM.",
+        otherwise="no limit",
+    ),
+    Key(
+        "helper",
+        "on_silence",
+        v.choice("restart", "alert"),
+        "The same as on_silence of a [[source]], for those of its sources that say nothing else.",
+        default="restart",
+    ),
     # source
     Key(
         "source",
@@ -434,16 +449,16 @@ KEYS: tuple[Key, ...] = (
     Key(
         "source",
         "silence",
-        v.duration(0.5),
-        "Longest time without a packet, although the helper answers.",
-        otherwise="no limit",
+        v.duration(0.5, zero=True),
+        "Longest time without a packet, although the helper answers. 0s: no limit.",
+        otherwise="its helper's",
     ),
     Key(
         "source",
         "on_silence",
         v.choice("restart", "alert"),
         "What happens after silence: the helper is restarted, or only a message is published.",
-        default="restart",
+        otherwise="its helper's",
     ),
     Key(
         "source",

@@ -48,6 +48,7 @@ class HelperSpec:
         can_list, can_probe, can_tune, can_hop: what to ask it for; None: whatever it answers counts.
         options: that its definitions may have, lower case, besides everybody's; None: not known.
         when: "always", or "present": it is offered, and counts while its program is there.
+        silence: seconds without a packet, for sources that say nothing else; None or 0: no limit.
         present: whether it counted when the configuration was read. It keeps its number either way.
     """
 
@@ -77,6 +78,8 @@ class HelperSpec:
     can_tune: bool | None = None
     can_hop: bool | None = None
     options: tuple[str, ...] | None = None
+    silence: float | None = None
+    on_silence: str = "restart"
     present: bool = field(default=True, compare=False, repr=False)
     line: int = field(default=0, compare=False, repr=False)
     file: str = field(default="", compare=False, repr=False)
@@ -96,7 +99,8 @@ class SourceSpec:
         definition: as written; nobody has parsed it.
         helper: name of the helper that opens it; None: ask them all.
         period: seconds.
-        silence: seconds without a packet; None: no limit.
+        silence: seconds without a packet; 0: no limit; None: its helper's.
+        on_silence: None: its helper's.
     """
 
     definition: str
@@ -108,7 +112,7 @@ class SourceSpec:
     intensity: int = 5
     period: float = 60.0
     silence: float | None = None
-    on_silence: str = "restart"
+    on_silence: str | None = None
     hop: bool = True
     line: int = field(default=0, compare=False, repr=False)
     file: str = field(default="", compare=False, repr=False)

@@ -186,8 +186,14 @@ def choice(*words: str) -> Kind:
     return Kind(" or ".join(f'"{word}"' for word in words), parse)
 
 
-def duration(low: float = 0.0, high: float = 30 * 86400.0) -> Kind:
-    """Return the kind of lengths of time such as "30s", "250ms", "2m", "1h"; parsed to seconds."""
+def duration(low: float = 0.0, high: float = 30 * 86400.0, *, zero: bool = False) -> Kind:
+    """Return the kind of lengths of time such as "30s", "250ms", "2m", "1h"; parsed to seconds.
+
+    Args:
+        low: the least, in seconds.
+        high: the most.
+        zero: whether "0s" is one too, though below ``low``: it stands for none.
+    """
 
     def parse(value: object) -> float:
         text = _text(value, 'a duration such as "30s", "250ms" or "2m"')
@@ -196,8 +202,8 @@ def duration(low: float = 0.0, high: float = 30 * 86400.0) -> Kind:
             msg = f'must be a duration such as "30s", "250ms" or "2m", not {text!r}'
             raise ValueError(msg)
         seconds = float(found[1]) * SECONDS[found[2]]
-        if not low <= seconds <= high:
-            msg = f"must be from {low:g}s to {high:g}s, not {text!r}"
+        if not low <= seconds <= high and not (zero and seconds == 0):
+            msg = f"must be {'0s, or ' if zero else ''}from {low:g}s to {high:g}s, not {text!r}"
             raise ValueError(msg)
         return seconds
 

@@ -21,6 +21,7 @@ Modes
   bad-payload    a frame whose payload is no msgpack
   flood          packets as fast as the pipe takes them, whatever --rate says
   ignore-term    good, but SIGTERM, end of input and SHUTDOWN do not end it
+  mute-at-term   good, but once it streams SIGTERM ends its packets alone: it goes on answering PING
   exit           ends with --status (default 0); `exit-N` means the same
   crash          ends by --signal (default 11)
   orphan         good, with a child in a session of its own that outlives it (--pid-file tells which)
@@ -66,7 +67,7 @@ MODES = {
     "oversized": "stream", "half-frame": "stream", "wrong-version": "hello", "bad-payload": "stream",
     "flood": "stream", "ignore-term": "", "exit": "stream", "crash": "stream", "orphan": "stream",
     "hold-fd": "stream", "refuse-open": "open", "slow-open": "open", "spin": "stream", "stop-self": "stream",
-    "chatter": "stream",
+    "chatter": "stream", "mute-at-term": "",
 }  # fmt: skip
 
 
@@ -136,6 +137,12 @@ class BadHelper:
             sys.exit(f"bad_helper: no mode {mode!r}; there are: {', '.join(MODES)}")
         self.mode = mode
         self.where = self.options.get("at", MODES[mode])
+
+    def on_term(self, *_):
+        if self.mode == "mute-at-term":
+            self.streaming = False
+        elif self.mode != "ignore-term":
+            os._exit(0)
 
     def number(self, name, default):
         return float(self.options.get(name, default))
@@ -334,7 +341,7 @@ class BadHelper:
 
     def run(self):
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: None if self.mode == "ignore-term" else os._exit(0))
+        signal.signal(signal.SIGTERM, self.on_term)
         os.set_blocking(self.out_fd, True)
         while True:
             wait = self.stream() if self.streaming or (self.where == "stream" and self.bad) else None
