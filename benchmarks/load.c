@@ -377,7 +377,7 @@ static char *definition(size_t n) {
     exit(2);
 }
 
-static const char OFFER[] = "helperd-bulk/1";
+static const char OFFER[] = "helperd-bulk/2";
 
 int main(int argc, char **argv) {
     uint8_t out[512], body[64], *b;
@@ -442,12 +442,12 @@ int main(int argc, char **argv) {
             put(out, frame(out, "KDSOPENSOURCEREPORT", 13, 1, number ? number : 1, body, b - body));
             took(n);
             define(text);
-            if (form == BULK) {            /* {1: OFFER, 64: number} */
+            if (form == BULK) {            /* {1: OFFER, 64: number, 65: link type} */
                 for (n = 0;; took(n)) {
                     need(20);
                     n = 20 + rd32(in + 8);
                     need(n);
-                    if (in[13] == 1 && in[20] == 0x82) break;
+                    if (in[13] == 1 && in[20] == 0x83) break;
                 }
                 uint8_t *p = in + 20 + 3 + 14 + 1;
                 interface_number = *p < 128 ? *p : *p == 0xcc ? p[1] : p[1] << 8 | p[2];

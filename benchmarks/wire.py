@@ -66,7 +66,7 @@ def session(generation, *, verify=True) -> Session:
     """A supervisor's session whose helper is open, with the bulk extension where there is one."""
     made = Session(Role.SUPERVISOR, generation=generation, verify=verify)
     if generation is v3:
-        made.send(m.Register(bulk.SUBSYSTEM, INTERFACE))
+        made.send(m.Register(bulk.SUBSYSTEM, INTERFACE, 1))
     made.phase = Phase.OPEN
     return made
 

@@ -137,7 +137,7 @@ class Channel:
         if self._rooms.patient.gathers:
             self._rooms.patient.recall(self._from_helper)
         self._write(self.session.send(message))
-        if isinstance(message, Register) and self.session.bulk is not None:
+        if isinstance(message, Register) and message.interface is not None:
             self._widen()
         return True
 

@@ -35,6 +35,8 @@ SIMPLE_PACKET = 0x00000003
 NAME_RESOLUTION = 0x00000004
 INTERFACE_STATISTICS = 0x00000005
 ENHANCED_PACKET = 0x00000006
+JOURNAL_ENTRY = 0x00000009
+DECRYPTION_SECRETS = 0x0000000A
 CUSTOM_COPY = 0x00000BAD
 CUSTOM_NO_COPY = 0x40000BAD
 
@@ -45,7 +47,7 @@ OPT_END = 0
 OPT_COMMENT = 1
 SHB_HARDWARE, SHB_OS, SHB_APPLICATION = 2, 3, 4
 IF_NAME, IF_DESCRIPTION, IF_TSRESOL, IF_FILTER, IF_TSOFFSET, IF_HARDWARE = 2, 3, 9, 11, 14, 15
-EPB_FLAGS = 2
+EPB_FLAGS, EPB_DROPCOUNT = 2, 4
 ISB_RECEIVED, ISB_DROPPED, ISB_DELIVERED = 4, 5, 8
 
 MAX_OPTION = 0xFFFC  # longest option value, in bytes: what 16 bits take, cut to a multiple of 4
@@ -68,7 +70,7 @@ def _block(kind: int, body: bytes) -> bytes:
     return _HEAD.pack(kind, total) + body + LENGTH.pack(total)
 
 
-def _option(code: int, value: bytes) -> bytes:
+def option(code: int, value: bytes) -> bytes:
     """One option, padded to 4."""
     return _OPTION.pack(code, len(value)) + value + PADDING[len(value) & 3]
 
@@ -80,23 +82,28 @@ def _text(code: int, value: str) -> bytes:
     raw = value.encode("utf-8", "replace")
     if len(raw) > MAX_OPTION:
         raw = raw[:MAX_OPTION].decode("utf-8", "ignore").encode()
-    return _option(code, raw)
+    return option(code, raw)
 
 
-def _comments(text: str) -> bytes:
-    """A packet's comment, whole: in as many options as it takes."""
+def comments(text: str) -> bytes:
+    """A packet's comment, whole, in as many options as it takes: for the options of ``packet_block`` and a writer."""
     raw = text.encode("utf-8", "replace")
     options = b""
     while len(raw) > MAX_OPTION:
         part = raw[:MAX_OPTION].decode("utf-8", "ignore").encode()
-        options += _option(OPT_COMMENT, part)
+        options += option(OPT_COMMENT, part)
         raw = raw[len(part) :]
-    return options + (_option(OPT_COMMENT, raw) if raw else b"")
+    return options + (option(OPT_COMMENT, raw) if raw else b"")
+
+
+def flags(word: int) -> bytes:
+    """The option with a packet's 32-bit flags: direction, reception, length of the FCS, errors."""
+    return option(EPB_FLAGS, word.to_bytes(4, "little"))
 
 
 def _counter(code: int, value: int | None) -> bytes:
     """One 64-bit counter option, or nothing."""
-    return b"" if value is None else _option(code, value.to_bytes(8, "little"))
+    return b"" if value is None else option(code, value.to_bytes(8, "little"))
 
 
 def _closed(options: bytes) -> bytes:
@@ -130,9 +137,9 @@ def interface_block(
         hardware: e.g. the chipset.
         filter: a capture filter in libpcap's language.
     """
-    options = _text(IF_NAME, name) + _text(IF_DESCRIPTION, description) + _option(IF_TSRESOL, b"\x09")
+    options = _text(IF_NAME, name) + _text(IF_DESCRIPTION, description) + option(IF_TSRESOL, b"\x09")
     if filter:
-        options += _option(IF_FILTER, (b"\0" + filter.encode("utf-8", "replace"))[:MAX_OPTION])
+        options += option(IF_FILTER, (b"\0" + filter.encode("utf-8", "replace"))[:MAX_OPTION])
     options += _text(IF_HARDWARE, hardware)
     return _block(INTERFACE_DESCRIPTION, struct.pack("<HHI", linktype, 0, snaplen) + _closed(options))
 
@@ -143,8 +150,7 @@ def packet_block(
     data: bytes | bytearray | memoryview,
     original: int,
     *,
-    comment: str = "",
-    flags: int | None = None,
+    options: bytes = b"",
 ) -> bytes:
     """One packet.
 
@@ -153,15 +159,10 @@ def packet_block(
         timestamp_ns: nanoseconds since 1970, 0 to 2**64 - 1.
         data: the captured bytes.
         original: length on the wire or in the air, in bytes.
-        comment: text that Wireshark shows with the packet; a long one goes into several options.
-        flags: the 32-bit flags word (direction, reception, ...), or None.
+        options: little-endian, each padded to 4 bytes, without the mark of their end: what ``comments``, ``flags`` and
+            ``option`` make.
     """
-    options = b""
-    if comment or flags is not None:
-        options = _comments(comment)
-        if flags is not None:
-            options += _option(EPB_FLAGS, flags.to_bytes(4, "little"))
-        options = _closed(options)
+    options = _closed(options)
     captured = len(data)
     padding = PADDING[captured & 3]
     total = 32 + captured + len(padding) + len(options)

@@ -128,6 +128,7 @@ class Opened:
     channel: str = ""
     capture_interface: str = ""
     version: str = ""
+    dlt: int | None = None
     channels: tuple[str, ...] = ()
     hop_channels: tuple[str, ...] = ()
     hop_rate: float | None = None
@@ -195,6 +196,7 @@ class Source:
         self._said = ""
         self._failed: ErrorReport | None = None
         self._offers_bulk = False
+        self._numbers: dict[int, int] = {}  # of interfaces, by link type, as agreed with this incarnation
         self._accepted = False  # its open report: from then on packets have a way
         self._unacceptable: HelperdError | None = None
         self._program: Program | None = None
@@ -359,6 +361,7 @@ class Source:
         error: BaseException | None = None
         self._shutdown = None
         self._offers_bulk = self._accepted = False
+        self._numbers = {}
         self._unacceptable = None
         self._said = ""
         self._failed = None
@@ -477,10 +480,8 @@ class Source:
         if not report.success:
             word = reason_word(report.problem, "open-refused")
             raise OpenRefused(word, report.message[:MAX_TEXT] or "the helper gave no reason")
-        if (
-            self._offers_bulk and channel.session.phase is Phase.OPEN
-        ):  # else it has said goodbye in the same read
-            channel.send(Register(bulk.SUBSYSTEM, self._translator.announced(report.dlt)))
+        if self._offers_bulk and report.dlt is not None:
+            self._number(report.dlt)
         watch.run(trio.current_time())
         life.post(Event.OPENED, trio.current_time(), number)
         life.enter(State.RUNNING, trio.current_time())
@@ -507,17 +508,41 @@ class Source:
         except UsageError as error:
             raise OpenRefused(error.problem, error.text) from None
 
-    def _describe(self, number: int, report: OpenReport) -> None:
+    def _number(self, dlt: int) -> None:
+        """Tell the helper which interface number its blocks of a link type have; or that it may not have that one."""
+        assert self.incarnation is not None
+        assert self._translator is not None
+        channel = self.incarnation.channel
+        if channel.session.phase is not Phase.OPEN:
+            return  # it has said goodbye in the same read
+        number = self._translator.agree(dlt)
+        if number is not None:
+            self._numbers[dlt] = number
+            self._describe(self.life.incarnation)
+        channel.send(Register(bulk.SUBSYSTEM, number, dlt))
+
+    def _on_register(self, message: Register) -> None:
+        """The helper offers the bulk extension, or asks for the number of a link type's interface."""
+        if message.subsystem == bulk.SUBSYSTEM:
+            self._offers_bulk = True
+            if message.dlt is not None and self._accepted:
+                self._number(message.dlt)
+        elif message.subsystem.startswith(bulk.FAMILY):
+            text = f"it offers {message.subsystem}, this is {bulk.SUBSYSTEM}"
+            self._hear("info", f"{text}: its packets come one per frame, with microseconds")
+
+    def _describe(self, number: int) -> None:
         """What readers of the frames format are told of this incarnation."""
-        dlt = "" if report.dlt is None else str(report.dlt)
+        dlt = self.opened.dlt
         self.route.describe(
             number,
             {
                 "definition": self.spec.definition,
                 "generation": self.opened.generation,
-                "dlt": dlt,
+                "dlt": "" if dlt is None else str(dlt),
                 "hardware": self.opened.hardware,
                 "interface": self.opened.capture_interface,
+                "interfaces": ",".join(f"{number}:{dlt}" for dlt, number in self._numbers.items()),
                 "uuid": self.identity,
             },
         )
@@ -577,6 +602,7 @@ class Source:
         opened.channel = report.channel[:MAX_TEXT]
         opened.capture_interface = report.capture_interface[:MAX_TEXT]
         opened.version = report.version[:MAX_TEXT]
+        opened.dlt = report.dlt
         opened.channels = self.reported = report.channels
         assert self.helper is not None
         self.shell.drivers.learn(self.helper, tunes=bool(report.channels), hops=len(report.channels) > 1)
@@ -689,7 +715,7 @@ class Source:
             counted = ledger.upstream if isinstance(message, Lost) else ledger.changed
             counted[message.reason] += message.packets
         elif isinstance(message, Register):
-            self._offers_bulk = message.subsystem == bulk.SUBSYSTEM
+            self._on_register(message)
         elif isinstance(message, Shutdown):
             self._shutdown = message.reason[:MAX_TEXT]
         elif isinstance(message, ConfigureReport):
@@ -711,7 +737,7 @@ class Source:
             self._unacceptable = error
             return
         self._take(report)
-        self._describe(self.life.incarnation, report)
+        self._describe(self.life.incarnation)
         self._accepted = True
 
     def _deliver_bluetooth(self, message: BluetoothReport) -> None:

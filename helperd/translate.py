@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 from helperd import pcapng
 from helperd.errors import RemoteProtocolError
 from helperd.layout import FEW_MOULDS, LAYOUTS, MAX_CONTENT, MAX_MOULDS, mould
-from helperd.reports import LINKTYPE_JSON, Report, describe
+from helperd.reports import LINKTYPE_JSON, Report
 from helperd.routing import MAX_LINKTYPES, Interfaces, Ledger, Segment, segment_of
+from helperd.wire.beside import describe
 from helperd.wire.frames import PACKETS, Run, packet_of
 
 if TYPE_CHECKING:
@@ -228,16 +229,19 @@ class Translator:
                     content = content[:MAX_CONTENT]
                     self.ledger.changed["cut"] += 1
                     self.cut += 1
-                block = pcapng.packet_block(interface, stamp, content, original, comment=comment)
-                blocks.append(block)
+                options = pcapng.comments(comment) if comment else b""
+                blocks.append(pcapng.packet_block(interface, stamp, content, original, options=options))
                 if report is not None:
                     reports.append(report)
         finally:
             _close(segments, interface, blocks, reports)
 
-    def announced(self, dlt: int | None) -> int:
-        """The interface number of an open report, for bulk frames; who names no link type has JSON to tell at most."""
-        return self.number(LINKTYPE_JSON) if dlt is None else self.number_of(dlt)
+    def agree(self, dlt: int) -> int | None:
+        """The interface number for bulk frames of a link type; None: the source may not have it."""
+        try:
+            return self.number(dlt)
+        except RemoteProtocolError:
+            return None
 
     def number_of(self, dlt: int | None) -> int:
         """The interface number of the link type in an open report, which may be absent or nonsense."""

@@ -64,7 +64,8 @@ def test_interface_block_carries_what_was_given():
     flags=st.none() | st.integers(0, 2**32 - 1),
 )
 def test_packet_block_keeps_bytes_stamp_and_lengths(data, stamp, extra, comment, flags):
-    block = pcapng.packet_block(0, stamp, data, len(data) + extra, comment=comment, flags=flags)
+    options = pcapng.comments(comment) + (b"" if flags is None else pcapng.flags(flags))
+    block = pcapng.packet_block(0, stamp, data, len(data) + extra, options=options)
     head = pcapng.ENHANCED_HEAD.unpack_from(block)
     assert head[:3] == (pcapng.ENHANCED_PACKET, len(block), 0)
     assert head[3] << 32 | head[4] == stamp
@@ -89,7 +90,7 @@ def test_packet_block_takes_views():
 
 
 def test_a_comment_too_long_is_cut_between_characters():
-    block = pcapng.packet_block(0, 0, b"", 0, comment="\N{SNOWMAN}" * 40000)
+    block = pcapng.packet_block(0, 0, b"", 0, options=pcapng.comments("\N{SNOWMAN}" * 40000))
     packet = read(stream(pcapng.section_header(), pcapng.interface_block(1), block))[2]
     assert packet.options["opt_comment"] == "\N{SNOWMAN}" * (pcapng.MAX_OPTION // 3)
 
@@ -159,7 +160,9 @@ def test_tshark_reads_the_stream(tmp_path):
         stream(
             pcapng.section_header(application="helperd"),
             pcapng.interface_block(1, name="eth7"),
-            pcapng.packet_block(0, 1_600_000_000_123_456_789, bytes(60), 1500, comment="hello"),
+            pcapng.packet_block(
+                0, 1_600_000_000_123_456_789, bytes(60), 1500, options=pcapng.comments("hello")
+            ),
             pcapng.statistics_block(0, 1_600_000_001_000_000_000, received=1, dropped=4),
         )
     )

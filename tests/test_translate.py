@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from helperd import layout, pcapng
 from helperd.errors import RemoteProtocolError
-from helperd.reports import LINKTYPE_JSON, describe
+from helperd.reports import LINKTYPE_JSON
 from helperd.routing import Interfaces
 from helperd.translate import LINKTYPES, Translator
 from helperd.wire import v0, v2, v3
+from helperd.wire.beside import describe
 from helperd.wire.frames import FrameScanner, Kind, Run
 from helperd.wire.messages import DataReport, Gps, Json, Packet, Signal
 from tests.wire import strategies as ours
@@ -75,7 +76,8 @@ def expected(runs: list[Run], generation, arrived_ns: int) -> list[tuple[int, by
         stamp = arrived_ns if packet.sec is None else packet.sec * 10**9 + packet.usec * 1000
         original = len(packet.content) if packet.original is None else packet.original
         comment = " ".join(filter(None, words))
-        blocks.append((number, pcapng.packet_block(number, stamp, packet.content, original, comment=comment)))
+        options = pcapng.comments(comment)
+        blocks.append((number, pcapng.packet_block(number, stamp, packet.content, original, options=options)))
     return blocks
 
 

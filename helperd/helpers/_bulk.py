@@ -1,10 +1,13 @@
-"""The writer for helperd itself: ready pcapng blocks, many in a frame, nanosecond stamps kept.
+"""The writer for helperd itself: ready pcapng blocks, many in a frame, nanosecond stamps and options kept.
 
 Rules:
-  1. A bulk frame holds packets of one link type, that of the open report. Packets of another, and packets
-     with a signal or a position, go as data reports between two bulk frames, in order, with microseconds.
-  2. Of the two batches, blocks and data reports, one is always empty: the other leaves before it is begun.
+  1. A bulk frame holds packets of one link type. A packet of another one ends the frame; the number of its interface is
+     asked for when it comes first, and waited for.
+  2. Signal and position stand in the block's comment, in the words that helperd itself would put there.
   3. Blocks are laid out here in one step; ``pcapng.packet_block`` says what they are, a test compares.
+  4. Who may not wait (``offer``) sends packets as data reports, with microseconds, until the number has come. Of the
+     two batches, blocks and data reports, one is always empty: the other leaves before it is begun.
+  5. Packets of a link type that helperd refuses are counted as lost.
 
 Source of facts: the handshake and the frame are in docs/protocol.md and ``helperd.wire.bulk``.
 """
@@ -14,9 +17,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from helperd.helpers._options import MAX_OPTIONS
 from helperd.helpers._writer import BATCH, V3Writer
-from helperd.pcapng import ENHANCED_HEAD, ENHANCED_PACKET, LENGTH, PADDING
+from helperd.pcapng import ENHANCED_HEAD, ENHANCED_PACKET, LENGTH, PADDING, comments
 from helperd.wire import bulk
+from helperd.wire.beside import describe
 from helperd.wire.messages import CHANGES, Changed, Lost
 
 if TYPE_CHECKING:
@@ -26,12 +31,19 @@ if TYPE_CHECKING:
     from helperd.helpers._writer import Encode
     from helperd.wire.messages import Gps, Message, Signal
 
+_END_OF_OPTIONS = bytes(4)
+_MAX_COMMENTS = 4096  # comments kept of signals, which come again
+_MANY = 1000  # packets lost after which this is told at once, not with the next batch
+REFUSED = -1
+"""In place of an interface number: packets of that link type are not taken."""
+
 
 class BulkWriter(V3Writer):
     """Writes bulk frames.
 
     Args:
-        interface: the number the supervisor gave the source's interface.
+        number_of: called with a link type and whether to wait: asks helperd once for the number of its interface.
+            Returns that, ``REFUSED``, or None while the answer has not come.
     """
 
     def __init__(
@@ -42,13 +54,17 @@ class BulkWriter(V3Writer):
         *,
         dlt: int,
         limit: int,
-        interface: int,
+        number_of: Callable[[int, bool], int | None],
         next_seqno: Callable[[], int],
     ) -> None:
         super().__init__(port, send, encode, dlt=dlt, limit=limit, next_seqno=next_seqno)
-        self._interface = interface
+        self._number_of = number_of
+        self._current = -1  # link type of the blocks in the batch
+        self._interface = -1  # and the number of its interface
         self._blocks: list[bytes] = []
         self._tails: dict[int, tuple[int, bytes]] = {}
+        self._comments: dict[Signal, bytes] = {}
+        self._untold = 0
 
     def packet(
         self,
@@ -59,16 +75,23 @@ class BulkWriter(V3Writer):
         original: int | None = None,
         signal: Signal | None = None,
         gps: Gps | None = None,
+        options: bytes = b"",
     ) -> None:
-        if signal is not None or gps is not None or (dlt is not None and dlt != self.dlt):
-            if self._blocks:
-                with self._port.lock:
-                    self.seal()
-            super().packet(data, timestamp_ns, dlt=dlt, original=original, signal=signal, gps=gps)
-            return
+        if dlt is None:
+            dlt = self.dlt
         if self._parts:
             with self._port.lock:
                 self.seal()
+        if dlt != self._current:
+            number = self._turn_to(dlt)
+            if number is None:
+                super().packet(
+                    data, timestamp_ns, dlt=dlt, original=original, signal=signal, gps=gps, options=options
+                )
+                return
+            if number == REFUSED:
+                self._lose()
+                return
         size = len(data)
         if original is None:
             original = size
@@ -77,10 +100,18 @@ class BulkWriter(V3Writer):
             data = self._shorten(data)
         if timestamp_ns is None:
             timestamp_ns = time.time_ns()
-        known = self._tails.get(size)
-        if known is None:
-            known = self._tail(size)
-        total, tail = known
+        if signal is not None or gps is not None:
+            options = self._comment(signal, gps) + options
+        if len(options) > MAX_OPTIONS:
+            self._leave_out_options(f"they have {len(options)} bytes, {MAX_OPTIONS} at most are taken")
+            options = b""
+        if options:
+            padding = PADDING[size & 3]
+            options += _END_OF_OPTIONS
+            total = 32 + size + len(padding) + len(options)
+            tail = padding + options + LENGTH.pack(total)
+        else:
+            total, tail = self._tails.get(size) or self._tail(size)
         head = ENHANCED_HEAD.pack(
             ENHANCED_PACKET,
             total,
@@ -93,17 +124,38 @@ class BulkWriter(V3Writer):
         self._blocks.append(head + data + tail)
         self._appended(total)
 
+    def _turn_to(self, dlt: int) -> int | None:
+        """Let the next blocks be of a link type; returns what ``number_of`` does."""
+        with self._port.lock:
+            self.seal()
+        number = self._number_of(dlt, self._patient)
+        if number is not None and number != REFUSED:
+            self._current, self._interface = dlt, number
+        return number
+
+    def _comment(self, signal: Signal | None, gps: Gps | None) -> bytes:
+        """Signal and position as an option; signals come again, places hardly."""
+        if signal is None or gps is not None:
+            return comments(describe(signal, gps))
+        known = self._comments.get(signal)
+        if known is None:
+            if len(self._comments) >= _MAX_COMMENTS:
+                self._comments.clear()
+            known = self._comments[signal] = comments(describe(signal))
+        return known
+
     def packets(self, captured: Iterable[Sequence[Any]]) -> None:
-        own, room, number = self.dlt, self._room, self._interface
+        room, current, number = self._room, self._current, self._interface
         pack, tails = ENHANCED_HEAD.pack, self._tails
         blocks: list[bytes] = []
         bytes_ = 0
-        for dlt, stamp, data, original in captured:
+        for dlt, stamp, data, original, options in captured:
             size = len(data)
-            if dlt != own or size > room or stamp is None or self._parts:
+            if options or dlt != current or size > room or stamp is None or self._parts:
                 self._take(blocks, bytes_)
                 blocks, bytes_ = [], 0
-                self.packet(data, stamp, dlt=dlt, original=original)
+                self.packet(data, stamp, dlt=dlt, original=original, options=options)
+                current, number = self._current, self._interface
                 continue
             total, tail = tails.get(size) or self._tail(size)
             head = pack(ENHANCED_PACKET, total, number, stamp >> 32, stamp & 0xFFFFFFFF, size, original)
@@ -130,6 +182,18 @@ class BulkWriter(V3Writer):
         known = self._tails[size] = (total, padding + LENGTH.pack(total))
         return known
 
+    def _lose(self) -> None:
+        """Count a packet whose link type helperd has refused."""
+        self._untold += 1
+        if self._untold >= _MANY:
+            self.tell_refused()
+
+    def tell_refused(self) -> None:
+        super().tell_refused()
+        if self._untold:
+            untold, self._untold = self._untold, 0
+            self.lost(untold, "link-type")
+
     def lost(self, packets: int, reason: str = "kernel") -> None:
         self.count(packets, reason)
 
@@ -139,11 +203,12 @@ class BulkWriter(V3Writer):
             self._send(Changed(word, packets) if word in CHANGES else Lost(word, packets))
 
     def lease(self) -> tuple[Port, int, Callable[[], int]]:
-        """What somebody needs who lays out bulk frames himself: the port, the interface number, the numbers of
-        frames.
+        """What somebody needs who lays out bulk frames himself: the port, the number of the interface that the open
+        report is about, the numbers of frames.
 
         ``seal`` comes first, and the port's lock is held until the frame is written or queued.
         """
+        self._turn_to(self.dlt)
         return self._port, self._interface, self._next_seqno
 
     @property

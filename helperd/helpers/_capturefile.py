@@ -7,7 +7,9 @@ Rules:
      such interface, longer than its block), and counted in ``odd``. Fields that nothing depends on are not judged.
   3. Nothing a file claims makes us allocate: memory is bounded by ``MAX_BLOCK`` plus one read; of longer packets the
      first ``KEPT`` bytes are held, and what follows is passed over.
-  4. Link types are given in libpcap's numbers (DLT), which differ from those in files for a few; stamps are
+  4. A packet keeps its block's options. Blocks that are neither packets nor needed to read them are passed over, and
+     counted by kind in ``left_out``.
+  5. Link types are given in libpcap's numbers (DLT), which differ from those in files for a few; stamps are
      nanoseconds since 1970.
 
 ::
@@ -30,6 +32,8 @@ from typing import Final, NamedTuple
 
 from helperd import pcapng
 from helperd.errors import HelperdError
+from helperd.helpers._leftout import LeftOut
+from helperd.helpers._options import packet_options
 
 MAX_PACKET: Final = 128 << 20
 """Bytes; a record that claims more is damage. The most that any reader takes: Wireshark, of USB and D-Bus."""
@@ -63,8 +67,20 @@ _PCAP_HEADER = 24
 _RECORD = 16
 _LONGEST_MAGIC = 16  # of what is told by name, though not read here
 
-Captured = tuple[int, "int | None", bytes, int]
-"""One packet: link type, nanoseconds since 1970 or None when the file has no stamp, captured bytes, true length."""
+Captured = tuple[int, "int | None", bytes, int, bytes]
+"""One packet: link type, nanoseconds since 1970 or None when the file has no stamp, captured bytes, true length,
+options of its block as ``pcapng.packet_block`` takes them."""
+
+LEFT_OUT: Final = {
+    pcapng.NAME_RESOLUTION: "name resolution blocks",
+    pcapng.INTERFACE_STATISTICS: "interface statistics blocks",
+    pcapng.JOURNAL_ENTRY: "systemd journal blocks",
+    pcapng.DECRYPTION_SECRETS: "decryption secrets blocks",
+    pcapng.CUSTOM_COPY: "custom blocks",
+    pcapng.CUSTOM_NO_COPY: "custom blocks",
+}
+UNKNOWN_BLOCK: Final = "blocks of unknown type"
+BAD_OPTION: Final = "damaged options of packets"
 
 
 class _Interface(NamedTuple):
@@ -86,6 +102,7 @@ class CaptureParser:
         dlt: link type of the first interface, None while unknown.
         packets: packets delivered so far.
         odd: packets delivered with another stamp than their own (``BAD_STAMP``), or left out (``BAD_RECORD``).
+        left_out: what was passed over, by kind, in words.
     """
 
     def __init__(self, name: str) -> None:
@@ -94,6 +111,7 @@ class CaptureParser:
         self.dlt: int | None = None
         self.packets = 0
         self.odd: Counter[str] = Counter()
+        self.left_out = LeftOut()
         self._rest = bytearray()
         self._need = 4  # bytes to have before parsing makes sense again
         self._skip = 0  # bytes of an uninteresting block still to be passed over
@@ -239,7 +257,7 @@ class CaptureParser:
             if stop > end:
                 self._need = stop - at
                 return at
-            found.append((dlt, seconds * 1_000_000_000 + fraction * unit, data[begin:stop], original))
+            found.append((dlt, seconds * 1_000_000_000 + fraction * unit, data[begin:stop], original, b""))
             at = begin + captured
             if at > end:
                 return self._pass_over(at - end, end)
@@ -274,6 +292,8 @@ class CaptureParser:
             if kind in _READ:
                 body = data[at + 8 : held if giant else held - 4]
                 self._read_block(kind, body, stop - at - pcapng.MIN_BLOCK, found)
+            else:
+                self.left_out[LEFT_OUT.get(kind, UNKNOWN_BLOCK)] += 1
             if stop > end:
                 return self._pass_over(stop - end, end)
             at = stop
@@ -313,13 +333,15 @@ class CaptureParser:
     def _read_packet(self, kind: int, body: bytes, size: int, found: list[Captured]) -> None:
         order = self._order
         units: int | None = None
-        number, begin = 0, 20
+        number, begin, options = 0, 20, b""
         if kind == pcapng.ENHANCED_PACKET:
             number, high, low, captured, original = struct.unpack_from(order + "5I", body)
             units = high << 32 | low
         elif kind == pcapng.PACKET_OLD:
-            number, _, high, low, captured, original = struct.unpack_from(order + "2H4I", body)
+            number, drops, high, low, captured, original = struct.unpack_from(order + "2H4I", body)
             units = high << 32 | low
+            if drops != _UNKNOWN_DROPS:
+                options = pcapng.option(pcapng.EPB_DROPCOUNT, drops.to_bytes(8, "little"))
         else:
             (original,) = struct.unpack_from(order + "I", body)
             captured, begin = original, 4
@@ -334,12 +356,23 @@ class CaptureParser:
             return
         data = body[begin : begin + captured]
         stamp = None
-        if units is not None:
+        if units is not None:  # a Simple Packet Block has neither stamp nor options
+            options += self._options(body, begin + captured + (-captured & 3), size)
             stamp = units * interface.multiply // interface.divide + interface.offset_ns
             if not 0 <= stamp <= LAST_STAMP:
                 self.odd[BAD_STAMP] += 1
+                options += pcapng.comments(f"time stamp {stamp} ns since 1970")
                 stamp = LAST_STAMP if stamp > 0 else 0
-        found.append((interface.dlt, stamp, data, original))
+        found.append((interface.dlt, stamp, data, original, options))
+
+    def _options(self, body: bytes, at: int, size: int) -> bytes:
+        """The options of a packet, from ``at`` on; those of a giant, whose end is not held, are left out."""
+        if at >= size:
+            return b""
+        options, broken = packet_options(body, at, self._order) if size == len(body) else (b"", 1)
+        if broken:
+            self.left_out[BAD_OPTION] += broken
+        return options
 
     def _read_interface(self, body: bytes) -> _Interface:
         linktype, _, snaplen = struct.unpack_from(self._order + "HHI", body)
@@ -372,6 +405,7 @@ class CaptureParser:
         return self._bad(describe(self.name, data))
 
 
+_UNKNOWN_DROPS = 0xFFFF
 _PACKETS = frozenset({pcapng.PACKET_OLD, pcapng.SIMPLE_PACKET, pcapng.ENHANCED_PACKET})
 _LONGEST = {
     pcapng.SECTION_HEADER: MAX_BLOCK,

@@ -23,7 +23,9 @@ from urllib.parse import quote
 
 from helperd.errors import HelperdError
 from helperd.helpers._capturefile import BAD_RECORD, BAD_STAMP, LAST_STAMP
+from helperd.helpers._leftout import LeftOut
 from helperd.helpers._recording import Entry
+from helperd.pcapng import comments
 from helperd.wire.messages import Gps, Signal
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class KismetDb:
     def __init__(self, path: str) -> None:
         self._path = path
         self.odd: Counter[str] = Counter()
+        self.left_out = LeftOut()
         self._database = self._connect()
         try:
             self._look()
@@ -124,23 +127,26 @@ class KismetDb:
             if row[3] is None or dlt is None:
                 self.odd[BAD_RECORD] += 1
                 continue
-            stamp = self._stamp(row)
+            stamp, note = self._stamp(row)
             data = row[3] if isinstance(row[3], bytes) else str(row[3]).encode("utf-8", "surrogateescape")
             full = _whole(row[4], _LENGTH) or 0
             dbm, khz, *place = map(_number, row[5:])
             signal = Signal(dbm=dbm or None, khz=khz or None) if dbm or khz else None
-            yield Entry(dlt, stamp, data, max(full, len(data)), signal, self._place(stamp, place))
+            gps = self._place(stamp, place)
+            yield Entry(dlt, stamp, data, max(full, len(data)), note, signal, gps)
 
     def _reports(self) -> Iterator[Entry]:
         for row in self._database.execute(self._json_query) if self._json else ():
-            stamp = self._stamp(row)
+            stamp, _ = self._stamp(row)
             text = row[3].decode("utf-8", "replace") if isinstance(row[3], bytes) else str(row[3] or "")
             gps = self._place(stamp, [_number(value) for value in row[4:]])
             kind = str(row[2] or "JSON").encode("utf-8", "replace").decode()
-            yield Entry(0, stamp, text.encode("utf-8", "replace"), 0, None, gps, kind)
+            yield Entry(0, stamp, text.encode("utf-8", "replace"), 0, b"", None, gps, kind)
 
-    def _stamp(self, row: tuple[object, ...]) -> int:
-        """The time of a row, in nanoseconds since 1970; the nearest possible one, counted, where it is none."""
+    def _stamp(self, row: tuple[object, ...]) -> tuple[int, bytes]:
+        """The time of a row, in nanoseconds since 1970; where it is none the nearest possible one, counted, and its own
+        as the comment of a packet.
+        """
         sec, usec = row[0], row[1]
         if isinstance(sec, float) and isfinite(sec):
             sec = int(sec)
@@ -150,9 +156,9 @@ class KismetDb:
         if isinstance(sec, int) and isinstance(usec, int):
             stamp = sec * 10**9 + usec * 1000
         if 0 <= stamp <= LAST_STAMP:
-            return stamp
+            return stamp, b""
         self.odd[BAD_STAMP] += 1
-        return LAST_STAMP if stamp > 0 else 0
+        return LAST_STAMP if stamp > 0 else 0, comments(f"time stamp {row[0]!s:.40} s and {row[1]!s:.40} us")
 
     def _place(self, stamp: int, place: list[float]) -> Gps | None:
         sec, ns = divmod(stamp, 10**9)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from helperd.errors import HelperdError, OpenRefused
 from helperd.helpers._capturefile import CaptureParser
+from helperd.helpers._leftout import LeftOut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ class Entry(NamedTuple):
     timestamp_ns: int | None
     data: bytes
     original: int
+    options: bytes = b""
     signal: Signal | None = None
     gps: Gps | None = None
     record: str = ""
@@ -52,14 +54,16 @@ class Recording(Protocol):
         dlt: link type of the first packet; None: it has no packets.
         kind: what the file is, for people.
         odd: packets that are not as the file says, by reason, as in ``CaptureParser``; ``batches`` counts on.
+        left_out: what of it is not passed on; ``batches`` counts on.
     """
 
     dlt: int | None
     kind: str
     odd: Counter[str]
+    left_out: LeftOut
 
     def batches(self) -> Iterator[Sequence[tuple[Any, ...]]]:
-        """All packets from the beginning, some at a time, in order: ``Entry``, or its first four fields.
+        """All packets from the beginning, some at a time, in order: ``Entry``, or its first five fields.
 
         Raises:
             HelperdError: "bad-capture"; the file is damaged here.
@@ -183,13 +187,14 @@ class CaptureRecording:
             parser.check_variant(self._head)
         self.dlt: int | None = captured[0][0] if captured else parser.dlt
         self.odd: Counter[str] = Counter()
+        self.left_out = LeftOut()
         self.unpacked_by_program = source.compression == "zstd"
         self.kind = f"{parser.format} file" + (f", {source.compression}" if source.compression else "")
 
     def batches(self) -> Iterator[list[Captured]]:
         """All packets from the beginning."""
         parser = CaptureParser(self._path)
-        parser.odd = self.odd
+        parser.odd, parser.left_out = self.odd, self.left_out
         data = self._head if self._head is not None else self._source.read()
         self._head = None
         while data:

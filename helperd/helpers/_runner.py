@@ -93,7 +93,8 @@ class Runner:
         self._tuner: Tuner | None = None
         self._cancel: Callable[[], object] = lambda: None
         self._helperd = False
-        self._numbered = threading.Event()
+        self._numbered = threading.Condition()  # what the session knows of interface numbers has changed
+        self._asked: set[int] = set()  # link types whose numbers come or have come
         self._printed = Printed(self._tell_printed)
         self._listening = True
         self._ping_at = monotonic()
@@ -209,7 +210,8 @@ class Runner:
         self._status = self._status or int(status)
         self._end_by = monotonic() + 2 * GRACE_S
         self._port.stopping.set()
-        self._numbered.set()
+        with self._numbered:
+            self._numbered.notify_all()
         if self._tuner is not None:
             self._tuner.stop()
         if self._writer is not None:
@@ -265,10 +267,10 @@ class Runner:
                 self._work(self._open, message)
             case ConfigureRequest():
                 self._configure(message)
-            case Register(subsystem, interface) if subsystem == bulk.SUBSYSTEM:
+            case Register(bulk.SUBSYSTEM):
                 self._helperd = True
-                if interface is not None:
-                    self._numbered.set()
+                with self._numbered:
+                    self._numbered.notify_all()
             case Shutdown():
                 self._end("the server says it is over")
             case _:
@@ -404,9 +406,7 @@ class Runner:
         self._send(report)
         if device.warning:
             self._send(Text(Severity.ERROR, device.warning))
-        if self._helperd:
-            self._numbered.wait(NUMBER_S)
-        writer = self._make_writer(device.dlt or 0)
+        writer = self._make_writer(device.dlt)
         self._writer = writer
         if self._tuner is not None:
             self._tuner.begin()
@@ -525,7 +525,37 @@ class Runner:
         self._results.append(lambda: self._end(text, Code.NO))
         self._wake()
 
-    def _make_writer(self, dlt: int) -> _writer.Writer:
+    def _number_of(self, dlt: int, wait: bool) -> int | None:  # noqa: FBT001 - as BulkWriter calls it
+        """The interface number of a link type, as ``BulkWriter`` wants it."""
+        from helperd.helpers._bulk import REFUSED
+
+        numbers = self._session.bulk
+        assert numbers is not None
+        if dlt not in self._asked:
+            self._asked.add(dlt)
+            self._send(Register(bulk.SUBSYSTEM, dlt=dlt))
+        with self._numbered:
+            while wait and dlt not in numbers:
+                if self._port.stopping.is_set():
+                    raise Stopped
+                self._numbered.wait()
+        if dlt not in numbers:
+            return None
+        number = numbers[dlt]
+        return REFUSED if number is None else number
+
+    def _may_number(self, dlt: int | None) -> bool:
+        """Whether this peer numbers interfaces; it gives the first number unasked."""
+        numbers = self._session.bulk
+        if numbers is None or dlt is None:
+            return numbers is not None
+        self._asked.add(dlt)
+        with self._numbered:
+            return self._numbered.wait_for(
+                lambda: dlt in numbers or self._port.stopping.is_set(), timeout=NUMBER_S
+            )
+
+    def _make_writer(self, dlt: int | None) -> _writer.Writer:
         """The writer for what this peer speaks and takes."""
         session = self._session
         generation = session.generation
@@ -543,23 +573,24 @@ class Runner:
             limit = _writer.FOREIGN_V3_LIMIT
         else:
             limit = _writer.FOREIGN_OLD_LIMIT
-        if session.bulk is not None:
+        own = dlt or 0
+        if self._may_number(dlt):
             from helperd.helpers._bulk import BulkWriter
 
             return BulkWriter(
                 self._port,
                 self._send,
                 encode,
-                dlt=dlt,
+                dlt=own,
                 limit=limit,
-                interface=session.bulk,
+                number_of=self._number_of,
                 next_seqno=next_seqno,
             )
         if generation.name == "v3":
             return _writer.V3Writer(
-                self._port, self._send, encode, dlt=dlt, limit=limit, next_seqno=next_seqno
+                self._port, self._send, encode, dlt=own, limit=limit, next_seqno=next_seqno
             )
-        return _writer.PlainWriter(self._port, self._send, encode, dlt=dlt, limit=limit)
+        return _writer.PlainWriter(self._port, self._send, encode, dlt=own, limit=limit)
 
     # channels
 

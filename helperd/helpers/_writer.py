@@ -89,6 +89,7 @@ class Writer:
         self.cut = 0
         self.refused = 0
         self._told = 0
+        self._options_told = False
         self._odd: Counter[str] = Counter()
         self._patient = True
         self._page = counter()
@@ -114,6 +115,7 @@ class Writer:
         original: int | None = None,
         signal: Signal | None = None,
         gps: Gps | None = None,
+        options: bytes = b"",
     ) -> None:
         """Send one packet; waits when the peer does not read fast enough.
 
@@ -124,6 +126,8 @@ class Writer:
             original: length on the air or wire, in bytes; None: the length of ``data``.
             signal: what the radio knew of it.
             gps: where it was heard.
+            options: what else is known of it: options of a pcapng packet block, as ``pcapng.comments`` and
+                ``pcapng.flags`` make them. Only helperd takes them; another server has no place for them.
 
         Raises:
             Stopped: the helper is ending; let it pass.
@@ -139,6 +143,7 @@ class Writer:
         original: int | None = None,
         signal: Signal | None = None,
         gps: Gps | None = None,
+        options: bytes = b"",
     ) -> bool:
         """Send one packet as ``packet`` does, but never wait: for a device that does not.
 
@@ -161,7 +166,9 @@ class Writer:
         try:
             if self.refused > self._told:
                 self.tell_refused()
-            self.packet(data, timestamp_ns, dlt=dlt, original=original, signal=signal, gps=gps)
+            self.packet(
+                data, timestamp_ns, dlt=dlt, original=original, signal=signal, gps=gps, options=options
+            )
         finally:
             self._patient = True
         return True
@@ -175,14 +182,14 @@ class Writer:
             self.lost(refused, "helper-queue")
 
     def packets(self, captured: Iterable[Sequence[Any]]) -> None:
-        """Send many packets, each ``(link type, nanoseconds or None, bytes, original length)``.
+        """Send many packets, each ``(link type, nanoseconds or None, bytes, original length, options)``.
 
         Raises:
             Stopped: as ``packet``.
         """
         packet = self.packet
-        for dlt, timestamp_ns, data, original in captured:
-            packet(data, timestamp_ns, dlt=dlt, original=original)
+        for dlt, timestamp_ns, data, original, options in captured:
+            packet(data, timestamp_ns, dlt=dlt, original=original, options=options)
 
     def json(
         self,
@@ -350,6 +357,12 @@ class Writer:
             self.idle = False
             self._port.wake()
 
+    def _leave_out_options(self, why: str = "a data report has no place for them") -> None:
+        """A packet goes without its options; this is told once."""
+        if not self._options_told:
+            self._options_told = True
+            self.message(f"comments, flags and other options of packets are left out: {why}")
+
     def _slow_packet(
         self,
         data: bytes,
@@ -390,6 +403,7 @@ class V3Writer(Writer):
         original: int | None = None,
         signal: Signal | None = None,
         gps: Gps | None = None,
+        options: bytes = b"",
     ) -> None:
         size = len(data)
         if original is None:
@@ -397,6 +411,8 @@ class V3Writer(Writer):
         if size > self._room:
             size = self._room
             data = self._shorten(data)
+        if options:
+            self._leave_out_options()
         if timestamp_ns is None:
             timestamp_ns = time.time_ns()
         if dlt is None:
@@ -473,10 +489,13 @@ class PlainWriter(Writer):
         original: int | None = None,
         signal: Signal | None = None,
         gps: Gps | None = None,
+        options: bytes = b"",
     ) -> None:
         size = len(data)
         if size > self._room:
             data = self._shorten(data)
+        if options:
+            self._leave_out_options()
         self._slow_packet(
             data,
             time.time_ns() if timestamp_ns is None else timestamp_ns,

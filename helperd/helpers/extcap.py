@@ -237,7 +237,8 @@ class Extcap(Helper):
             raise HelperdError("child-gone", self._program.reason())
         if fault is not None:
             raise fault
-        return f"{self._program.name} has ended after {stream.parser.packets} packets"
+        packets = f"{stream.parser.packets} packets{stream.parser.left_out.summary}"
+        return f"{self._program.name} has ended after {packets}"
 
     def _close(self) -> int:
         status = self._program.close()

@@ -154,7 +154,7 @@ class InterfaceCapture(Helper):
             return in_place
 
         def one_by_one(at: int, count: int) -> None:
-            writer.packets((dlt, *packet) for packet in blocks.packets(at, count))
+            writer.packets((dlt, *packet, b"") for packet in blocks.packets(at, count))
             writer.flush()
             self._in_hand -= count
 

@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from helperd.helpers._recording import Recording
-    from helperd.wire.messages import Gps, Signal
 
-PLAIN: Final = 4  # fields of an entry without signal and position
+PLAIN: Final = 5  # fields of an entry without signal and position
 MAX_PAUSE_S: Final = 3600.0  # the longest gap that is waited out; longer ones are mistakes in the stamps
 DEMO: Final = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "share", "demo.pcapng"
@@ -100,7 +99,8 @@ class PcapFile(Helper):
         cut = f", {writer.cut} cut because the peer takes no longer frames" if writer.cut else ""
         cut += "".join(f", {packets} with {reason}" for reason, packets in self._odd.items())
         times = f" in {done} rounds" if done > 1 else ""
-        return f"end of {self._path}: {writer.written - before} packets{times}{cut}"
+        left_out = self._recording.left_out.summary
+        return f"end of {self._path}: {writer.written - before} packets{times}{cut}{left_out}"
 
     def _replay(self, writer: Writer) -> None:
         """One round."""
@@ -115,9 +115,10 @@ class PcapFile(Helper):
                     writer.packets(batch)
                 else:
                     for entry in batch:
-                        _write(writer, *entry)
+                        _write(writer, entry)
                 if odd:
                     self._tell(writer, odd)
+                self._recording.left_out.tell(writer)
         finally:
             self._tell(writer, odd)
 
@@ -165,22 +166,17 @@ class _Pace:
                     self._first_ns, self._start = stamp, monotonic()  # the recorder's clock was set
                 elif ahead > 0.001:
                     self._writer.wait(ahead)
-            _write(self._writer, *entry)
+            _write(self._writer, entry)
 
 
-def _write(
-    writer: Writer,
-    dlt: int,
-    stamp: int | None,
-    data: bytes,
-    original: int,
-    signal: Signal | None = None,
-    gps: Gps | None = None,
-    record: str = "",
-) -> None:
+def _write(writer: Writer, entry: tuple[Any, ...]) -> None:
     """Write one entry."""
+    if len(entry) == PLAIN:
+        writer.packets((entry,))
+        return
+    dlt, stamp, data, original, options, signal, gps, record = entry
     if not record:
-        writer.packet(data, stamp, dlt=dlt, original=original, signal=signal, gps=gps)
+        writer.packet(data, stamp, dlt=dlt, original=original, signal=signal, gps=gps, options=options)
         return
     try:
         writer.json(record, data.decode(), stamp, gps=gps)

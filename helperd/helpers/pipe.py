@@ -72,6 +72,7 @@ class CaptureStream:
         writer.packets(packets)
         if self.parser.odd:
             writer.count_odd(self.parser.odd)
+        self.parser.left_out.tell(writer)
 
 
 class Pipe(Helper):
@@ -170,9 +171,10 @@ class Pipe(Helper):
             raise HelperdError("child-gone", self._program.reason())
         if fault is not None:
             raise fault
+        packets = f"{stream.parser.packets} packets{stream.parser.left_out.summary}"
         if self._program is None:
-            return f"the writer closed {stream.parser.name} after {stream.parser.packets} packets"
-        return f"{self._program.name} has ended after {stream.parser.packets} packets"
+            return f"the writer closed {stream.parser.name} after {packets}"
+        return f"{self._program.name} has ended after {packets}"
 
     def _close(self) -> int:
         """Let go of the program or the FIFO; returns the program's status."""

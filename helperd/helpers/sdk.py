@@ -36,6 +36,7 @@ from helperd import __version__
 from helperd.errors import Code, HelperdError, OpenRefused, UsageError
 from helperd.helpers._port import Stopped
 from helperd.helpers._writer import Writer
+from helperd.pcapng import comments, flags
 from helperd.wire.definition import SourceDefinition, quote
 from helperd.wire.messages import DataReport, Gps, Hopping, Interface, Json, Packet, Severity, Signal
 
@@ -57,6 +58,8 @@ __all__ = [
     "SourceDefinition",
     "Stopped",
     "Writer",
+    "comments",
+    "flags",
     "main",
     "run",
 ]

@@ -5,8 +5,8 @@ A bulk frame is a v3 frame of type 0x4844 whose payload is little-endian through
     0 packets   4 runs   8 runs x (block length, count)   then the blocks, back to back, nothing behind them
 
 Rules:
-  1. Every block is an Enhanced Packet Block of the interface number that the supervisor gave with its
-     acceptance.
+  1. Every block is an Enhanced Packet Block. All of a frame are of one interface, whose number the supervisor has given
+     for a link type of the source.
   2. Neighbouring blocks of one length are one run of the index; the counts add up to ``packets``.
   3. Nothing in a frame is believed: whatever passes ``check`` can stand in a stream beside other sources' blocks,
      neither breaking it nor speaking for another source. Type, interface, both lengths, captured length and
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from helperd.wire.frames import Run
 
@@ -38,8 +38,12 @@ TYPE: Final = 0x4844
 COUNT: Final = 0x4845
 """v3 packet type of a count report: packets that the helper does not send, or sends otherwise than they came."""
 KEY: Final = 64
-"""Key of the interface number in the supervisor's REGISTER."""
-SUBSYSTEM: Final = "helperd-bulk/1"
+"""Key of an interface number in the supervisor's REGISTER."""
+KEY_DLT: Final = 65
+"""Key of the link type that a number is asked for, or given for, in a REGISTER."""
+FAMILY: Final = "helperd-bulk/"
+"""What an offer of any version begins with."""
+SUBSYSTEM: Final = f"{FAMILY}2"
 """What the helper offers and the supervisor accepts."""
 MAX_PACKET: Final = 262_144
 """Largest captured length: Wireshark refuses a file that has more."""
@@ -48,9 +52,13 @@ HEADER: Final = 20
 _EPB: Final = 6
 _FIXED: Final = 32
 """Bytes of a block beside its packet and its options."""
-_OPTIONS: Final = {0: 0, 2: 4, 4: 8, 5: 8, 6: 4}
-"""Options with one right length: end, flags, drop count, packet id, queue."""
-_COMMENT: Final = 1
+_SIZES: Final = {0: 0, 2: 4, 4: 8, 5: 8, 6: 4, 8: 8}
+"""Options with one right length: end, flags, drop count, packet id, queue, process and thread."""
+_LEAST: Final = {3: 1, 7: 1, 2988: 4, 2989: 4, 19372: 4, 19373: 4}
+"""Options with a shortest length: hash, verdict, custom ones, which begin with a number."""
+_VERDICT: Final = 7
+_WIDE_VERDICTS: Final = frozenset({1, 2})
+"""Kinds of verdict that are a 64-bit number: of a Linux TC or XDP program."""
 _CAPTURED: Final = 5
 """Index of the word with the captured length."""
 _COLUMNS: Final = 8
@@ -64,18 +72,36 @@ _WORD = struct.Struct("<I").unpack_from
 _OPTION = struct.Struct("<HH").unpack_from
 
 
+def is_sound(code: int, size: int, first: int) -> bool:
+    """Whether an option of a packet's block has a length that every reader takes.
+
+    Wireshark gives a whole file up for one that has not; what it does not know it passes over.
+
+    Args:
+        code: of the option.
+        size: bytes of its value.
+        first: the value's first byte; 0 when there is none.
+    """
+    right = _SIZES.get(code)
+    if right is not None:
+        return size == right
+    if size < _LEAST.get(code, 0):
+        return False
+    return code != _VERDICT or first not in _WIDE_VERDICTS or size == 9
+
+
 class _Wrong(ValueError):  # noqa: N818 - internal
     """What is wrong, and the offset of it in the data."""
 
 
-def check(data: bytes, start: int, stop: int, interface: int, at: int) -> int:
+def check(data: bytes, start: int, stop: int, interfaces: Collection[int], at: int) -> int:
     """Check one frame's payload.
 
     Args:
         data: the read.
         start: offset of the payload.
         stop: offset behind it.
-        interface: the number that was agreed.
+        interfaces: the numbers that were agreed.
         at: offset of the frame in the peer's stream, for the error.
 
     Returns:
@@ -85,7 +111,7 @@ def check(data: bytes, start: int, stop: int, interface: int, at: int) -> int:
         RemoteProtocolError: "bad-bulk"; anything is not as the rules say.
     """
     try:
-        return _check(data, start, stop, interface)
+        return _check(data, start, stop, interfaces)
     except _Wrong as error:
         text, where = error.args
         raise RemoteProtocolError(
@@ -96,7 +122,7 @@ def check(data: bytes, start: int, stop: int, interface: int, at: int) -> int:
         ) from None
 
 
-def _check(data: bytes, start: int, stop: int, interface: int) -> int:
+def _check(data: bytes, start: int, stop: int, interfaces: Collection[int]) -> int:
     if stop - start < 8:
         raise _Wrong("the index is cut", start)
     packets: int
@@ -104,6 +130,7 @@ def _check(data: bytes, start: int, stop: int, interface: int) -> int:
     blocks = start + 8 + 8 * runs
     if not runs or blocks > stop:
         raise _Wrong(f"{runs} runs do not fit", start)
+    interface = -1
     position = blocks
     left = packets
     view = memoryview(data)
@@ -112,6 +139,8 @@ def _check(data: bytes, start: int, stop: int, interface: int) -> int:
         left -= count
         if length < _FIXED or length & 3 or not count or left < 0 or end > stop:
             raise _Wrong(f"the index says {count} blocks of {length} bytes", position)
+        if interface < 0:
+            interface = _interface(data, position, interfaces)
         if count >= _COLUMNS and _same(view[position:end], data, position, length, interface):
             position = end
         while position < end:
@@ -132,6 +161,15 @@ def _check(data: bytes, start: int, stop: int, interface: int) -> int:
             f"{packets} packets announced, {packets - left} indexed, {stop - position} bytes left", position
         )
     return packets
+
+
+def _interface(data: bytes, first: int, interfaces: Collection[int]) -> int:
+    """The interface number of a frame, which is that of its first block."""
+    number: int = _WORD(data, first + 8)[0]
+    if number not in interfaces:
+        agreed = ", ".join(map(str, sorted(interfaces)))
+        raise _Wrong(f"a packet of interface {number}, agreed is {agreed}", first)
+    return number
 
 
 def _same(blocks: memoryview, data: bytes, start: int, length: int, interface: int) -> bool:
@@ -164,7 +202,7 @@ def _shape(data: bytes, start: int, length: int, interface: int) -> list[int]:
     if kind != _EPB or total != length or trailer != length:
         raise _Wrong(f"a block of type {kind} and length {total}, {trailer} where {length} is due", start)
     if number != interface:
-        raise _Wrong(f"a packet of interface {number}, agreed is {interface}", start)
+        raise _Wrong(f"a packet of interface {number} in a frame of interface {interface}", start)
     option = start + 28 + (captured + 3 & -4)
     stop = start + length - 4
     if captured > MAX_PACKET or option > stop:
@@ -172,12 +210,15 @@ def _shape(data: bytes, start: int, length: int, interface: int) -> list[int]:
     columns = [0, 1, 2, _CAPTURED, length // 4 - 1]
     while option < stop:
         code, size = _OPTION(data, option)
-        columns.append((option - start) // 4)
-        if code != _COMMENT and _OPTIONS.get(code) != size:
-            raise _Wrong(f"option {code} of {size} bytes", option)
-        option += 4 + (size + 3 & -4)
-        if option > stop or (not code and option != stop):
+        following = option + 4 + (size + 3 & -4)
+        if following > stop or (not code and following != stop):
             raise _Wrong("options run over the end of their block, or do not reach it", start)
+        columns.append((option - start) // 4)
+        if code == _VERDICT and size:
+            columns.append((option - start) // 4 + 1)
+        if not is_sound(code, size, data[option + 4] if size else 0):
+            raise _Wrong(f"option {code} of {size} bytes", option)
+        option = following
     return columns
 
 
@@ -201,7 +242,7 @@ def encode(packets: Sequence[bytes], seqno: int) -> bytes:
     """One bulk frame.
 
     Args:
-        packets: Enhanced Packet Blocks, one packet each, little-endian, of the agreed interface.
+        packets: Enhanced Packet Blocks, one packet each, little-endian, all of one agreed interface.
         seqno: number of the frame.
 
     Raises:

@@ -121,7 +121,7 @@ class Scan(Protocol):
     allowed: tuple[Generation, ...]
     max_frame: int
     verify: bool
-    bulk: int | None
+    bulk: frozenset[int]
 
 
 class Generation(Protocol):
@@ -233,7 +233,7 @@ class FrameScanner:
         allowed: generations whose frames are accepted; with ``sticky`` the first frame leaves only its own.
         max_frame: largest frame accepted, header included, in bytes.
         verify: whether v0 checksums are checked.
-        bulk: interface number of the bulk extension once it is agreed, else None.
+        bulk: interface numbers of the bulk extension that are agreed.
         at: offset in the peer's stream of the next byte to come, in bytes.
     """
 
@@ -252,7 +252,7 @@ class FrameScanner:
         self.sticky = sticky
         self.max_frame = max_frame
         self.verify = verify
-        self.bulk: int | None = None
+        self.bulk: frozenset[int] = frozenset()
         self.at = 0
         self._partial = bytearray()
 

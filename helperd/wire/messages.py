@@ -199,13 +199,18 @@ class Text:
 class Register:
     """Offers a subsystem (helper) or accepts it (supervisor). Kismet servers ignore it.
 
+    In the bulk extension one that names a link type asks for its interface number (helper), or gives or refuses it
+    (supervisor).
+
     Attributes:
-        subsystem: its name and version, e.g. ``"helperd-bulk/1"``.
-        interface: in an acceptance of the bulk extension, the pcapng interface number to write; else None.
+        subsystem: its name and version, e.g. ``"helperd-bulk/2"``.
+        interface: the pcapng interface number that packets of the link type are to have; None: there is none.
+        dlt: libpcap link type (DLT_).
     """
 
     subsystem: str
     interface: int | None = None
+    dlt: int | None = None
 
 
 @record
@@ -221,10 +226,10 @@ class Lost:
     packets: int
 
 
-LOSSES = ("kernel", "device", "helper-queue", "too-long", "bad-record")
+LOSSES = ("kernel", "device", "helper-queue", "link-type", "too-long", "bad-record")
 """Why packets do not leave a helper: no room in the kernel's ring; lost inside the hardware or its driver; in the
-helper itself, when its device does not wait and its reader is too slow; longer than a frame and nothing that could be
-cut; nothing that can be read as a packet or a record."""
+helper itself, when its device does not wait and its reader is too slow; of a link type that helperd does not take;
+longer than a frame and nothing that could be cut; nothing that can be read as a packet or a record."""
 
 
 @record

@@ -196,7 +196,8 @@ class Session:
         phase: where the conversation stands.
         generation: what we send in; None until it is known.
         last_seqno: number of the last frame we sent, 0 before the first.
-        bulk: interface number of the bulk extension, None until it is agreed.
+        bulk: interface numbers of the bulk extension by link type, None for a link type that was refused one; itself
+            None until the extension is accepted.
         truncated: packets we cut because the peer would not take the whole frame.
         asked: number of the last list, probe or open request, whoever sent it; 0 before the first.
     """
@@ -237,7 +238,7 @@ class Session:
         self._listens = role is Role.SUPERVISOR  # to reports
         self.phase = Phase.GREETING
         self.last_seqno = 0
-        self.bulk: int | None = None
+        self.bulk: dict[int, int | None] | None = None
         self.asked = 0
         self.truncated = 0
         self._scanner = FrameScanner(
@@ -451,11 +452,21 @@ class Session:
         match message:
             case ListRequest() | ProbeRequest() | OpenRequest():
                 self.asked = seqno
-            case Register(bulk.SUBSYSTEM, int(interface)) if sender is Role.SUPERVISOR:
-                self.bulk = interface
-                self._scanner.bulk = interface if self.role is Role.SUPERVISOR else None
+            case Register(bulk.SUBSYSTEM, interface, dlt) if sender is Role.SUPERVISOR:
+                self._agree(interface, dlt)
             case _:
                 pass
+
+    def _agree(self, interface: int | None, dlt: int | None) -> None:
+        """Take what the supervisor says of the bulk extension; what it has said once of a link type stays true."""
+        numbers = self.bulk = {} if self.bulk is None else self.bulk
+        if dlt is None:
+            return
+        if numbers.setdefault(dlt, interface) != interface and self.role is Role.HELPER:
+            text = f"link type {dlt} is to have interface number {interface}, but has {numbers[dlt]}"
+            raise RemoteProtocolError("bad-payload", text)
+        if interface is not None and self.role is Role.SUPERVISOR:
+            self._scanner.bulk |= {interface}
 
 
 def render_table() -> str:

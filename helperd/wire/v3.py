@@ -74,7 +74,7 @@ def scan(data: bytes, start: int, at: int, scan: Scan, out: list[Run | ControlFr
         if frames:
             out.append(run_of((PACKETS, data, first, position, frames, frames)))
             frames = 0
-        if kind == bulk.TYPE and scan.bulk is not None:
+        if kind == bulk.TYPE and scan.bulk:
             packets = bulk.check(data, position + 20, stop, scan.bulk, at + position)
             out.append(Run(Kind.BULK, data, position, stop, 1, packets))
         else:
@@ -99,7 +99,7 @@ def decode(frame: ControlFrame) -> Message:
     if frame.command == Type.BULK:
         raise RemoteProtocolError(
             "not-allowed-now",
-            "a bulk frame came, but the extension is not agreed",
+            "a bulk frame came, but no interface number is agreed",
             at=frame.at,
             excerpt=frame.payload,
         )

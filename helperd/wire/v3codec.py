@@ -288,7 +288,9 @@ def _decode_gps(fields: Fields) -> Gps:
 
 
 _DECODERS: Final[dict[int | str, Callable[[Fields, ControlFrame], Message]]] = {
-    Type.REGISTER: lambda fields, _: Register(fields.required_text(1), fields.optional_uint(bulk.KEY)),
+    Type.REGISTER: lambda fields, _: Register(
+        fields.required_text(1), fields.optional_uint(bulk.KEY), fields.optional_uint(bulk.KEY_DLT)
+    ),
     Type.COUNT: _decode_count,
     Type.SHUTDOWN: lambda fields, _: Shutdown(fields.text(1)),
     Type.MESSAGE: _decode_text,
@@ -336,8 +338,8 @@ def encode(message: Message, seqno: int) -> Parts:  # noqa: C901, PLR0911, PLR09
             return Type.SHUTDOWN, 1, seqno, {1: reason}
         case Text(severity, text):
             return Type.MESSAGE, 0, seqno, {1: int(severity), 2: text}
-        case Register(subsystem, interface):
-            return Type.REGISTER, 0, seqno, _present({1: subsystem, bulk.KEY: interface})
+        case Register(subsystem, interface, dlt):
+            return Type.REGISTER, 0, seqno, _present({1: subsystem, bulk.KEY: interface, bulk.KEY_DLT: dlt})
         case Lost(reason, packets) | Changed(reason, packets):
             return Type.COUNT, 0, seqno, {1: reason, 2: packets}
         case ProbeRequest(definition):

@@ -26,7 +26,9 @@ packets = st.lists(
 
 @given(packets, st.lists(st.integers(0, 1500), max_size=8))
 def test_any_cut_gives_the_same_packets(found, cuts):
-    stream = HEAD + b"".join(pcapng.packet_block(0, *one[:3], comment=one[3]) for one in found)
+    stream = HEAD + b"".join(
+        pcapng.packet_block(0, *one[:3], options=pcapng.comments(one[3])) for one in found
+    )
     stream += pcapng.statistics_block(0, 1, received=9, dropped=4, delivered=5)
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     reader = PacketReader()

@@ -1,9 +1,11 @@
 """The supervisor's end of one real helper process over pipes: what every test of the helper side talks through."""
 
+import collections
 import contextlib
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from helperd import pcapng
 from helperd.wire import bulk
 from helperd.wire.frames import Kind, Run
 from helperd.wire.generations import named
-from helperd.wire.messages import OpenReport, Ping, Pong, Register
+from helperd.wire.messages import Lost, OpenReport, Ping, Pong, Register
 from helperd.wire.session import Role, Session
 from tests.patience import HANGS_S
 
@@ -35,7 +37,10 @@ class Peer:
         *words: the helper's name and further words.
         argv: instead of a bundled helper: the whole command.
         helperd: whether to say that we are helperd (accept the bulk offer) or act as a Kismet server.
-        interface: interface number given when the source is open; None: none is given.
+        interface: interface number of the link type in the open report, others are numbered from there on; None: none
+            is given.
+        refuse: link types that get no number.
+        mute: link types that get no answer.
         greet: whether to greet at once.
         env: more environment.
         generation: what to speak; None: found out by the greeting.
@@ -52,6 +57,8 @@ class Peer:
         env=None,
         generation=None,
         blocking=True,
+        refuse=(),
+        mute=(),
     ):
         child_in, self.to = os.pipe()
         self.source, child_out = os.pipe()
@@ -69,6 +76,9 @@ class Peer:
         self.session = Session(Role.SUPERVISOR, generation=named(generation) if generation else None)
         self.helperd = helperd
         self.interface = interface
+        self.refuse = refuse
+        self.mute = mute
+        self.numbers = {}
         self.messages = []
         self.linktype = None
         self.runs = []
@@ -118,10 +128,22 @@ class Peer:
         for item in self.session.receive(data):
             if isinstance(item, OpenReport) and item.success:
                 self.linktype = item.dlt
-                if self.helperd and self.interface is not None:
-                    self.send(Register(BULK, self.interface))
+                if item.dlt is not None:
+                    self._number(item.dlt)
+            elif isinstance(item, Register) and item.dlt is not None:
+                self._number(item.dlt)
             (self.runs if isinstance(item, Run) else self.messages).append(item)
         return True
+
+    def _number(self, dlt):
+        """Give a link type's number, as helperd does."""
+        if not self.helperd or self.interface is None or dlt in self.mute:
+            return
+        if dlt in self.refuse:
+            self.send(Register(BULK, None, dlt))
+            return
+        number = self.numbers.setdefault(dlt, self.interface + len(self.numbers))
+        self.send(Register(BULK, number, dlt))
 
     def expect(self, kind):
         """The next message of a kind; earlier ones stay in ``messages``."""
@@ -152,8 +174,20 @@ class Peer:
                     for dlt, sec, usec, original, content, _ in self.session.generation.packets(run)
                 ]
             else:
-                found += bulk_packets(run, self.linktype)
+                found += bulk_packets(run, {number: dlt for dlt, number in self.numbers.items()})
         return found
+
+    def options(self):
+        """The options of the packets in bulk frames, one list of (code, value) each."""
+        return [options for run in self.runs if run.kind is Kind.BULK for options in bulk_options(run)]
+
+    def lost(self):
+        """What the helper says that was lost, by reason."""
+        lost = collections.Counter()
+        for message in self.messages:
+            if isinstance(message, Lost):
+                lost[message.reason] += message.packets
+        return lost
 
     def wait(self, timeout=HANGS_S):
         """The exit status."""
@@ -190,14 +224,38 @@ class Peer:
         self.process.send_signal(signal.SIGTERM)
 
 
-def bulk_packets(run, linktype):
+def bulk_packets(run, linktypes):
     """The packets of a run of bulk frames, as ``Peer.packets`` gives them."""
     found = []
-    for _, slices, _, packets in bulk.blocks(run):
+    for number, slices, _, packets in bulk.blocks(run):
         data = b"".join(slices)
         spans = list(pcapng.split(data))
         assert len(spans) == packets
         for _, start, _ in spans:
             _, _, _, high, low, size, original = pcapng.ENHANCED_HEAD.unpack_from(data, start)
-            found.append((linktype, high << 32 | low, data[start + 28 : start + 28 + size], original))
+            found.append(
+                (linktypes[number], high << 32 | low, data[start + 28 : start + 28 + size], original)
+            )
     return found
+
+
+def bulk_options(run):
+    """The options of each packet of a run of bulk frames."""
+    for _, slices, _, _ in bulk.blocks(run):
+        data = b"".join(slices)
+        for _, start, stop in pcapng.split(data):
+            size = pcapng.ENHANCED_HEAD.unpack_from(data, start)[5]
+            yield list(walk(data[start + 28 + (size + 3 & ~3) : stop - 4]))
+
+
+def walk(data):
+    """The options of a block, as code and value."""
+    at = 0
+    while at < len(data):
+        code, size = struct.unpack_from("<HH", data, at)
+        if not code:
+            assert at + 4 == len(data)
+            return
+        yield code, data[at + 4 : at + 4 + size]
+        at += 4 + size + (-size & 3)
+    assert not data, "options that do not end"

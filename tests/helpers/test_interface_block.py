@@ -59,7 +59,7 @@ def gathered(ring, interface=5, snaplen=SNAPLEN):
         assert pieces.packets == sum(times for _, times in pieces.runs)
         index = struct.pack("<II", pieces.packets, len(pieces.runs))
         frame = index + b"".join(struct.pack("<II", *run) for run in pieces.runs) + data
-        assert bulk.check(frame, 0, len(frame), interface, 0) == pieces.packets
+        assert bulk.check(frame, 0, len(frame), {interface}, 0) == pieces.packets
         out.append(data)
     assert ring.memory[BLOCK : BLOCK + 64] == b"\xaa" * 64, "the next block of the ring was written to"
     return b"".join(out)

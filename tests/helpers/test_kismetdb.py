@@ -151,9 +151,12 @@ def test_json_in_a_log_comes_between_the_packets_of_its_time(tmp_path: Path):
     packets = [(SECOND + n, 0, 1, bytes([n]) * 60, 60, -50, 0) for n in range(10)]
     records = [(SECOND + n, 500_000, 52.5 if n else 0, "RTL433", f'{{"n":{n}}}') for n in range(10)]
     path = with_json(kismet_log(tmp_path / "x.kismet", packets), records)
-    found = data_reports(path)
-    assert [report.packet is not None for report in found] == [True, False] * 10
-    said = [report for report in found if report.json is not None]
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,realtime=false"))
+        assert len(peer.until_eof()) == 10
+    order = [run.kind for run in peer.runs for _ in range(run.packets)]
+    assert order == [Kind.BULK, Kind.PACKETS] * 10
+    said = [item for run in peer.runs if run.kind is Kind.PACKETS for item in v3.reports(run)]
     assert [report.json for report in said] == [
         Json("RTL433", text, sec, usec) for sec, usec, _, _, text in records
     ]

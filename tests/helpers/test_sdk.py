@@ -23,6 +23,7 @@ from helperd.wire.messages import (
     OpenRequest,
     ProbeReport,
     ProbeRequest,
+    Register,
     Severity,
     Shutdown,
     Text,
@@ -451,6 +452,8 @@ def test_messages_warnings_json_signal_and_gps(tmp_path):
             writer.packet(b'other', 5, dlt=127, original=99)
             writer.packet(b'heard', 6, signal=Signal(dbm=-60, khz=2437000, channel='6'))
             writer.packet(b'there', 7, gps=Gps(latitude=1.5, longitude=2.5, fix=3, sec=9))
+            writer.packet(b'both', 8, signal=Signal(rssi=30), gps=Gps(latitude=1.5, sec=9), options=flags(2))
+            writer.packet(b'said', 9, options=comments('x' * 5) + comments('\N{SNOWMAN}'))
             writer.packet(b'now')
             writer.json('RTL433', '{"a": 1}', 8_000_001_000)
             return 'that was all'
@@ -461,16 +464,22 @@ def test_messages_warnings_json_signal_and_gps(tmp_path):
         assert (report.dlt, report.hardware, report.channels, report.channel) == (1, "h", ("1", "2"), "1")
         assert report.uuid == "12345678-0000-0000-0000-000000000000"
         packets = peer.until_eof()
-        assert [packet[2] for packet in packets] == [b"plain", b"other", b"heard", b"there", b"now"]
-        assert packets[1] == (127, 0, b"other", 99)
-        assert abs(packets[4][1] - time.time_ns()) < 60e9
+        names = [b"plain", b"other", b"heard", b"there", b"both", b"said", b"now"]
+        assert [packet[2] for packet in packets] == names
+        assert packets[0][:2] == (1, 1_600_000_000_123_456_789)
+        assert packets[1] == (127, 5, b"other", 99)
+        assert [packet[1] for packet in packets[2:6]] == [6, 7, 8, 9]
+        assert abs(packets[6][1] - time.time_ns()) < 60e9
         texts = [message.text for message in peer.messages if isinstance(message, Text)]
         assert texts == ["antenna missing", "hello", "careful", "that was all"]
         reports = [report for run in peer.runs for report in whole(run)]
-        heard = next(report for report in reports if report.signal)
-        assert (heard.signal.dbm, heard.signal.khz, heard.signal.channel) == (-60, 2437000, "6")
-        there = next(report for report in reports if report.gps)
-        assert (there.gps.latitude, there.gps.fix, there.packet.content) == (1.5, 3, b"there")
+        heard, there, both, said = peer.options()[2:6]
+        assert heard == [(1, b"signal=-60dBm freq=2437000kHz channel=6")]
+        place = b"lat=1.5 lon=2.5 alt=0m speed=0km/h heading=0 precision=0m"
+        assert there == [(1, place)]
+        assert both == [(1, b"rssi=30 " + place.replace(b"2.5", b"0")), (2, bytes([2, 0, 0, 0]))]
+        assert said == [(1, b"xxxxx"), (1, "\N{SNOWMAN}".encode())]
+        assert peer.options()[:2] == [[], []]
         record = next(report.json for report in reports if report.json)
         assert (record.type, record.text, record.sec, record.usec) == ("RTL433", '{"a": 1}', 8, 1)
 
@@ -507,8 +516,8 @@ def test_link_types_signals_and_plain_packets_keep_their_order_when_mixed(tmp_pa
         for number, (dlt, stamp, _, _) in enumerate(packets):
             kind = number * 7919 // 64 % 5
             assert dlt == (127 if kind == 1 else 1)
-            exact = helperd and kind in {0, 4}
-            assert stamp == number * 1001 // (1 if exact else 1000) * (1 if exact else 1000)
+            unit = 1 if helperd else 1000
+            assert stamp == number * 1001 // unit * unit
 
 
 @pytest.mark.parametrize(("helperd", "kept"), [(False, 15_871), (True, 100_000)])
@@ -713,6 +722,132 @@ def test_a_helper_that_is_given_no_number_writes_data_reports():
         peer.send(OpenRequest("radio0:type=synthetic,rate=0,count=50,signal=false"))
         assert len(peer.until_eof()) == 50
         assert {run.kind for run in peer.runs} == {Kind.PACKETS}
+
+
+def test_each_link_type_is_asked_for_once_and_keeps_its_nanoseconds(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            for number in range(3000):
+                writer.packet(number.to_bytes(2, 'big'), number, dlt=(127, 1, 105, 195)[number // 7 % 4])
+        """,
+        interface=7,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        found = peer.until_eof()
+        asked = [message.dlt for message in peer.messages if isinstance(message, Register) and message.dlt]
+    assert [(dlt, stamp) for dlt, stamp, _, _ in found] == [
+        ((127, 1, 105, 195)[number // 7 % 4], number) for number in range(3000)
+    ]
+    assert asked == [127, 105, 195]
+    assert {run.kind for run in peer.runs} == {Kind.BULK}
+
+
+def test_a_helper_without_a_link_type_asks_for_what_it_sends(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device()
+        def capture(self, writer):
+            writer.json('x', '{}', 5)
+            writer.packet(b'late', 1_000_000_007, dlt=127)
+        """,
+        interface=3,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        assert peer.until_eof() == [(127, 1_000_000_007, b"late", 4)]
+
+
+def test_packets_of_a_refused_link_type_are_counted_and_the_others_go_on(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            for number in range(4500):
+                writer.packet(b'x', number, dlt=127 if number % 3 else 1)
+        """,
+        refuse={127},
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        assert [packet[:2] for packet in peer.until_eof()] == [(1, number) for number in range(0, 4500, 3)]
+        assert peer.lost() == {"link-type": 3000}
+        assert peer.wait() == 0
+
+
+def test_a_helper_that_waits_for_a_number_ends_when_it_shall(tmp_path):
+    """A server that never answers: nothing but the end is left to wait for, and it comes at once."""
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            writer.packet(b'x', dlt=127)
+        """,
+        mute={127},
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        asked = peer.expect(Register)
+        assert asked == Register(bulk.SUBSYSTEM, None, 127)
+        peer.ping()
+        peer.send(Shutdown("enough"))
+        peer.until_eof()
+        assert peer.wait() == 0
+
+
+def test_who_may_not_wait_sends_reports_until_the_number_has_come(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            taken = 0
+            while not os.path.exists(os.environ['ENOUGH']):
+                taken += writer.offer(b'x', 1234, dlt=127)
+                writer.wait(0.001)
+            writer.offer(b'last', 1234, dlt=127, options=comments('words'))
+            return str(taken + 1)
+        """,
+        env={"ENOUGH": str(tmp_path / "enough")},
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        while not any(run.kind is Kind.BULK for run in peer.runs):
+            assert peer.read()
+        (tmp_path / "enough").touch()
+        found = peer.until_eof()
+        assert len(found) == int(peer.expect(Text).text)
+    kinds = [run.kind for run in peer.runs]
+    assert kinds == sorted(kinds)  # data reports come first, if there are any at all
+    assert {stamp for dlt, stamp, _, _ in found if dlt == 127} <= {1000, 1234}
+    assert found[-1] == (127, 1234, b"last", 4)
+    assert peer.options()[-1] == [(1, b"words")]
+
+
+def test_options_that_a_server_has_no_place_for_are_told_once(tmp_path):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            for number in range(9):
+                writer.packet(b'x', number, options=flags(1))
+        """,
+        helperd=False,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        assert len(peer.until_packets(9)) == 9
+        assert "left out" in peer.expect(Text).text
+        peer.ping()
+        told = [message.text for message in peer.messages if isinstance(message, Text)]
+        assert not any("left out" in text for text in told)
 
 
 @pytest.mark.parametrize("generation", ["v0", "v2", "v3"])

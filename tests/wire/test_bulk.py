@@ -13,7 +13,7 @@ from helperd.wire.frames import Kind
 from helperd.wire.mpack import pack
 from helperd.wire.session import Phase, Role, Session
 
-INTERFACE = 7
+INTERFACE, OTHER = 7, 260
 END = b"\0\0\0\0"
 
 
@@ -41,15 +41,17 @@ def option(code, value):
     return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)
 
 
-def opened(interface=INTERFACE):
+def opened(*interfaces):
+    """A session in which link types 1, 2, ... have these interface numbers."""
     session = Session(Role.SUPERVISOR, generation=v3)
-    session.send(m.Register(bulk.SUBSYSTEM, interface))
+    for dlt, number in enumerate(interfaces or (INTERFACE,), 1):
+        session.send(m.Register(bulk.SUBSYSTEM, number, dlt))
     session.phase = Phase.OPEN
     return session
 
 
-def receive(frame):
-    return opened().receive(frame)
+def receive(frame, *interfaces):
+    return opened(*interfaces).receive(frame)
 
 
 def refused(frame, problem="bad-bulk"):
@@ -72,6 +74,10 @@ good_options = st.sampled_from(
         option(1, b"a comment") + END,
         option(2, b"\1\0\0\0") + option(1, b"signal=-60dBm") + END,
         option(4, bytes(8)) + option(5, bytes(8)) + option(6, bytes(4)) + END,
+        option(3, b"\2four") + option(8, bytes(8)) + END,
+        option(7, b"\1" + bytes(8)) + option(7, b"\0a verdict") + option(7, b"\x09") + END,
+        option(2988, b"\1\2\3\4custom") + option(19373, bytes(4)) + END,
+        option(600, b"") + option(0x8001, b"somebody's own") + END,
     ]
 )
 
@@ -134,7 +140,9 @@ def audit(run):
         option_at, stop = at + 28 + (captured + 3 & ~3), at + length - 4
         while option_at < stop:
             code, size = struct.unpack_from("<HH", data, option_at)
-            assert code == 1 or {0: 0, 2: 4, 4: 8, 5: 8, 6: 4}[code] == size
+            assert size in {0: {0}, 2: {4}, 4: {8}, 5: {8}, 6: {4}, 8: {8}}.get(code, {size})
+            assert size >= {3: 1, 7: 1, 2988: 4, 2989: 4, 19372: 4, 19373: 4}.get(code, 0)
+            assert code != 7 or data[option_at + 4] not in {1, 2} or size == 9
             option_at += 4 + (size + 3 & ~3)
             assert code or option_at == stop
         assert option_at == stop
@@ -142,6 +150,45 @@ def audit(run):
         at += length
     assert at == len(data)
     return packets
+
+
+@given(st.lists(st.tuples(st.sampled_from([INTERFACE, OTHER]), contents), min_size=1, max_size=6))
+def test_frames_of_several_interfaces_follow_each_other(frames):
+    stream = b"".join(
+        bulk.encode([block(content, interface=number) for content in contents], 1)
+        for number, contents in frames
+    )
+    runs = receive(stream, INTERFACE, OTHER)
+    found = [(number, packets) for run in runs for number, _, _, packets in v3.blocks(run)]
+    assert found == [(number, len(contents)) for number, contents in frames]
+
+
+@pytest.mark.parametrize("count", [2, 8, 40])
+@pytest.mark.parametrize("at", [0, 1, -1])
+def test_a_frame_is_of_one_interface(count, at):
+    """Both numbers are agreed; what a frame's packets are counted under must hold for all of them."""
+    blocks = [block(b"abcd")] * count
+    blocks[at] = block(b"abcd", interface=OTHER)
+    with pytest.raises(RemoteProtocolError, match="in a frame of interface") as caught:
+        receive(bulk.encode(blocks, 1), INTERFACE, OTHER)
+    assert caught.value.problem == "bad-bulk"
+
+
+def test_a_number_counts_from_when_it_is_given():
+    session = opened()
+    other = bulk.encode([block(b"abcd", interface=OTHER)] * 9, 1)
+    session.send(m.Register(bulk.SUBSYSTEM, OTHER, 2))
+    (run,) = session.receive(other)
+    assert run.packets == 9
+    with pytest.raises(RemoteProtocolError, match="interface 261, agreed is 7, 260"):
+        session.receive(bulk.encode([block(b"abcd", interface=261)], 1))
+
+
+def test_a_link_type_that_was_refused_has_no_number():
+    session = opened()
+    session.send(m.Register(bulk.SUBSYSTEM, None, 2))
+    with pytest.raises(RemoteProtocolError, match="agreed is 7"):
+        session.receive(bulk.encode([block(b"abcd", interface=0)], 1))
 
 
 LIES = {
@@ -171,8 +218,12 @@ def test_a_lying_helper_is_refused(lie, place, count):
     ("options", "why"),
     [
         (option(2, b"\0" * 8), "option 2 of 8 bytes"),
-        (option(3, b"\0" * 4), "option 3"),
-        (option(0x8000, b"\0" * 4), "option 32768"),
+        (option(3, b""), "option 3"),
+        (option(7, b""), "option 7"),
+        (option(7, b"\2" + bytes(4)), "option 7 of 5"),
+        (option(8, bytes(4)), "option 8 of 4"),
+        (option(2989, b"abc"), "option 2989 of 3"),
+        (option(19372, b""), "option 19372"),
         (option(1, b"abcd")[:-4], "run over"),
         (struct.pack("<HH", 1, 400), "run over"),
         (END + option(1, b"behind the end"), "options run over"),
@@ -225,7 +276,7 @@ def test_an_index_that_does_not_add_up_is_refused(payload, why):
 def test_a_bulk_frame_that_was_not_agreed_is_refused():
     session = Session(Role.SUPERVISOR, generation=v3)
     session.phase = Phase.OPEN
-    with pytest.raises(RemoteProtocolError, match="not agreed") as caught:
+    with pytest.raises(RemoteProtocolError, match="no interface number is agreed") as caught:
         session.receive(bulk.encode([block(b"abcd")], 1))
     assert caught.value.problem == "not-allowed-now"
 

@@ -259,7 +259,7 @@ def listen(reads, *, role, generation=None, phase=None, interface=None, verify=T
     if phase is not None:
         session.phase = phase
     if interface is not None:
-        session._scanner.bulk = interface
+        session._scanner.bulk = frozenset({interface})
     heard = 0
     try:
         for read in reads:

@@ -115,7 +115,7 @@ def test_what_v3_does_not_have_is_refused_by_name(message):
 @pytest.mark.parametrize(
     "message",
     [
-        m.Register("helperd-bulk/1", 3),
+        m.Register("helperd-bulk/2", 3),
         m.Lost("kernel", 3),
         m.Changed("cut", 3),
         m.DataReport(m.Packet(b"x")),

@@ -298,24 +298,47 @@ def test_data_before_the_open_report_is_refused_with_its_place():
 # the bulk extension
 
 
-def agreed(interface=7):
+def agreed(*numbers):
+    """A supervisor's session that has given link types 1, 2, ... these interface numbers."""
     supervisor = at(Role.SUPERVISOR, Phase.READY, v3)
-    supervisor.receive(v3.encode(m.Register("helperd-bulk/1"), 1))
-    supervisor.send(m.Register("helperd-bulk/1", interface))
+    supervisor.receive(v3.encode(m.Register("helperd-bulk/2"), 1))
+    supervisor.send(m.Register("helperd-bulk/2"))
+    for dlt, number in enumerate(numbers, 1):
+        supervisor.send(m.Register("helperd-bulk/2", number, dlt))
     return supervisor
 
 
 def test_the_number_is_the_supervisors_to_give():
     """A helper that names an interface itself gets nothing by it."""
     supervisor = at(Role.SUPERVISOR, Phase.READY, v3)
-    supervisor.receive(v3.encode(m.Register("helperd-bulk/1", 3), 1))
+    supervisor.receive(v3.encode(m.Register("helperd-bulk/2", 3, 1), 1))
     assert supervisor.bulk is None
-    assert agreed(7).bulk == 7
+    assert not supervisor._scanner.bulk
+    assert agreed(7, None, 9).bulk == {1: 7, 2: None, 3: 9}
+    assert agreed(7, None, 9)._scanner.bulk == {7, 9}
     helper = at(Role.HELPER, Phase.READY, v3)
-    helper.receive(v3.encode(m.Register("helperd-bulk/1"), 1))
     assert helper.bulk is None
-    helper.receive(v3.encode(m.Register("helperd-bulk/1", 7), 1))
-    assert helper.bulk == 7
+    helper.receive(v3.encode(m.Register("helperd-bulk/2"), 1))
+    assert helper.bulk == {}
+    for number, dlt in ((7, 1), (None, 2), (9, 3), (7, 1)):
+        helper.receive(v3.encode(m.Register("helperd-bulk/2", number, dlt), 1))
+    assert helper.bulk == {1: 7, 2: None, 3: 9}
+
+
+@pytest.mark.parametrize(("first", "second"), [(7, 8), (None, 7), (7, None)])
+def test_a_number_that_was_given_stays(first, second):
+    helper = at(Role.HELPER, Phase.OPEN, v3)
+    helper.receive(v3.encode(m.Register("helperd-bulk/2", first, 1), 1))
+    with pytest.raises(RemoteProtocolError, match="link type 1") as caught:
+        helper.receive(v3.encode(m.Register("helperd-bulk/2", second, 1), 2))
+    assert caught.value.problem == "bad-payload"
+
+
+@pytest.mark.parametrize("subsystem", ["helperd-bulk/1", "helperd-bulk/3", "helperd-bulk/", "weather"])
+def test_another_version_agrees_on_nothing(subsystem):
+    helper = at(Role.HELPER, Phase.READY, v3)
+    helper.receive(v3.encode(m.Register(subsystem, 7, 1), 1))
+    assert helper.bulk is None
 
 
 # limits
@@ -346,7 +369,7 @@ def test_an_original_length_that_is_given_is_kept_when_a_packet_is_cut():
 
 def test_our_own_supervisor_takes_whole_packets():
     helper = at(Role.HELPER, Phase.OPEN, v3)
-    helper.bulk = 0
+    helper.bulk = {}
     assert helper.send_limit == MAX_FRAME
     assert len(helper.send(m.DataReport(m.Packet(bytes(200_000), 1, 2, 3)))) > 200_000
 
