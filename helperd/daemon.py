@@ -56,7 +56,7 @@ from helperd.wire.definition import SourceDefinition, split_interface
 from helperd.wire.messages import ConfigureRequest, Hopping
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
 FLUSH_S: Final = 1.0
 """Seconds that consumers have to read what is queued when the daemon stops."""
@@ -148,6 +148,7 @@ class Daemon:
             on_connect=self.supervisor.on_consumer,
             on_change=self.supervisor.changed,
             on_bug=self.supervisor.bug,
+            is_over=self._are_done,
             sources=frozenset(spec.sources),
             single=single,
             spec=spec,
@@ -252,8 +253,25 @@ class Daemon:
 
     async def wait_done(self, source: str) -> None:
         """Wait until a source has ended by itself, for good."""
-        life = self.supervisor.source(source).life
-        while (life.state, life.why) != (State.DOWN, "done"):
+        while not self._are_done({source}):
+            await self.supervisor.wait_change()
+
+    def _are_done(self, names: Collection[str]) -> bool:
+        """Whether all of these have ended by themselves, for good: a file at its end, for one."""
+        return set(names) <= self._done()
+
+    def _done(self) -> set[str]:
+        lives = ((source.name, source.life) for source in self.supervisor.sources)
+        return {name for name, life in lives if (life.state, life.why) == (State.DOWN, "done")}
+
+    async def end_readers(self) -> None:
+        """Give readers of sources that are done their end, whenever one has become so."""
+        done: set[str] = set()
+        while True:
+            before, done = done, self._done()
+            for sink in self.sinks if done - before else ():
+                if isinstance(sink, StreamSink):
+                    sink.end_if_over()
             await self.supervisor.wait_change()
 
     async def remove_source(self, name: str) -> None:
@@ -402,6 +420,7 @@ async def run(
                     if view is not None:
                         view.snapshot = daemon.snapshot
                         nursery.start_soon(view.show)
+                    nursery.start_soon(daemon.end_readers)
                     nursery.start_soon(_end_with_launcher, launcher)
                     supervisor.on_beat.append(_Pulse(notifier, supervisor).beat)
                     notifier.ready(f"{len(settings.sources)} sources")

@@ -10,12 +10,14 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from helperd import __version__, config, pcapng
 from helperd.cli import tap
+from helperd.cli.counter import Counter
 from helperd.cli.defaults import SYSTEM_CONFIG, config_file
 from helperd.cli.launcher import SOCKET
 from helperd.cli.ring import STDOUT, Ring
@@ -84,14 +86,17 @@ def main(args: argparse.Namespace) -> int:
     if file == STDOUT and sys.stdout.isatty():
         raise HelperdError("usage", "standard output is a terminal: -w FILE, or a pipe to tshark -r -")
 
+    counter = Counter(wanted=not args.quiet and file != STDOUT)
+
     def say(line: str) -> None:
         if not args.quiet:
+            counter.clear()
             print(line, file=sys.stderr, flush=True)
 
     ring = Ring(file, limits, tap._now(),
                 on_file=lambda begun: say(f"File: {begun}"))  # fmt: skip
     try:
-        problem = trio.run(_capture, settings, path, installed, ring, say)
+        problem = trio.run(_capture, settings, path, installed, ring, say, counter)
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
@@ -100,6 +105,7 @@ def main(args: argparse.Namespace) -> int:
             raise error from None
         raise
     finally:
+        counter.clear()
         ring.close()
     if ring.packets or not problem:
         say(f"Packets captured: {ring.packets:,}")
@@ -116,7 +122,12 @@ def _door(path: str, installed: str | None, settings: Config) -> AbstractAsyncCo
 
 
 async def _capture(
-    settings: Config, path: str, installed: str | None, ring: Ring, say: Callable[[str], None]
+    settings: Config,
+    path: str,
+    installed: str | None,
+    ring: Ring,
+    say: Callable[[str], None],
+    counter: Counter,
 ) -> str:
     """Run one source with one consumer, this process itself; return why it ended badly, or nothing."""
 
@@ -157,7 +168,7 @@ async def _capture(
                 nursery.start_soon(supervisor.run)
                 nursery.start_soon(interrupted)
                 nursery.start_soon(ended)
-                await _copy(ours, ring)
+                await _copy(ours, ring, counter)
                 await supervisor.stop()
                 bad = "" if ring.done else _failure(supervisor.source(spec.name), ring.packets)
                 nursery.cancel_scope.cancel()
@@ -180,13 +191,14 @@ def _over(state: State) -> bool:
     return state in {State.DOWN, State.FAILED}
 
 
-async def _copy(sock: trio.socket.SocketType, ring: Ring) -> None:
+async def _copy(sock: trio.socket.SocketType, ring: Ring, counter: Counter) -> None:
     """Write what comes until it ends or a limit is reached."""
     while not ring.done:
-        due = ring.due_at()
+        due = min(inf if (at := ring.due_at()) is None else at, counter.due_at(ring.packets))
         data = None
-        with trio.move_on_after(max(0.0, due - tap._now()) if due is not None else float("inf")):
+        with trio.move_on_after(max(0.0, due - tap._now())):
             data = await sock.recv(1 << 20)
+        counter.look(ring.packets, tap._now())
         if data is None:
             ring.tick(tap._now())
         elif data:

@@ -93,4 +93,12 @@ def said(source: dict[str, Any]) -> str:
         if source["state"] == "running" and source.get("channel")
         else ""
     )
+    if is_done(source):
+        name = clean(source["name"])
+        return f"{name}: done, nothing more comes; `helperd start {name}` begins it again"
     return f"{clean(source['name'])}: {state_of(source).text}{channel}"
+
+
+def is_done(source: dict[str, Any]) -> bool:
+    """Whether a source has ended by itself, for good: a file at its end, for one."""
+    return source["state"] == "down" and source.get("why") == "done"

@@ -9,9 +9,11 @@ import signal
 import sys
 import time
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from helperd.cli import running
+from helperd.cli.counter import Counter
 from helperd.cli.ring import STDOUT, Limits, LineRing, Ring
 from helperd.cli.signals import woken_by
 from helperd.errors import Code, HelperdError, UnavailableError, UsageError
@@ -165,7 +167,13 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(
             "usage", "packets do not go to a terminal; write a file with -w FILE, or pipe to tshark -r -"
         )
-    say = (lambda _line: None) if args.quiet else _say
+    counter = Counter(wanted=not args.quiet and file != STDOUT, unit="Reports" if args.jsonl else "Packets")
+
+    def say(line: str) -> None:
+        if not args.quiet:
+            counter.clear()
+            print(line, file=sys.stderr)
+
     with (
         woken_by(signal.SIGINT, signal.SIGTERM) as stopped,
         _names_to(args) as tell,
@@ -176,29 +184,44 @@ def main(args: argparse.Namespace) -> int:
         )
         try:
             ring.feed(head, _now())
-            ended = _copy(stream, ring, stopped)
+            ended = _copy(stream, ring, stopped, counter)
         finally:
+            counter.clear()
             ring.close()
     lost = f"; {ring.dropped:,} were lost because this reader was slow" if ring.dropped else ""
     say(f"{ring.unit} captured: {ring.packets:,}{lost}")
     if ended and ring.cut:
         raise UnavailableError("no-daemon", "the daemon went away inside a packet; what was written is whole")
     if ended:
-        say("the daemon has ended the stream")
+        say(_why_it_ended(args))
     return Code.DONE
 
 
-def _copy(stream: socket.socket, ring: Ring, stopped: socket.socket) -> bool:
+def _why_it_ended(args: argparse.Namespace) -> str:
+    """Ask what became of the sources of a stream that has ended."""
+    try:
+        with running.connect(args) as client:
+            rows = {row["name"]: row for row in client.call("GetStatus")["sources"]}
+    except HelperdError:
+        return "the daemon has ended"
+    over = [rows[name] for name in args.names if name in rows and running.is_done(rows[name])]
+    if over and len(over) == len(set(args.names)):
+        return "\n".join(map(running.said, over))
+    return "the daemon has ended the stream"
+
+
+def _copy(stream: socket.socket, ring: Ring, stopped: socket.socket, counter: Counter) -> bool:
     """Feed the ring; True when the stream ended, False when we did."""
     poll = select.poll()
     poll.register(stream, select.POLLIN)
     poll.register(stopped, select.POLLIN)
     while not ring.done:
-        due = ring.due_at()
-        timeout = None if due is None else max(0.0, due - _now()) * 1000 + 1
+        due = min(inf if (at := ring.due_at()) is None else at, counter.due_at(ring.packets))
+        timeout = None if due == inf else max(0.0, due - _now()) * 1000 + 1
         ready = {fd for fd, _event in poll.poll(timeout)}
         if stopped.fileno() in ready:
             return False
+        counter.look(ring.packets, _now())
         if stream.fileno() not in ready:
             ring.tick(_now())
             continue
@@ -249,6 +272,8 @@ def _connect(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[t
         stream = client.upgrade("Stream", sources=names or None, format=form)
     with stream.socket:
         for source in sources:
+            if running.is_done(source) and source["name"] in names:
+                continue  # the stream ends at once, and then it is said
             if source["state"] != "running" and (args.all or source["name"] in names):
                 say(f"{running.said(source)}; its packets come when it runs")
         yield stream.socket, stream.head
@@ -256,7 +281,3 @@ def _connect(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[t
 
 def _now() -> float:
     return time.monotonic()  # noqa: TID251 - a client's own limits
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -41,6 +41,7 @@ class StreamSink:
         single: set for a source's own socket, which carries one link type.
         on_connect: called when a consumer has connected, for sources that start with their first consumer.
         on_change: called when a consumer has come or gone.
+        is_over: whether none of these sources will have packets again by itself; their reader gets its end then.
         on_bug: told of an error of our own that has ended one consumer, and nobody else.
         spec: the configuration's entry, None for an implicit socket.
         form: "pcapng", "frames" or "jsonl".
@@ -58,6 +59,7 @@ class StreamSink:
     on_connect: Callable[[frozenset[str]], None]
     on_change: Callable[[], None]
     on_bug: Callable[[str, BaseException], None]
+    is_over: Callable[[frozenset[str]], bool]
     sources: frozenset[str] = frozenset()
     single: str | None = None
     spec: SinkSpec | None = None
@@ -132,6 +134,7 @@ class StreamSink:
         """Serve a consumer until its stream ends; its socket is closed then."""
         try:
             self.on_connect(self.sources)
+            self.end_if_over()
             await consumer.serve()
         except* Exception as bug:  # noqa: BLE001 - the border: one consumer ends, and nobody else
             self.on_bug(self.name, bug)
@@ -164,6 +167,11 @@ class StreamSink:
             self.scope.cancel()
         for consumer in self.consumers:
             consumer.leave()
+
+    def end_if_over(self) -> None:
+        """Where named sources have ended for good, their readers have what is queued, and then their end."""
+        if self.sources and self.is_over(self.sources):
+            self.finish()
 
     def finish(self) -> None:
         """Let every consumer have what is queued, then end its stream."""

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import random
+import re
 import shutil
 import signal
 import socket
@@ -301,3 +302,77 @@ def test_a_stream_cut_inside_a_packet_is_told(rundir: Path, tmp_path: Path) -> N
     assert process.returncode == 69
     assert "inside a packet" in err
     assert (tmp_path / "x").read_bytes() == data
+
+
+def test_on_a_terminal_a_count_runs_while_packets_come(rig: Rig, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    argv = [*HELPERD, "tap", "radio0", "-w", str(tmp_path / "x.pcapng"), "--runtime-dir", str(rig.runtime)]
+    process = subprocess.Popen(argv, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    with open(master, "rb", buffering=0) as terminal:
+        shown = b""
+        while len(counts := re.findall(rb"\rPackets: ([0-9,]+) ", shown)) < 3:
+            shown += terminal.read(4096)
+        process.send_signal(signal.SIGINT)
+        while not re.search(rb"Packets captured: [0-9,]+\r\n", shown):
+            shown += terminal.read(4096)
+    assert process.wait(HANGS_S) == 0
+    numbers = [int(count.replace(b",", b"")) for count in counts]
+    assert numbers == sorted(set(numbers))  # it grows, and is drawn for something new only
+    assert b"\r\x1b[KPackets captured" in shown  # the last count does not stay beside the sum
+
+
+DONE = """
+[[helper]]
+name = "pcapfile"
+command = ["builtin:pcapfile"]
+types = ["pcapfile"]
+
+[[source]]
+name = "replay"
+definition = "{file}:type=pcapfile,realtime=false"
+restart = "transient"
+start = "{start}"
+"""
+
+
+@pytest.mark.parametrize(
+    "way", ["sources/replay.sock", "sources/replay.frames.sock", "sources/replay.jsonl.sock"]
+)
+def test_a_reader_of_a_replay_that_is_done_gets_its_end(rundir: Path, way: str) -> None:
+    file = ROOT / "tests/vectors/tiny.pcap"
+    with daemon(rundir, DONE.format(file=file, start="boot")) as rig:
+        rig.wait(lambda status: status["sources"][0]["why"] == "done")
+        with rig.connect(way) as sock:
+            while sock.recv(1 << 16):
+                pass
+
+
+def test_a_reader_gets_the_end_of_a_replay_behind_its_last_packet(rundir: Path, tmp_path: Path) -> None:
+    file = ROOT / "tests/vectors/tiny.pcap"
+    with daemon(rundir, DONE.format(file=file, start="first-consumer")) as rig:
+        done = tap(rig, "replay", "-w", str(tmp_path / "x.pcapng"))
+        assert done.returncode == 0
+        assert "replay: done, nothing more comes; `helperd start replay` begins it again" in done.stderr
+        first = (tmp_path / "x.pcapng").read_bytes()
+        packets = sum(kind == pcapng.ENHANCED_PACKET for kind, _start, _stop in pcapng.split(first))
+        assert packets == rig.source("replay")["packets"] > 0
+        again = tap(rig, "replay", "-w", str(tmp_path / "y.pcapng"))
+        assert again.returncode == 0
+        assert "Packets captured: 0" in again.stderr
+        assert "`helperd start replay` begins it again" in again.stderr
+
+
+def test_a_reader_of_everything_stays_when_a_replay_is_done(rundir: Path) -> None:
+    file = ROOT / "tests/vectors/tiny.pcap"
+    with daemon(rundir, DONE.format(file=file, start="boot")) as rig:
+        rig.wait(lambda status: status["sources"][0]["why"] == "done")
+        with rig.connect("all.sock") as sock:
+            rig.wait(lambda status: len(status["consumers"]) == 1)
+            rig.call("Start", source="replay")
+            packets = PacketReader()
+            found = 0
+            while found < rig.source("replay")["packets"]:
+                found += len(list(packets.feed(sock.recv(1 << 16))))
+            rig.wait(lambda status: status["sources"][0]["why"] == "done")
+            assert len(rig.status()["consumers"]) == 1

@@ -156,6 +156,7 @@ async def bench(tmp_path, kind: str, form: str, **settings):
     listener = listen_tcp("127.0.0.1", 0) if kind == "tcp" else listen_unix(path, mode=0o600, group=None)
     async with trio.open_nursery() as nursery:
         sink = StreamSink(
+            is_over=lambda _names: False,
             name="test",
             listener=listener,
             table=table,
