@@ -159,7 +159,7 @@ def test_the_mixed_stream_has_packets_and_reports_in_order():
 def test_a_bad_frame_costs_no_report_in_front_of_it():
     feed = Feed()
     outbox = feed.reader()
-    runs = feed.scanner.feed(v3.encode(report(1), 1) + v3.encode(DataReport(Packet(b"a", 1, 1 << 60)), 1))
+    runs = feed.scanner.feed(v3.encode(report(1), 1) + v3.encode(DataReport(Packet(b"a", 1 << 20, 0)), 1))
     with pytest.raises(RemoteProtocolError):
         feed.route.deliver(runs, lambda runs, into: feed.translator.translate(runs, 5, into))
     assert outbox.queued == 1

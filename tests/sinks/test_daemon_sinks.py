@@ -104,18 +104,20 @@ def test_of_two_readers_one_stopped_the_other_loses_nothing(rundir):
             os.kill(stopped.pid, signal.SIGSTOP)
             rig.call("Start", source="victim")
             rig.wait(lambda status: row_of(status, "victim")["state"] == "down", 30)
-            complete.join(HANGS_S)  # the source is done: its readers get their end
-            status = rig.wait(lambda status: len(status["consumers"]) == 1)
+            status = rig.wait(lambda status: any(each["packets"] == 30000 for each in status["consumers"]))
             source = row_of(status, "victim")
             assert source["produced"] == source["packets"] == source["routed"] == 30000
             assert source["lost"] == {}
-            (small,) = status["consumers"]
+            whole, small = sorted(status["consumers"], key=lambda each: each["sink"], reverse=True)
+            assert (whole["offered"], whole["packets"], whole["lost"]) == (30000, 30000, 0)
             assert small["offered"] == 30000 == small["packets"] + small["lost"] + small["queued"]
             assert small["lost_by"] == {"consumer-slow": small["lost"]}
             assert small["lost"] > 20000
             assert small["queued_bytes"] <= 256 << 10
             os.kill(stopped.pid, signal.SIGCONT)
-            rig.wait(lambda status: not status["consumers"])
+            rig.wait(lambda status: not any(each["queued"] for each in status["consumers"]))
+            rig.stop()
+            complete.join(HANGS_S)
             assert stopped.wait(HANGS_S) == 0
         finally:
             stopped.kill()
