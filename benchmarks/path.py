@@ -49,12 +49,14 @@ types = ["{type}"]
 wire = "{wire}"
 verify = {verify}
 keepalive = "4s"
+exclusive = false
 """
 OWN = f"""
 [[helper]]
 name = "sdk"
 command = ["{sys.executable}", "{Path(__file__).with_name("sdk_helper.py")}"]
 types = ["producer"]
+exclusive = false
 [[helper]]
 name = "pcapfile"
 command = ["builtin:pcapfile"]

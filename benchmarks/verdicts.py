@@ -40,6 +40,7 @@ name = "stuck"
 command = ["{sys.executable}", "{ROOT}/benchmarks/stuck_helper.py"]
 types = ["stuck"]
 keepalive = "1s"
+exclusive = false
 """
 LOSSLESS = """
 [[sink]]

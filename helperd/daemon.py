@@ -81,7 +81,10 @@ class Daemon:
     inventory: Inventory = field(init=False)
 
     def __post_init__(self) -> None:
-        self.inventory = Inventory(self.launcher, lambda: self.supervisor.config, self.supervisor.drivers)
+        supervisor = self.supervisor
+        self.inventory = Inventory(
+            self.launcher, lambda: supervisor.config, supervisor.drivers, supervisor.hotplug
+        )
 
     # sinks
 

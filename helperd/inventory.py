@@ -6,13 +6,11 @@ Rules:
   2. Who asks while the helpers are being asked gets the same answer.
   3. Which device is in use is never remembered.
 
-Source of facts: netlink(7), NETLINK_KOBJECT_UEVENT; kismet-protocol.md, section 4.1.
+Source of facts: kismet-protocol.md, section 4.1.
 """
 
 from __future__ import annotations
 
-import socket
-from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,13 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from helperd.config.specs import Config
+    from helperd.hotplug import Hotplug
     from helperd.launcher import Launcher
 
 FRESH_S: Final = 60.0
 """Seconds for which an answer is shown again, unless the one who asks wants another limit."""
-_KERNEL_EVENTS: Final = 15  # NETLINK_KOBJECT_UEVENT; not in the socket module
-_FROM_KERNEL: Final = 1  # multicast group
-_MOVES: Final = (b"add@", b"remove@")
 
 
 class _Look:
@@ -50,28 +46,28 @@ class Inventory:
         launcher: starts the helpers.
         config: gives the present configuration.
         drivers: learns who can list.
+        hotplug: knows when a device last came or went.
 
     Attributes:
-        moves: devices that came or went, as the kernel told.
         looks: rounds of questions.
     """
 
-    def __init__(self, launcher: Launcher, config: Callable[[], Config], drivers: Drivers) -> None:
-        self.moves = 0
+    def __init__(
+        self, launcher: Launcher, config: Callable[[], Config], drivers: Drivers, hotplug: Hotplug
+    ) -> None:
         self.looks = 0
         self._launcher = launcher
         self._config = config
         self._drivers = drivers
+        self._hotplug = hotplug
         self._last: _Look | None = None
-        self._moved_at = float("-inf")
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after the questions, and listen to the kernel, until cancelled."""
+        """Look after the questions until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await self._listen()
             await trio.sleep_forever()
 
     async def devices(self, in_use: Mapping[str, str], max_age_s: float | None = None) -> dict[str, object]:
@@ -102,7 +98,7 @@ class Inventory:
         if not look.done.is_set():
             return True
         old = trio.current_time() - look.began > max_age_s
-        return look.error is None and not old and self._moved_at < look.began
+        return look.error is None and not old and self._hotplug.moved_at < look.began
 
     async def _ask(self, look: _Look) -> None:
         assert self._nursery is not None
@@ -116,23 +112,3 @@ class Inventory:
             look.error = error
         finally:
             look.done.set()
-
-    async def _listen(self) -> None:
-        """Notice devices that come and go; where the kernel does not tell, age alone decides."""
-        try:
-            events = trio.socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _KERNEL_EVENTS)
-        except OSError:
-            return
-        with closing(events):
-            try:
-                await events.bind((0, _FROM_KERNEL))
-            except OSError:
-                return
-            while True:
-                try:
-                    event = await events.recv(8192)
-                except OSError:  # more than the socket holds: something was among it
-                    event = _MOVES[0]
-                if event.startswith(_MOVES):
-                    self.moves += 1
-                    self._moved_at = trio.current_time()

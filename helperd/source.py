@@ -21,6 +21,7 @@ import trio
 
 from helperd import replay
 from helperd.bell import Bell
+from helperd.claim import Claim, devices_of
 from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut, UsageError, reason_word
 from helperd.incarnation import Incarnation, program_of
 from helperd.layout import MAX_CONTENT
@@ -39,7 +40,7 @@ from helperd.reports import report_of
 from helperd.translate import Translator
 from helperd.watch import Watch
 from helperd.wire import bulk
-from helperd.wire.definition import SourceDefinition, channel_plan, for_kismet, split_interface
+from helperd.wire.definition import SourceDefinition, channel_plan, for_kismet
 from helperd.wire.frames import Kind, Run
 from helperd.wire.greeting import attempts
 from helperd.wire.identity import canonical, uuid_of
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from helperd.config.specs import HelperSpec, SourceSpec
     from helperd.drivers import Drivers
     from helperd.gate import StartGate
+    from helperd.hotplug import Arrival
     from helperd.launcher import Launcher
     from helperd.routing import Route, RouteTable, Segment
     from helperd.watch import Finding, Moment
@@ -184,7 +186,8 @@ class Source:
         self.incarnation: Incarnation | None = None
         self.vitals: vitals.Tree | None = None
         self.identity = ""
-        self.exclusive = False
+        self.claim: Claim | None = None
+        self.refused_for: Source | None = None
         self.tuned: ConfigureRequest | None = None
         self.hop_rate: float | None = None
         self.reported: tuple[str, ...] = ()
@@ -301,8 +304,10 @@ class Source:
         self.watch = None
         self._translator = None
         self.rung = ""
+        self._release()
         bug = Exit(Why.ACCIDENT, "bug", f"a bug of helperd's own: {type(error).__name__}: {error}")
         self.life.recover(bug, trio.current_time(), random.random())
+        self._call_the_refused()
         await trio.lowlevel.checkpoint()
 
     async def _rest(self) -> None:
@@ -327,6 +332,8 @@ class Source:
         life.enter(target, now, why="" if target is not State.FAILED else "gave-up")
         if target is State.STARTING:
             life.woken = True
+        else:
+            self._call_the_refused()
         await trio.lowlevel.checkpoint()
 
     def _announce_end(self, ended: Exit, target: State | None, now: float) -> None:
@@ -365,6 +372,7 @@ class Source:
         self._unacceptable = None
         self._said = ""
         self._failed = None
+        self.refused_for = None
         self.last_words = []
         self.watch = None
         self._received_before = self.route.ledger.received
@@ -380,11 +388,15 @@ class Source:
             except* Exception as group:  # noqa: BLE001 - the border: whatever is wrong inside ends here
                 error = _first(group)
         self._scope = None
+        if life.ended_by is None:
+            life.post(Event.ENDED, trio.current_time(), number)
         reason = self._reason(error)
         if not isinstance(error, HelperdError | None):
             self.shell.log("error", self.name, f"bug: {type(error).__name__}: {error}")
         life.enter(State.STOPPING, trio.current_time(), reason)
         how, code, climbed = await self._stop(reason)
+        life.post(Event.EMPTY, trio.current_time(), number)
+        self._release()
         return classify(
             Ending(
                 asked=self._asked(),
@@ -412,7 +424,7 @@ class Source:
         self.opened = Opened()
         self.helper, profile = await shell.choose(self.spec)
         self._input = await replay.look(self._interface)
-        self._check_device(self.helper)
+        await self._take_device(self.helper)
         async with shell.gate.slot() as slot:
             ways = self._ways_to_greet()
             self._last_way = len(ways) == 1
@@ -492,7 +504,6 @@ class Source:
             channel.send(self.tuned)
         await trio.lowlevel.checkpoint()  # however soon it is done, who waits for it to run sees it run
         await channel.pump(self._holding, self._wait_for_room)
-        self.post(Event.ENDED, incarnation=number)
 
     def _definition_for_helper(self) -> str:
         """The definition in the helper's dialect: who offers helperd's own extension reads ours.
@@ -547,54 +558,100 @@ class Source:
             },
         )
 
-    # identity
+    # the device and its identity
 
-    @property
-    def holds(self) -> bool:
-        """Whether it has its device, or will have it again."""
-        return bool(self.identity) and self.life.wanted == "up" and self.life.state not in _AT_REST
+    def awaits(self, arrival: Arrival) -> bool:
+        """Whether what came may be its device."""
+        if arrival.unknown:
+            return True
+        names = devices_of(self.spec.definition)
+        if arrival.usb:  # an interface or a path comes under its own name
+            interface = self.helper is not None and self.helper.builtin == "interface"
+            return not interface and not any(name.startswith("/") for name in names)
+        return not arrival.names.isdisjoint(names)
 
-    def _check_device(self, helper: HelperSpec) -> None:
-        """Refuse a device that another source has, before a second process disturbs it.
+    async def _take_device(self, helper: HelperSpec) -> None:
+        """Claim the device, so that no second process disturbs the first; wait while another source is opening it.
+
+        Whether it can be opened, and what else is wrong, is known then: so nobody is refused because of one that is
+        refused itself.
 
         Raises:
-            OpenRefused: "busy".
+            OpenRefused: "busy": another source has it.
             UsageError: "bad-definition": it cannot be read, or its hop rate is none.
         """
-        definition = SourceDefinition.parse(self.spec.definition)
-        definition.rate()
-        if definition.get("uuid"):
+        SourceDefinition.parse(self.spec.definition).rate()
+        if not helper.exclusive:
             return
+        claim = Claim(helper.name, devices_of(self.spec.definition))
+        with trio.move_on_after(GREET_S + OPEN_S):
+            while (other := self._rival(claim)) is not None and other.claim is not None:
+                if other.claim.opened:
+                    break
+                await other.claim.decided.wait()
+        if (other := self._rival(claim)) is not None:
+            raise self._refusal(other)
+        self.claim = claim
+
+    def _rival(self, claim: Claim) -> Source | None:
+        """The source that has a device, or is opening it."""
         for other in self.shell.sources:
-            if other is self or not other.holds or not other.exclusive or other.helper is None:
-                continue
-            names = {split_interface(other.spec.definition)[0], other.opened.capture_interface}
-            if other.helper.name == helper.name and definition.interface in names:
-                raise _taken(definition.interface, other)
+            if other is not self and other.claim is not None and other.claim.meets(claim):
+                return other
+        return None
+
+    def _release(self) -> None:
+        """Nothing of the process is left: the device is free."""
+        claim, self.claim = self.claim, None
+        self._accepted = False
+        if claim is not None:
+            claim.decided.set()
+
+    def _call_the_refused(self) -> None:
+        """Let those try who were refused because of this source, now that it does not try itself."""
+        for other in self.shell.sources:
+            if other.refused_for is self:
+                other.post(Event.DEVICE_APPEARED)
+
+    def _refusal(self, other: Source) -> OpenRefused:
+        self.refused_for = other
+        interface = SourceDefinition.parse(self.spec.definition).interface
+        state = "open already" if other.claim is None or other.claim.opened else "being opened"
+        text = f"{interface} is {state}, as source {other.name!r} (UUID {other.identity})"
+        assert self.helper is not None
+        may = f"if its devices can be open twice, write exclusive = false for the helper {self.helper.name!r}"
+        return OpenRefused("busy", f"{text}; stop that one, or, {may}")
 
     def _identify(self, report: OpenReport) -> None:
         """Settle the source's UUID: its definition's, else its helper's, else one made of its name.
 
+        Where several sources may have one device, the helper's would be the same for all of them.
+
         Raises:
-            OpenRefused: "busy": another source has it. UsageError: "bad-definition": the definition's is none.
+            OpenRefused: "busy": another source has it open. UsageError: "bad-definition": the definition's is none.
         """
         definition = SourceDefinition.parse(self.spec.definition)
         wished = definition.get("uuid")
+        helper = self.helper
+        assert helper is not None
         # some helpers report the rest of their definition behind it (kismet-protocol.md, H11)
-        uuid = canonical(wished or report.uuid.partition(",")[0])
+        uuid = canonical(wished or (report.uuid.partition(",")[0] if helper.exclusive else ""))
         if wished and not uuid:
             text = f"uuid={wished!r} is none; write 8-4-4-4-12 hexadecimal digits"
             raise UsageError("bad-definition", f"{self.name}: {text}")
-        self.exclusive = bool(uuid) and not wished
         if not uuid:
-            if report.uuid:
+            if report.uuid and helper.exclusive:
                 self.say("warning", f"its helper calls itself {report.uuid[:64]!r}, which is no UUID")
-            assert self.helper is not None
-            uuid = uuid_of(f"helperd_{self.helper.name}", self.name)
+            uuid = uuid_of(f"helperd_{helper.name}", self.name)
         for other in self.shell.sources:
-            if other is not self and other.holds and other.identity == uuid:
-                raise _taken(definition.interface, other)
+            if other is not self and other.accepted and other.identity == uuid:
+                raise self._refusal(other)
         self.identity = uuid
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it has its device now: its helper has said yes, and its process is not gone yet."""
+        return self._accepted
 
     def _take(self, report: OpenReport) -> None:
         opened = self.opened
@@ -739,6 +796,8 @@ class Source:
         self._take(report)
         self._describe(self.life.incarnation)
         self._accepted = True
+        if self.claim is not None:
+            self.claim.open(report.capture_interface)
 
     def _deliver_bluetooth(self, message: BluetoothReport) -> None:
         """A report that older Bluetooth helpers send in place of JSON goes the way of JSON."""
@@ -898,7 +957,6 @@ class Source:
 
 _REPLAYS: Final = "pcapfile"
 """The bundled helper that reads nothing but files, also such as only it may look at."""
-_AT_REST: Final = frozenset({State.DOWN, State.FAILED})
 _WATCHED: Final = frozenset({State.GREETING, State.OPENING, State.RUNNING})
 _SEVERITIES: Final = {
     Severity.DEBUG: "debug",
@@ -907,12 +965,6 @@ _SEVERITIES: Final = {
     Severity.ALERT: "alert",
     Severity.FATAL: "fatal",
 }
-
-
-def _taken(interface: str, other: Source) -> OpenRefused:
-    text = f"{interface} is open already, as source {other.name!r} (UUID {other.identity})"
-    cure = "stop that one, or give this one a uuid= of its own in its definition if both are meant"
-    return OpenRefused("busy", f"{text}; {cure}")
 
 
 def policy_of(spec: SourceSpec) -> Policy:

@@ -172,7 +172,7 @@ def snapshot(
         "runtime_dir": runtime_dir,
         "health": "degraded" if sick else "ok",
         "late_beats": supervisor.late_beats,
-        "bugs": supervisor.bugs + sum(source.faults for source in supervisor.all),
+        "bugs": supervisor.bugs + sum(source.faults + source.life.bugs for source in supervisor.all),
         "sources": sources,
         "services": services,
         "sinks": [sink_status(sink) for sink in sinks if sink.name != CONTROL_SOCKET],

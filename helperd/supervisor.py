@@ -19,10 +19,12 @@ import trio
 from helperd import gather, vitals
 from helperd.bell import Bell
 from helperd.bus import MessageBus
+from helperd.claim import devices_of
 from helperd.config.keys import KEYS
 from helperd.drivers import Drivers, check_definition, driver_for, probe
 from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate
+from helperd.hotplug import Arrival, Hotplug
 from helperd.lifecycle import Event, Plan, State, plan
 from helperd.service import Service
 from helperd.source import Source, policy_of
@@ -81,6 +83,7 @@ class Supervisor:
         self.changes = 0
         self.drivers = Drivers()
         self.tuning = Tuning(lambda: self.sources, self.bug)
+        self.hotplug = Hotplug(self._on_arrival, self._awaited_paths)
         self._lot = trio.lowlevel.ParkingLot()
         self.runtime_dir = ""
         self._running: dict[str, _Running] = {}
@@ -174,6 +177,7 @@ class Supervisor:
             nursery.start_soon(self._heartbeat)
             nursery.start_soon(self._watch_vitals)
             nursery.start_soon(self.tuning.run)
+            nursery.start_soon(self.hotplug.run)
             for spec in self.config.sources:
                 self._add(spec)
             for service in self.config.services:
@@ -193,6 +197,7 @@ class Supervisor:
         running = _Running(source, trio.Event())
         self._running[spec.name] = running
         self._nursery.start_soon(self._keep, running, self._running)
+        self.hotplug.look.ring()
         if spec.start == "boot" or (spec.start == "first-consumer" and source.route.taps):
             source.post(Event.START)
         return source
@@ -205,6 +210,7 @@ class Supervisor:
             running.left.set()
             if not source.is_kept() and among.get(source.name) is running:
                 del among[source.name]
+            self.hotplug.look.ring()
             self.changed()
 
     def on_consumer(self, wanted: frozenset[str]) -> None:
@@ -278,6 +284,26 @@ class Supervisor:
                 incarnation = source.incarnation
                 source.vitals = trees.get(incarnation.process.pid) if incarnation is not None else None
 
+    # devices that come
+
+    def _on_arrival(self, arrival: Arrival) -> None:
+        """Try again whoever waits for what has come."""
+        for source in self.sources:
+            try:
+                if source.awaits(arrival):
+                    source.post(Event.DEVICE_APPEARED)
+            except UsageError:
+                continue  # its definition cannot be read: it waits for another one
+
+    def _awaited_paths(self) -> set[str]:
+        paths = set()
+        for source in self.sources:
+            try:
+                paths |= {name for name in devices_of(source.spec.definition) if name.startswith("/")}
+            except UsageError:
+                continue
+        return paths
+
     # what changes
 
     async def reload(self, new: Config) -> Plan:
@@ -299,6 +325,7 @@ class Supervisor:
         for name in (*what.replace, *what.adjust):
             source = self._running[name].source
             source.spec = specs[name]
+            self.hotplug.look.ring()
             source.life.policy = policy_of(specs[name])
             helper = new.helper(source.helper.name) if source.helper is not None else None
             if name in what.replace:

@@ -132,6 +132,7 @@ can_probe = true
 can_tune = false
 can_hop = true
 when = "present"
+exclusive = false
 options = ["Gain", "ppm", "gain"]
 [[source]]
 definition = 'wlan0:type=a,channels="1,6,11"'
@@ -208,6 +209,7 @@ helpers = ["h"]
                 can_tune=False,
                 can_hop=True,
                 options=("gain", "ppm"),
+                exclusive=False,
             ),
         ),
         sources=(

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import re
 import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from helperd.config.check import SHARED, builtins
 from helperd.control.client import Client, ControlError
 from helperd.wire.identity import canonical, uuid_of
 from tests.patience import HANGS_S
-from tests.rig import ROOT, daemon
+from tests.rig import ROOT, Rig, daemon
 
 HELPER = f"""
-import os, sys
+import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from helperd.helpers.sdk import Device, Helper, main
+from helperd.helpers.sdk import Device, Helper, Refused, main
 class Dongle(Helper):
     TYPE = "dongle"
-    OPTIONS = {{"given": "a UUID", "log": "a file"}}
+    OPTIONS = {{"given": "a UUID", "log": "a file", "until": "a file to wait for", "refuse": "why", "device": "a path"}}
     def open(self, definition):
         with open(os.environ["OPENED"], "a") as log:
             log.write(definition.interface + "\\n")
+        while definition.get("until") and not os.path.exists(definition.get("until")):
+            time.sleep(0.01)
+        if definition.get("refuse"):
+            raise Refused(definition.get("refuse"))
         return Device(dlt=147, uuid=definition.get("given"), capture_interface="usb-" + definition.interface)
     def capture(self, writer):
         writer.packet(b"here")
@@ -95,16 +104,14 @@ def test_the_second_source_on_a_device_is_refused_with_the_name_of_the_first(run
             error = refused(rig, f"{interface}:type=dongle", "second")
             assert error.problem == "busy"
             assert "open already, as source 'first'" in str(error)
-            assert "uuid=" in str(error)
+            assert "write exclusive = false for the helper 'dongle'" in str(error)
+            own = refused(rig, f"{interface}:type=dongle,uuid=11111111-2222-3333-4444-555555555555", "second")
+            assert own.problem == "busy", "another identity makes no second device"
         assert opened.read_text() == "tty0\n"  # no second process has come near the device
         same = refused(rig, f"other:type=dongle,given={uuid_of('helperd_dongle', 'tty0').lower()}", "third")
         assert "open already, as source 'first'" in str(same)
         again = refused(rig, f"other:type=dongle,uuid={uuid_of('helperd_dongle', 'tty0')}", "fourth")
         assert "open already, as source 'first'" in str(again)
-        rig.call(
-            "AddSource", definition="tty0:type=dongle,uuid=11111111-2222-3333-4444-555555555555", name="meant"
-        )
-        rig.call("RemoveSource", source="meant")
         rig.call("Stop", source="first")
         assert (
             rig.call("AddSource", definition="tty0:type=dongle", name="next")["source"]["state"] == "running"
@@ -128,6 +135,104 @@ def test_of_two_in_one_file_one_runs_and_the_other_takes_over_when_it_is_stopped
         assert f"as source {running!r}" in other["exit"]["text"]
         rig.call("Stop", source=running)
         assert rig.call("Start", source=other["name"])["source"]["state"] == "running"
+
+
+@contextlib.contextmanager
+def second_waits(rig: Rig) -> Iterator[None]:
+    """While ``one`` opens its device, ``two`` has been told to do so too."""
+
+    def start() -> None:
+        with contextlib.suppress(ControlError):  # the answer is what becomes of it
+            rig.call("Start", source="two")
+
+    rig.wait(lambda status: status["sources"][0]["state"] == "opening")
+    order = threading.Thread(target=start)
+    order.start()
+    rig.wait(lambda status: status["sources"][1]["state"] == "starting")
+    yield
+    order.join(HANGS_S)
+
+
+def test_while_one_opens_the_device_the_other_waits_and_has_its_own_reason(rundir: Path) -> None:
+    """Neither is refused because of the other when it is the other's own definition that cannot be opened."""
+    go = rundir / "go"
+    one = f'definition = "tty0:type=dongle,until={go},refuse=the first is wrong"'
+    two = 'definition = "tty0:type=dongle,refuse=the second is wrong"\nstart = "manual"'
+    with daemon(rundir, config(rundir, ("one", one), ("two", two))) as rig, second_waits(rig):
+        assert (rundir / "opened").read_text() == "tty0\n"
+        go.touch()
+        status = rig.wait(lambda status: all(row["exit"] for row in status["sources"]))
+        texts = {row["name"]: (row["exit"]["problem"], row["exit"]["text"]) for row in status["sources"]}
+        assert texts == {
+            "one": ("open-refused", "the first is wrong"),
+            "two": ("open-refused", "the second is wrong"),
+        }
+
+
+def test_a_source_that_waits_for_another_can_be_stopped_and_one_that_cannot_open_does_not_keep_it(
+    rundir: Path,
+) -> None:
+    go = rundir / "go"
+    one = f'definition = "tty0:type=dongle,until={go},refuse=not me"'
+    two = 'definition = "tty0:type=dongle"\nstart = "manual"'
+    with daemon(rundir, config(rundir, ("one", one), ("two", two))) as rig, second_waits(rig):
+        rig.call("Stop", source="two")
+        assert rig.source("two")["state"] == "down"
+        go.touch()
+        rig.wait(lambda status: bool(status["sources"][0]["exit"]))
+        assert rig.call("Start", source="two")["source"]["state"] == "running"
+        with pytest.raises(ControlError, match="open already, as source 'two'"):
+            rig.call("Start", source="one")
+
+
+A, B = (f"given=00000000-0000-0000-0000-00000000000{letter}" for letter in "AB")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "meet"),
+    [
+        ("a:type=dongle,device=/dev/null", "b:type=dongle,device=/dev/null", True),
+        (f"a:type=dongle,device=/dev/null,{A}", f"a:type=dongle,device=/dev/zero,{B}", False),
+        ("/dev/null:type=dongle", "x:type=other,device=/dev/null", True),
+        ("/dev/null:type=dongle", "{link}:type=dongle", True),
+        (f"tty0:type=dongle,{A}", f"tty0:type=other,{B}", False),
+        ("tty0:type=dongle,given=7-a", "tty0:type=dongle,given=7-b", True),
+    ],
+)
+def test_which_definitions_mean_one_device(rundir: Path, first: str, second: str, meet: bool) -> None:
+    link = Path("/dev/shm/helperd-test-link")
+    link.symlink_to("/dev/null")
+    try:
+        text = config(rundir, ("first", f'definition = "{first}"'))
+        text = text.replace('types = ["dongle"]', 'types = ["dongle"]\n')
+        other = text[: text.index('[[helper]]\nname = "mute"')].replace('"dongle"', '"other"')
+        with daemon(rundir, other + text) as rig:
+            rig.wait_running("first")
+            definition = second.format(link=link)
+            if meet:
+                assert refused(rig, definition, "second").problem == "busy"
+                assert len((rundir / "opened").read_text().splitlines()) == 1
+            else:
+                rig.call("AddSource", definition=definition, name="second")
+    finally:
+        link.unlink()
+
+
+def test_with_exclusive_false_any_number_of_sources_have_one_device_each_with_its_own_uuid(
+    rundir: Path,
+) -> None:
+    sources = [(name, 'definition = "tty0:type=dongle"') for name in ("one", "two", "three")]
+    with daemon(rundir, config(rundir, *sources, more="exclusive = false\n")) as rig:
+        status = rig.wait_running()
+        assert {row["name"]: row["uuid"] for row in status["sources"]} == {
+            name: uuid_of("helperd_dongle", name) for name, _ in sources
+        }
+
+
+def test_bundled_helpers_that_share_their_devices_are_not_exclusive() -> None:
+    for name in builtins():
+        helper = importlib.import_module(f"helperd.helpers.{name}").HELPER
+        assert (name in SHARED) is helper.SHARED, name
 
 
 def test_a_uuid_that_is_none_is_refused_in_a_definition_and_told_of_a_helper(rundir: Path) -> None:

@@ -34,6 +34,7 @@ command = ["{python}", "-I", "-S", "{peer}", "good"]
 types = ["bad"]
 keepalive = "1s"
 term_grace = "300ms"
+exclusive = false
 [[source]]
 name = "victim"
 definition = "bad0:type=bad,rate=200"
@@ -245,5 +246,5 @@ async def test_an_end_that_nobody_ordered_is_a_message_and_a_failure_told_twice_
         told = [(notice.severity, notice.text, notice.repeated) for notice in bus.since(0)]
         assert told == [
             ("error", "the cable is out", 0),
-            ("warning", "killed: the helper was ended by SIGKILL", 0),
+            ("warning", "killed: the helper was ended by SIGKILL; it had said: the cable is out", 0),
         ]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 HELPERS_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers")
 SERVICES_DIR = os.path.join(os.path.dirname(HELPERS_DIR), "services")
+SHARED = frozenset({"interface", "pcapfile", "synthetic"})
+"""Builtin helpers that any number of sources may use on one device."""
 _IMPLICIT = ("", ".frames", ".jsonl")
 """What stands before the ".sock" of the sockets that are made without any [[sink]]."""
 _NO_LINK_TYPES = {
@@ -319,6 +321,7 @@ class _Check:
                 ("seal", 3, 1),
                 ("obeys_shutdown", True, False),
                 ("status_meaningful", True, False),
+                ("exclusive", match is None or match[1] not in SHARED, True),
             ):
                 entry.setdefault(word, builtin if match else other)
             entry["present"] = _present(entry)

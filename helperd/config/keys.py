@@ -384,6 +384,14 @@ KEYS: tuple[Key, ...] = (
         "The same as on_silence of a [[source]], for those of its sources that say nothing else.",
         default="restart",
     ),
+    Key(
+        "helper",
+        "exclusive",
+        v.BOOLEAN,
+        "Whether one source at a time may have one of its devices: while one has it open, or is opening it, another "
+        "is refused (busy). With false each source has an identity of its own, made of its name.",
+        otherwise="true; false for builtin:interface, builtin:pcapfile and builtin:synthetic",
+    ),
     # source
     Key(
         "source",

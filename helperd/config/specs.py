@@ -44,6 +44,7 @@ class HelperSpec:
         env: (name, value), sorted by name.
         limits: (name of the limit as in RLIMIT_*, lower case; number), sorted by name.
         term_grace: seconds.
+        exclusive: one source at a time may have one of its devices.
         keepalive: seconds between PINGs; None: 1 for builtin helpers, 5 for others.
         can_list, can_probe, can_tune, can_hop: what to ask it for; None: whatever it answers counts.
         options: that its definitions may have, lower case, besides everybody's; None: not known.
@@ -80,6 +81,7 @@ class HelperSpec:
     options: tuple[str, ...] | None = None
     silence: float | None = None
     on_silence: str = "restart"
+    exclusive: bool = True
     present: bool = field(default=True, compare=False, repr=False)
     line: int = field(default=0, compare=False, repr=False)
     file: str = field(default="", compare=False, repr=False)

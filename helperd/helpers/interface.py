@@ -61,6 +61,7 @@ class InterfaceCapture(Helper):
     TYPE = "interface"
     SUMMARY = "captures live on a network interface"
     SEALED = True
+    SHARED = True
     OPTIONS = {  # noqa: RUF012 - a constant of the class, as in Helper
         "snaplen": f"bytes kept of a packet, {MIN_SNAPLEN} to {MAX_SNAPLEN}; default all",
         "promisc": "false: only what is for this station, and what it sends; default true",

@@ -108,7 +108,7 @@ class Helper:
         WORDS: what the words behind ``--`` on the command line mean; empty: there must be none.
         IDENTITY: what ``uuid`` starts from; empty: ``helperd_TYPE``.
         SHARED: any number of sources may open one device at a time, as with files: under helperd each source then has
-            an identity of its own, made of its name, and none is refused because of another.
+            an identity of its own, made of its name. The helper's block says ``exclusive = false``.
         words: the words behind ``--``.
     """
 

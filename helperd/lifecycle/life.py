@@ -3,12 +3,13 @@
 Rules:
   1. Events never move the state. ``post`` answers; the coroutine acts on it and calls ``enter``.
   2. Only orders change ``wanted``. Policy never starts what an operator stopped.
-  3. An event of an older incarnation is counted and dropped before the look-up.
+  3. An event of an older incarnation is dropped before the look-up.
+  4. A device that appears is tried at once, and no more often than every ``DEVICE_GAP_S``: one that appears sooner
+     again is tried after that gap. One that appears while it is being tried is tried again when that has failed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 CRASH_LOOP = 5  # ends in a row
+DEVICE_GAP_S = 1.0  # a helper may itself make its device come and go
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +44,9 @@ class Life:
         ended_by: the event that ended the present incarnation and its detail; None while it lives.
         exit: how the last incarnation ended.
         next_try_at: in BACKOFF, seconds, monotonic; else None.
-        notes: events answered with note; ``bugs``: with bug; ``stale``: dropped, of an older incarnation.
+        bugs: events answered with bug.
+        appeared: its device has appeared since the present incarnation was asked for.
+        device_at: when the device was last tried, or is to be tried, because it had appeared.
         on_change: called after every enter and every order that changed something.
     """
 
@@ -60,9 +64,8 @@ class Life:
     exit: Exit | None = None
     next_try_at: float | None = None
     history: History = field(default_factory=History)
-    notes: Counter[Event] = field(default_factory=Counter)
     bugs: int = 0
-    stale: int = 0
+    appeared: bool = False
     device_at: float | None = None
     on_change: Callable[[Life], object] | None = field(default=None, repr=False)
 
@@ -91,7 +94,6 @@ class Life:
             detail: kept beside the event when it ends the incarnation (``reason=...``).
         """
         if incarnation is not None and incarnation != self.incarnation:
-            self.stale += 1
             return Answer.NOTE
         answer = self._look_up(event, now)
         if event in ORDERS:
@@ -101,10 +103,10 @@ class Life:
         elif answer is Answer.END:
             if self.ended_by is None:
                 self.ended_by = (event, detail)
-        elif answer is Answer.NOTE:
-            self.notes[event] += 1
-            if event is Event.SETTLED and self.state is State.RUNNING:
-                self.history = self.history.proven()
+        elif event is Event.DEVICE_APPEARED and answer is Answer.KEEP:
+            self.appeared = True
+        elif event is Event.SETTLED and self.state is State.RUNNING:
+            self.history = self.history.proven()
         elif answer is Answer.BUG:
             self.bugs += 1
         if event in ORDERS or answer is Answer.END:
@@ -112,7 +114,7 @@ class Life:
         return answer
 
     def _look_up(self, event: Event, now: float) -> Answer:
-        """The table, and its two footnotes: a kept replace, and one device a second."""
+        """The table, and its two footnotes: a kept replace, and a device that appears too soon again."""
         state = self.state
         if event in ORDERS and self.ended_by is not None:
             state = State.STOPPING  # told to end, not there yet: an order is for what comes after
@@ -120,10 +122,21 @@ class Life:
         if event is Event.REPLACE and state is State.DOWN and self.wanted == "down":
             return Answer.KEEP
         if event is Event.DEVICE_APPEARED and answer is Answer.WAKE:
-            if self.device_at is not None and now - self.device_at < 1.0:
+            self.history = self.history.eased()
+            at = self._device_try(now)
+            if at > now:
+                self.next_try_at = at if self.next_try_at is None else min(self.next_try_at, at)
+                self._changed()
                 return Answer.NOTE
-            self.device_at = now
         return answer
+
+    def _device_try(self, now: float) -> float:
+        """When a device that has appeared may be tried."""
+        if self.device_at is None or now >= self.device_at + DEVICE_GAP_S:
+            self.device_at = now
+        elif self.device_at <= now:
+            self.device_at += DEVICE_GAP_S
+        return self.device_at
 
     def _obey(self, order: Event, answer: Answer) -> None:
         """Set the wish, remember a kept order, and let a human's try be a new first try."""
@@ -165,6 +178,8 @@ class Life:
             self.next_try_at = None
         if state is State.STARTING and self.history.n and not self.history.v0_tried:
             self.history = self.history.restarted(now, self.policy.intensity)
+        if state is State.STARTING:
+            self.appeared = False
         if state is not State.STOPPING:
             self.ended_by = None
             self.woken = False
@@ -198,9 +213,13 @@ class Life:
             return None
         if not isinstance(decision, Restart):
             return decision.state
-        if decision.at <= now:
+        at = decision.at
+        if at > now and self.appeared:
+            self.history = self.history.eased()
+            at = min(at, self._device_try(now))
+        if at <= now:
             return State.STARTING
-        self.next_try_at = decision.at
+        self.next_try_at = at
         return State.BACKOFF
 
     def recover(self, exit: Exit, now: float, dice: float) -> None:  # noqa: A002 - the room's word

@@ -90,6 +90,10 @@ class History:
         """The same when a human tries anew: everything but the counters is forgotten."""
         return History(tally=self.tally)
 
+    def eased(self) -> History:
+        """The same when its device has appeared: what failed without it says little of the next try."""
+        return replace(self, n=min(self.n, _REFUSAL_STEP), last_delay=0.0)
+
     def after(self, exit: Exit, decision: Restart | Rest | GiveUp) -> History:  # noqa: A002 - the room's word
         """The history once ``decision`` was taken about ``exit``."""
         name = _TALLY_FIELD[exit.kind]

@@ -2,8 +2,8 @@
 
   wake  go to STARTING.                       same  already so; tell the caller.
   end   leave the incarnation, to STOPPING.   keep  remembered; acted on when the process tree is empty.
-  go    go to the state named.                note  counted and shown, nothing else.
-  bug   cannot happen: traceback, counter; the state stays.
+  go    go to the state named.                note  nothing has to be done here.
+  bug   cannot happen: logged, counted, shown; the state stays.
 
 Events never move the state: the source's coroutine acts on the answer and walks to ``Life.enter``, which
 accepts only ``ARROWS``, and these are read out of the same table.
@@ -52,10 +52,8 @@ class Event(StrEnum):
     DUE = "due"
     OUR_FAULT = "our-fault"
     LAUNCHED = "launched"
-    LAUNCH_REFUSED = "launch-refused"
     GREETED = "greeted"
     OPENED = "opened"
-    OPEN_REFUSED = "open-refused"
     SETTLED = "settled"
     EMPTY = "empty"
     DEVICE_APPEARED = "device-appeared"
@@ -86,18 +84,16 @@ _TABLE: dict[Event, str] = {
     Event.STOP: "           same     end         end        end        end     keep       go:down  go:down",
     Event.REPLACE: "        wake     end         end        end        end     keep       wake     wake",
     Event.REMOVE: "         go:leave end         end        end        end     keep       go:leave go:leave",
-    Event.ENDED: "          bug      bug         end        end        end     note       bug      bug",
+    Event.ENDED: "          bug      end         end        end        end     note       bug      bug",
     Event.HUNG: "           bug      bug         bug        bug        end     note       bug      bug",
     Event.DUE: "            bug      end         end        end        bug     go:rung    wake     bug",
     Event.OUR_FAULT: "      note     end         end        end        end     go:rung    note     note",
     Event.LAUNCHED: "       bug      go:greeting bug        bug        bug     keep       bug      bug",
-    Event.LAUNCH_REFUSED: " bug      end         bug        bug        bug     note       bug      bug",
     Event.GREETED: "        bug      bug         go:opening bug        bug     note       bug      bug",
     Event.OPENED: "         bug      bug         bug        go:running bug     note       bug      bug",
-    Event.OPEN_REFUSED: "   bug      bug         bug        end        bug     note       bug      bug",
     Event.SETTLED: "        bug      bug         bug        bug        note    note       bug      bug",
     Event.EMPTY: "          bug      bug         bug        bug        bug     go:verdict bug      bug",
-    Event.DEVICE_APPEARED: "note     note        note       note       note    note       wake     note",
+    Event.DEVICE_APPEARED: "note     keep        keep       keep       keep    keep       wake     note",
 }
 _WHITHER: dict[str, State | None] = {
     **dict.fromkeys(("same", "keep", "note", "bug"), None),

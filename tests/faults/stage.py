@@ -35,6 +35,7 @@ keepalive = "1s"
 term_grace = "{grace}"
 needs_child = {children}
 on_child_gone = "{reaction}"
+exclusive = false
 """
 BYSTANDER = """
 [[source]]

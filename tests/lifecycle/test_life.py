@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -48,10 +49,9 @@ def test_every_pair_walked_gives_the_tables_answer(state, event):
     life.wanted = walker.wanted = "up"
     life.device_at = None
     expected, target = ANSWERS[state][event]
-    bugs, notes = life.bugs, life.notes[event]
+    bugs = life.bugs
     assert walker.post(event) is expected
     assert life.bugs == bugs + (expected is Answer.BUG)
-    assert life.notes[event] == notes + (expected is Answer.NOTE)
     if expected in {Answer.NOTE, Answer.BUG, Answer.SAME, Answer.KEEP}:
         assert life.state is state
     elif target is not None:
@@ -88,7 +88,13 @@ def test_a_new_life_has_never_started():
     assert (life.exit, life.next_try_at, life.settles_at, life.crash_loop) == (None, None, None, False)
     assert life.history == History()
     assert (life.since, life.history.last_delay) == (0.0, 0.0)
-    assert (life.woken, life.orders, life.ended_by, life.bugs, life.stale) == (False, set(), None, 0, 0)
+    assert (life.woken, life.orders, life.ended_by, life.bugs, life.appeared) == (
+        False,
+        set(),
+        None,
+        0,
+        False,
+    )
 
 
 def test_since_is_when_the_state_was_entered():
@@ -102,13 +108,12 @@ def test_since_is_when_the_state_was_entered():
     assert (walker.life.state, walker.life.since) == (State.STOPPING, 110.0)
 
 
-def test_events_of_another_incarnation_are_counted_and_dropped():
+def test_events_of_another_incarnation_are_dropped():
     walker = standing(State.RUNNING)
     life = walker.life
     assert life.post(Event.ENDED, 101.0, life.incarnation - 1) is Answer.NOTE
     assert life.post(Event.ENDED, 101.0, life.incarnation + 1) is Answer.NOTE
-    assert (life.stale, life.ended_by, life.bugs) == (2, None, 0)
-    assert not life.notes
+    assert (life.ended_by, life.bugs) == (None, 0)
     assert life.post(Event.ENDED, 101.0, life.incarnation) is Answer.END
 
 
@@ -370,22 +375,105 @@ def test_five_ends_in_a_row_are_a_crash_loop():
     assert life.crash_loop
 
 
-def test_a_device_wakes_at_most_once_a_second():
+def waiting(now: float, n: int = 9) -> Walker:
+    """A life that has failed again and again, and has just begun a long wait."""
     walker = standing(State.BACKOFF)
-    walker.now = 100.0
+    walker.now = now
+    walker.life.history = replace(walker.life.history, n=n, last_delay=60.0)
+    walker.life.next_try_at = now + 60.0
+    return walker
+
+
+def test_a_device_that_appears_wakes_at_once_and_what_failed_without_it_counts_little():
+    walker = waiting(100.0)
     assert walker.post(Event.DEVICE_APPEARED) is Answer.WAKE
+    assert walker.life.state is State.STARTING
+    assert (walker.life.history.n, walker.life.history.last_delay) == (3, 0.0)
+
+
+def test_a_device_that_appears_again_within_a_second_is_tried_when_the_second_is_over():
+    walker = waiting(100.0)
+    walker.post(Event.DEVICE_APPEARED)
     walker.until(State.BACKOFF)
-    walker.now = 100.99
-    assert walker.post(Event.DEVICE_APPEARED) is Answer.NOTE
-    assert walker.life.state is State.BACKOFF
+    walker.now = 100.25
+    walker.life.next_try_at = 150.0
+    for _ in range(3):  # not a second later each time
+        assert walker.post(Event.DEVICE_APPEARED) is Answer.NOTE
+        assert (walker.life.state, walker.life.next_try_at) == (State.BACKOFF, 101.0)
     walker.now = 101.0
+    walker.life.next_try_at = 150.0
+    assert walker.post(Event.DEVICE_APPEARED) is Answer.NOTE, "that try was at 101 already"
+    assert walker.life.next_try_at == 102.0
+    walker.now = 103.5
+    walker.life.next_try_at = 150.0
     assert walker.post(Event.DEVICE_APPEARED) is Answer.WAKE
 
 
-def test_a_device_elsewhere_does_not_use_up_the_second():
-    walker = standing(State.RUNNING)
+def test_an_earlier_try_is_not_put_off_by_a_device():
+    walker = waiting(100.0)
+    walker.post(Event.DEVICE_APPEARED)
+    walker.until(State.BACKOFF)
+    walker.now, walker.life.next_try_at = 100.25, 100.5
     assert walker.post(Event.DEVICE_APPEARED) is Answer.NOTE
-    assert walker.life.device_at is None
+    assert walker.life.next_try_at == 100.5
+
+
+@pytest.mark.parametrize(
+    "state", [State.STARTING, State.GREETING, State.OPENING, State.RUNNING, State.STOPPING]
+)
+def test_a_device_that_appears_while_it_is_tried_is_tried_again_at_once(state):
+    walker = standing(state)
+    walker.life.history = History(n=9)
+    assert walker.post(Event.DEVICE_APPEARED) is Answer.KEEP
+    assert walker.life.state is state
+    if state is not State.STOPPING:
+        walker.post(Event.ENDED)
+    walker.life.verdict(KILLED, walker.now, 1.0)
+    assert walker.life.next_try_at is None
+    assert walker.life.history.n == 3
+
+
+def test_a_device_that_appeared_before_this_try_does_not_count_for_it():
+    walker = standing(State.OPENING)
+    walker.post(Event.DEVICE_APPEARED)
+    walker.life.history = replace(walker.life.history, n=9)
+    walker.dice.choice = lambda _ends: KILLED
+    walker.post(Event.ENDED)
+    walker.post(Event.EMPTY)
+    assert walker.life.state is State.STARTING
+    walker.until(State.RUNNING)
+    walker.life.history = replace(walker.life.history, n=9)
+    walker.post(Event.ENDED)
+    walker.post(Event.EMPTY)
+    assert walker.life.state is State.BACKOFF
+
+
+def test_a_device_that_its_helper_makes_come_and_go_is_not_tried_without_a_pause():
+    walker = waiting(100.0)
+    walker.dice.choice = lambda _ends: KILLED
+    tries = []
+    for _ in range(2000):
+        walker.now += 0.005
+        if walker.life.state is State.OPENING:
+            walker.post(Event.DEVICE_APPEARED)
+            walker.post(Event.ENDED)
+        elif walker.life.state is State.BACKOFF:
+            walker.post(Event.DEVICE_APPEARED)
+            if walker.life.state is State.BACKOFF and walker.now >= walker.life.next_try_at:
+                walker.post(Event.DUE)
+        elif walker.life.state is State.STARTING:
+            tries.append(walker.now)
+            walker.progress()
+        else:
+            walker.progress()
+    assert 8 <= len(tries) <= 20, "in ten seconds"
+
+
+@pytest.mark.parametrize("state", [State.DOWN, State.FAILED])
+def test_a_device_starts_nothing_that_nobody_wants(state):
+    walker = standing(state)
+    assert walker.post(Event.DEVICE_APPEARED) is Answer.NOTE
+    assert (walker.life.state, walker.life.device_at) == (state, None)
 
 
 def test_changes_are_announced():

@@ -34,6 +34,7 @@ name = "bad"
 command = ["{sys.executable}", "-I", "-S", "{ROOT}/tests/sinks/peer.py", "good"]
 types = ["bad"]
 keepalive = "1s"
+exclusive = false
 [[helper]]
 name = "synthetic"
 command = ["builtin:synthetic"]

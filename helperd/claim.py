@@ -1,0 +1,55 @@
+"""A claim on a device: made before a process is asked for, let go when nothing of that process is left.
+
+Rules:
+  1. Only who has a device, or is opening it, has a claim; who waits for its next try, or is down, has none.
+  2. Claims are for helpers whose devices one process can have at a time (``exclusive``); the others make none.
+  3. Two claims meet when they name one device of one helper, or one path, whoever opens it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import trio
+
+from helperd.wire.definition import SourceDefinition
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """A claim.
+
+    Attributes:
+        helper: name of the helper that opens it.
+        devices: what the device is called: in the definition, and, once it is open, by its helper.
+        opened: the helper has opened it.
+        decided: it is open, or it is free again.
+    """
+
+    helper: str
+    devices: frozenset[str]
+    opened: bool = False
+    decided: trio.Event = field(default_factory=trio.Event)
+
+    def meets(self, other: Claim) -> bool:
+        """Whether both are for one device."""
+        common = self.devices & other.devices
+        return bool(common) and (self.helper == other.helper or any(name.startswith("/") for name in common))
+
+    def open(self, name: str) -> None:
+        """The device is open; ``name`` is what its helper calls it, if it does."""
+        self.devices |= {name} - {""}
+        self.opened = True
+        self.decided.set()
+
+
+def devices_of(text: str) -> frozenset[str]:
+    """What a definition calls its device: its option ``device``, else its interface; a link in /dev at both ends.
+
+    Raises:
+        UsageError: "bad-definition".
+    """
+    definition = SourceDefinition.parse(text)
+    name = definition.get("device") or definition.interface
+    return frozenset({name, os.path.realpath(name)} if name.startswith("/dev/") else {name})
