@@ -7,17 +7,18 @@ import os
 import pwd
 import sys
 from importlib.util import find_spec
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, TypeVar
 
 from helperd import config
 from helperd.cli.defaults import SYSTEM_CONFIG, config_file
+from helperd.cli.feasible import check_definition, implicit_doubt, socket_doubts
 from helperd.config import trust
 from helperd.config.profile import Accounts, compile_profiles, daemon_groups, given
 from helperd.errors import Code, ConfigError, ConfigRefused, RequestRefused, UsageError
 from helperd.helpers._template import Template
 from helperd.helpers.jsonlines import SETTINGS
-from helperd.wire.definition import SourceDefinition, check_options
+from helperd.wire.definition import SourceDefinition
 
 if TYPE_CHECKING:
     import argparse
@@ -60,10 +61,7 @@ def checked(path: str) -> Config:
             mistakes.append(ConfigError("bad-value", error.text, file=helper.file, line=helper.line, key=key))
     for number, source in _numbered(settings.sources):
         try:
-            definition = SourceDefinition.parse(source.definition)
-            opener = settings.helper(source.helper) if source.helper else None
-            if opener is not None and opener.options is not None:
-                check_options(definition, opener.options, opener.name)
+            check_definition(source, settings)
         except UsageError as error:
             key = f"source[{number}].definition"
             mistakes.append(
@@ -129,8 +127,11 @@ def warnings(settings: Config) -> Iterator[ConfigError]:
                 "bad-definition", text, file=source.file, line=source.line, key=f"source[{number}].name"
             )
     yield from _group_doubts(settings)
+    too_long = implicit_doubt(settings)
+    if too_long:
+        yield ConfigError("path-too-long", too_long, file=settings.file, line=1, key="helperd.runtime_dir")
     for number, sink in _numbered(settings.sinks):
-        for problem, key, text in _sink_doubts(sink):
+        for problem, key, text in chain(_sink_doubts(sink), socket_doubts(sink, settings)):
             yield ConfigError(problem, text, file=sink.file, line=sink.line, key=f"sink[{number}].{key}")
 
 

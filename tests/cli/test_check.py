@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -293,3 +294,83 @@ def test_without_a_file_it_checks_what_run_would_use(capsys: pytest.CaptureFixtu
 def test_a_missing_file_is_one_mistake(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", str(file)]) == Code.CONFIG
     assert f"{file}: no-config: " in capsys.readouterr().err
+
+
+BUILTIN = """
+[[helper]]
+name = "synthetic"
+command = ["builtin:synthetic"]
+types = ["synthetic"]
+[[helper]]
+name = "feed"
+command = ["builtin:pipe", "--", "/usr/bin/true", "--device={device}"]
+types = ["feed"]
+[[helper]]
+name = "foreign"
+command = ["/usr/bin/true"]
+types = ["foreign"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("definition", "says"),
+    [
+        ("radio0:type=synthetic,rte=5", "synthetic has no option 'rte'; did you mean rate?"),
+        ("radio0:type=Synthetic,rte=5", "synthetic has no option 'rte'; did you mean rate?"),
+        ("x:type=feed,devise=/dev/x", "feed has no option 'devise'; did you mean device?"),
+        ("radio0:type=synthetic,rate=5,channel=6,name=x", ""),
+        ("x:type=feed,device=/dev/x", ""),
+        ("x:type=foreign,anything=5", ""),  # only the program can tell
+    ],
+)
+def test_an_option_that_the_helper_does_not_know_is_a_mistake(file: Path, definition: str, says: str) -> None:
+    file.write_text(f'{BUILTIN}[[source]]\nname = "s"\ndefinition = "{definition}"\n')
+    if not says:
+        assert checked(str(file)).sources[0].definition == definition
+        return
+    with pytest.raises(ConfigRefused) as caught:
+        checked(str(file))
+    (mistake,) = caught.value.mistakes
+    assert mistake.line == BUILTIN.count("\n") + 1
+    assert says in str(mistake)
+
+
+def told(file: Path, capsys: pytest.CaptureFixture[str], *lines: str) -> str:
+    """What check says of a sink of these lines, in a configuration that is good otherwise."""
+    file.write_text(GOOD + "[[sink]]\n" + "".join(f"{line}\n" for line in lines))
+    assert cli.main(["check", str(file)]) == 0
+    return capsys.readouterr().err
+
+
+def test_a_socket_that_cannot_be_made_is_a_warning(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert told(file, capsys, f'path = "{tmp_path}/x.sock"') == ""
+    assert "does not exist; make it" in told(file, capsys, f'path = "{tmp_path}/none/x.sock"')
+    assert "exists and is not a socket" in told(file, capsys, f'path = "{tmp_path}/file"')
+    assert "a unix socket path takes 107" in told(
+        file, capsys, f'path = "{"x" * 100}"'
+    )  # below the runtime directory
+
+
+def test_an_address_that_cannot_be_had_is_a_warning(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(file, capsys, 'type = "tcp"', 'listen = "tcp:127.0.0.1:0"') == ""
+    assert "port 80 needs a privilege" in told(file, capsys, 'type = "tcp"', 'listen = "tcp:127.0.0.1:80"')
+    other = told(file, capsys, 'type = "tcp"', 'listen = "tcp:192.0.2.1:5000"', "exposed = true")
+    assert "cannot listen at tcp:192.0.2.1:5000: Cannot assign requested address" in other
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"tcp:127.0.0.1:{port} is taken" in told(
+            file, capsys, 'type = "tcp"', f'listen = "tcp:127.0.0.1:{port}"'
+        )
+
+
+def test_a_runtime_directory_too_long_for_its_sockets_is_a_warning(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "a-source-with-a-rather-long-name"
+    source = f'[[source]]\nname = "{name}"\ndefinition = "x:type=t"\n'
+    file.write_text(f'[helperd]\nruntime_dir = "/tmp/{"d" * 60}"\n{GOOD}{source}')
+    assert cli.main(["check", str(file)]) == 0
+    assert "choose a shorter runtime_dir" in capsys.readouterr().err
