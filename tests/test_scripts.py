@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.patience import promptly
+from tests.patience import HANGS_S, promptly
+from tests.rig import ROOT
 
 BASE = os.path.realpath(sys._base_executable)  # the interpreter that .venv was made with
 BARE = (
@@ -204,6 +205,22 @@ def test_help_and_usage(root: Path, name: str) -> None:
     done = run(root, name, "--help")
     assert f"scripts/{name}" in done.stdout
     assert "Exit status: 0" in done.stdout
+
+
+SCRIPTS = sorted(
+    path.name for path in (ROOT / "scripts").iterdir() if os.access(path, os.X_OK) and path.is_file()
+)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_every_script_prints_help_and_does_nothing_else(name: str, word: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / name, word], cwd=tmp_path, capture_output=True, text=True, timeout=HANGS_S
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert name in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_argument_is_usage(root: Path) -> None:
