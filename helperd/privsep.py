@@ -94,10 +94,10 @@ class Launcher:
         self.config, self.profiles = replace(config, sources=(), sinks=()), profiles  # not its business
         for client in self.clients:  # numbers and rules are others now
             client.allowed, client.quota = self.allowance(client.uid, client.gids)
+        self.custody.share([profile.name for profile in profiles if profile.uid == "shared"])
         self.fingerprint = zlib.crc32(repr(profiles).encode()) or 1
-        for profile in profiles:
-            if profiling.weakness(profile):
-                self.say(f"warning: {profile.name} {profiling.weakness(profile)}")
+        for profile in filter(profiling.weakness, profiles):
+            self.say(f"warning: {profile.name} {profiling.weakness(profile)}")
         return config
 
     def allowance(self, uid: int, gids: frozenset[int]) -> tuple[frozenset[int] | None, int]:
@@ -302,12 +302,11 @@ class Launcher:
         wire.check_descriptors(fds)
         program, argv = trust.open_program(profile, root=self.root)
         place = {0: self.null, 1: self.null, 2: self.null} | dict(zip((3, 4, 2, 5), fds, strict=False))
-        filtered = seccomp.for_profile(profile.seal, profile.want, no_new_privs=profile.no_new_privs)
+        rules = seccomp.for_profile(profile.seal, profile.want, no_new_privs=profile.no_new_privs)
         try:
-            uid = self.custody.take_uid(profile.uid, request.profile) if self.root else None
+            uid = self.custody.take_uid(profile.uid, profile.name) if self.root else None
             what = profile.becoming(uid)
-            child = Child(argv, profile.env, place, program, -1, self.have, os.getpid(), *what)
-            child = child._replace(filter=filtered)
+            child = Child(argv, profile.env, place, program, -1, self.have, os.getpid(), *what, filter=rules)
             helper = self.custody.start(profile.name, child, client)
         except OSError as error:
             number = errno.EDQUOT if error.errno == errno.EAGAIN else error.errno or errno.ENOMEM

@@ -22,6 +22,7 @@ import trio
 from helperd import replay
 from helperd.bell import Bell
 from helperd.claim import Claim, devices_of
+from helperd.complaint import with_cure
 from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut, UsageError, reason_word
 from helperd.incarnation import Incarnation, program_of
 from helperd.layout import MAX_CONTENT
@@ -491,7 +492,7 @@ class Source:
             raise self._unacceptable
         if not report.success:
             word = reason_word(report.problem, "open-refused")
-            raise OpenRefused(word, report.message[:MAX_TEXT] or "the helper gave no reason")
+            raise OpenRefused(word, with_cure(report.message[:MAX_TEXT]) or "the helper gave no reason")
         if self._offers_bulk and report.dlt is not None:
             self._number(report.dlt)
         watch.run(trio.current_time())

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("routing",),
     ("pcapng", "layout", "relay", "reports"),
     ("wire",),
-    ("config", "sandbox", "runtime", "table", "bell", "gather"),
+    ("config", "sandbox", "runtime", "table", "bell", "gather", "complaint"),
     ("errors",),
 )
 

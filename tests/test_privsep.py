@@ -27,7 +27,7 @@ from helperd.config.specs import DaemonSpec
 from helperd.errors import CannotDrop, RequestRefused
 from helperd.sandbox import attributes, forks, processes
 from helperd.sandbox.become import Child
-from helperd.sandbox.custody import POOL, Custody
+from helperd.sandbox.custody import POOL, SHARED, Custody
 from helperd.sandbox.post import Client
 from tests.attack.asker import Asker, Refused, Running, connect, pair
 from tests.census import FORKED_AHEAD, name_of
@@ -614,3 +614,37 @@ def test_descriptors_of_a_wrong_kind_or_direction_are_refused():
     finally:
         for fd in (read, write, null, page):
             os.close(fd)
+
+
+def shares(*rounds: list[str]) -> dict[str, int]:
+    custody = Custody(pytest.fail, lambda *_: None, root=True, folder="")
+    for names in rounds:
+        custody.share(names)
+    return {name: custody.take_uid("shared", name) for name in rounds[-1]}
+
+
+def test_a_shared_uid_comes_from_the_helpers_name_wherever_it_stands():
+    alone = shares(["linuxwifi"])["linuxwifi"]
+    assert alone in SHARED
+    for names in (["other", "linuxwifi"], ["linuxwifi", "third", "other"], ["a", "b", "c", "d", "linuxwifi"]):
+        found = shares(names)
+        assert found["linuxwifi"] == alone
+        assert len(set(found.values())) == len(names)
+        assert shares(list(reversed(names))) == found
+
+
+def test_a_helper_keeps_its_shared_uid_while_others_come_and_go():
+    names = [f"helper-{number}" for number in range(20)]  # so many that some names lead to one number
+    before = shares(names)
+    assert len(set(before.values())) == len(names)
+    assert shares(names, ["helper-3", "aaa", "bbb"])["helper-3"] == before["helper-3"]
+    assert shares(names, [], names) == before
+
+
+def test_who_is_no_longer_configured_gives_its_shared_uid_back_when_it_is_needed():
+    full = [f"helper-{number}" for number in range(len(SHARED))]
+    assert set(shares(full).values()) == set(SHARED)
+    found = shares(full, [*full[1:], "new"])
+    assert set(found.values()) == set(SHARED)
+    with pytest.raises(OSError, match="all 32 uids for uid = shared"):
+        shares([*full, "one too many"])

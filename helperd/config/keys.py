@@ -214,7 +214,7 @@ KEYS: tuple[Key, ...] = (
         v.UID_RULE,
         "Whose uid a helper runs under when the launcher is root. pool: one of its own for each "
         "process; shared: one for all processes of this helper, for programs that coordinate through "
-        "files; a number: that one.",
+        "files, which its name leads to; a number: that one.",
         default="pool",
         needs_process=True,
     ),

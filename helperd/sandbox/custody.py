@@ -14,6 +14,7 @@ import errno
 import os
 import select
 import signal
+import zlib
 from collections import deque
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from helperd.sandbox.post import Client
 
 POOL = range(60800, 61024)  # one uid per running helper
-SHARED = range(61024, 61056)  # uid = "shared": one per profile, by its number
+SHARED = range(61024, 61056)  # uid = "shared": one for each name of a helper
 KEEPERS = range(61056, 61184)  # of sweepers, whom no helper can signal; above are systemd's dynamic users
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
@@ -76,22 +77,40 @@ class Custody:
         self.helpers: dict[int, Helper] = {}
         self.handles = 0
         self.pool = deque(POOL if root else ())  # least recently used first
+        self.shared: dict[str, int] = {}  # uids of helpers with uid = "shared", by name
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
         self.blank: Blank | None = None  # the next helper, forked ahead
         self.ahead_at = 0.0  # when to fork it; 0: there is one, or nobody has asked for a helper yet
 
-    def take_uid(self, rule: str | int, number: int) -> int:
-        """Return the uid for a new helper of profile ``number``; as root only.
+    def share(self, names: list[str]) -> None:
+        """Give each of these helpers a uid of its own that its name leads to, wherever it stands in the file.
+
+        Programs that coordinate through files leave them behind; another uid the next time would be kept out. Of two
+        names that lead to one number the later in the alphabet has the next. A helper that has one keeps it, also
+        when others come or go, for as long as this process lives; of some that are gone one that is new may have it.
+        """
+        if len(set(self.shared) | set(names)) > len(SHARED):
+            kept = {helper.name for helper in self.helpers.values()} | set(names)
+            self.shared = {name: uid for name, uid in self.shared.items() if name in kept}
+        for name in sorted(set(names) - set(self.shared)):
+            first = zlib.crc32(name.encode()) % len(SHARED)
+            free = [uid for uid in (*SHARED[first:], *SHARED[:first]) if uid not in self.shared.values()]
+            self.shared.update((name, uid) for uid in free[:1])
+
+    def take_uid(self, rule: str | int, name: str) -> int:
+        """Return the uid for a new helper of this name; as root only.
 
         Raises:
-            OSError: EUSERS, every uid of the pool is in use.
+            OSError: EUSERS, every uid of its kind is in use.
         """
         if isinstance(rule, int):
             return rule
-        if rule == "shared" and number <= len(SHARED):
-            return SHARED[number - 1]
+        if rule == "shared":
+            if name not in self.shared:
+                raise OSError(errno.EUSERS, f"all {len(SHARED)} uids for uid = shared are in use")
+            return self.shared[name]
         if not self.pool:
             raise OSError(errno.EUSERS, "every uid of the pool is in use")
         return self.pool.popleft()

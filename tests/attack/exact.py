@@ -9,6 +9,8 @@ import os
 import random
 import resource
 import sys
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +147,24 @@ def expected(profile: dict[str, Any], shared: int) -> dict[str, Any]:
     }
 
 
-def differences(profile: dict[str, Any], helper: Running, number: int, seen: set[int]) -> list[str]:
+def shared_uids(profiles: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """The uid that each helper with uid = "shared" must have, by its name."""
+    taken: dict[str, int] = {}
+    for name in sorted(profile["name"] for profile in profiles if profile["uid"] == "shared"):
+        uid = zlib.crc32(name.encode()) % 32
+        while 61024 + uid in taken.values():
+            uid = (uid + 1) % 32
+        taken[name] = 61024 + uid
+    return taken
+
+
+def differences(
+    profile: dict[str, Any], helper: Running, shared: dict[str, int], seen: set[int]
+) -> list[str]:
     """Compare a running helper with its profile, from inside and from outside."""
     inside = helper.run(INSIDE)
     outside = status(helper.pid)
-    want = expected(profile, 61024 + number - 1)
+    want = expected(profile, shared.get(profile["name"], 0))
     wrong: list[str] = []
 
     def same(what: str, found: Any, wanted: Any) -> None:
@@ -212,7 +227,7 @@ def main() -> None:
             for number, profile in enumerate(profiles, 1):
                 try:
                     with Helper(asker, number, profile["fds"]) as helper:
-                        for wrong in differences(profile, helper, number, seen):
+                        for wrong in differences(profile, helper, shared_uids(profiles), seen):
                             say(wrong=wrong)
                 except (Refused, EOFError, TimeoutError, RuntimeError, OSError) as error:
                     say(wrong=f"{profile}: {type(error).__name__} {error} {stage.said()[-500:]}")
