@@ -38,6 +38,7 @@ from helperd.wire.messages import (
     ProbeReport,
     ProbeRequest,
     Register,
+    Shutdown,
 )
 
 if TYPE_CHECKING:
@@ -284,6 +285,8 @@ class _Talk:
             self.problem = reason_word(message.problem, "")
         elif isinstance(message, Register):
             self.is_ours = message.subsystem == bulk.SUBSYSTEM
+        elif isinstance(message, Shutdown):
+            self.complaint = self.complaint or message.reason
         if self.messages > MAX_MESSAGES:
             raise RemoteProtocolError("babble", f"{MAX_MESSAGES} messages came instead of an answer")
 

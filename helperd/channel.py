@@ -314,8 +314,10 @@ class Channel:
         it look again (kismet-protocol.md, H1).
 
         Raises:
-            HelperExited, RemoteProtocolError: as ``expect``.
+            HelperExited, RemoteProtocolError: as ``expect``; or the helper has said goodbye already.
         """
+        if self.session.phase is Phase.CLOSING:
+            raise HelperExited("exited", f"the helper said goodbye before its {kind.__name__}")
         self.send(message)
         with trio.move_on_after(NUDGE_S):
             return await self.expect(kind)

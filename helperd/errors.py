@@ -74,6 +74,8 @@ PROBLEMS: dict[str, str] = {
     "busy": "the thing asked for is in use",
 }
 
+NO_PROGRAM = "it has no #! line, or is not a program for this machine"
+"""What ENOEXEC means."""
 REASONS: frozenset[str] = frozenset(
     {
         *("open-refused", "device-gone", "bad-capture", "child-gone", "timed-out", "not-supported"),

@@ -485,7 +485,7 @@ class Source:
         self._translator.definition = self.spec.definition
         life.post(Event.GREETED, trio.current_time(), number)
         life.enter(State.OPENING, trio.current_time())
-        if self._offers_bulk:
+        if self._offers_bulk and channel.session.phase is not Phase.CLOSING:
             channel.send(Register(bulk.SUBSYSTEM))
         report = await channel.request(OpenRequest(self._definition_for_helper()), OpenReport)
         if self._unacceptable is not None:

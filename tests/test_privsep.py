@@ -137,10 +137,51 @@ def test_a_helper_gets_its_descriptors_and_nothing_else(asker: Asker):
         inside = helper.run("result = [sorted(os.listdir('/proc/self/fd')), os.getcwd(), sorted(os.environ)]")
         assert inside[0] == ["0", "1", "2", "3", "4", "5"]  # 5 is the listing itself
         assert inside[1] == "/"
-        assert set(inside[2]) - {"LC_CTYPE"} == {"PATH", "LANG", "HELPERD_PATH", "HELPERD_SEAL"}
+        assert set(inside[2]) - {"LC_CTYPE"} == {
+            "PATH",
+            "LANG",
+            "HELPERD_PATH",
+            "HELPERD_SEAL",
+            "HELPERD_DIR",
+        }
         found = processes.privilege(helper.pid)
         assert found
         assert (found.no_new_privs, found.seccomp, found.effective, found.permitted) == (1, 2, 0, 0)
+
+
+LITTER = """
+folder = os.environ["HELPERD_DIR"]
+if kind == "link":
+    os.symlink(victim, folder)
+else:
+    os.mkdir(folder, 0o700)
+    os.mkfifo(f"{folder}/packets", 0o600)
+    if kind == "deep":
+        os.makedirs(f"{folder}/a/b")
+        os.symlink(victim, f"{folder}/a/there")
+        open(f"{folder}/a/b/file", "w").close()
+result = folder
+"""
+
+
+@pytest.mark.parametrize("kind", ["fifo", "deep", "link"])
+def test_the_directory_of_a_killed_helper_is_gone_before_it_is_called_empty(
+    asker: Asker, tmp_path: Path, kind: str
+):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_text("mine")
+    folders = []
+    for _ in range(2):
+        helper = Running(asker, 1)
+        folders.append(helper.run(LITTER, kind=kind, victim=str(tmp_path / "victim")))
+        assert os.path.lexists(folders[-1])
+        os.kill(helper.pid, signal.SIGKILL)
+        assert asker.exited(helper.handle) == ("signal", signal.SIGKILL)
+        asker.empty(helper.handle)
+        assert not os.path.lexists(folders[-1])
+        helper.close()
+    assert folders[0] != folders[1]
+    assert (tmp_path / "victim" / "file").read_text() == "mine"
 
 
 def test_exit_status_and_signal_are_told_once_and_then_empty(asker: Asker):

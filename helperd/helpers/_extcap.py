@@ -86,6 +86,20 @@ def interfaces(text: str) -> dict[str, str]:
     }
 
 
+def has_controls(text: str) -> bool:
+    """Whether the tool has a toolbar."""
+    return any(word == "control" for word, _ in sentences(text))
+
+
+def loggers(text: str) -> frozenset[int]:
+    """Numbers of the toolbar's controls that show lines of text."""
+    return frozenset(
+        int(pairs["number"])
+        for word, pairs in sentences(text)
+        if word == "control" and pairs.get("role") == "logger" and pairs.get("number", "").isdecimal()
+    )
+
+
 def first_dlt(text: str) -> int | None:
     """The first link type a tool announces, None when there is none."""
     for word, pairs in sentences(text):

@@ -3,12 +3,16 @@
 Rules:
   1. A program gets a process group of its own, so that what it starts ends with it.
   2. What it says on stderr goes to the helper's stderr, line by line; the last lines are kept for the reason.
-  3. Nothing waits for ever: questions have a time limit and a size limit, the end has a grace.
+  3. It gets standard input, output and error, and nothing else of ours: no descriptor, no signal setting, no
+     variable that was meant for us.
+  4. What it says and how long its end takes is bounded; how long it may take to answer is for whoever asks to say.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
 import select
 import signal
@@ -17,18 +21,20 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from helperd.errors import HelperdError
+from helperd.errors import NO_PROGRAM, HelperdError
 from helperd.helpers._clock import monotonic
 from helperd.wire.identity import uuid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 GRACE_S: Final = 0.3
 MAX_ANSWER: Final = 1 << 20  # bytes of an answer to a question
 KEPT_LINES: Final = 8
 MAX_LINE: Final = 2000
-_DEFAULTS: Final = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM)
+REOPEN_S: Final = 0.1  # between two looks at a FIFO that a program opened, closed, and wrote nothing to
+_DEFAULTS: Final = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+_OURS: Final = "HELPERD_"
 
 
 class Answer(NamedTuple):
@@ -51,17 +57,17 @@ def identity(argv: Sequence[str], interface: str) -> str:
     What a program is told stands in its arguments, and under helperd in the environment that its profile gives it; a
     Kismet server's environment is whatever that was started with, and would not be the same after a restart.
     """
-    told = [f"{key}={value}" for key, value in sorted(os.environ.items()) if not key.startswith("HELPERD_")]
+    told = [f"{key}={value}" for key, value in sorted(os.environ.items()) if not key.startswith(_OURS)]
     own = told if "HELPERD_SEAL" in os.environ else ()  # the launcher's mark
     return uuid_of(f"helperd_{os.path.basename(argv[0])}", interface, *argv, *own)
 
 
-def spawn(argv: Sequence[str], fds: Mapping[int, int]) -> int:
-    """Start a program in a process group of its own.
+def spawn(argv: Sequence[str], standard: tuple[int, int, int]) -> int:
+    """Start a program in a process group of its own, with the default action of every signal.
 
     Args:
         argv: the program's absolute path and its arguments.
-        fds: descriptors of the child by those of ours; everything else is closed or inherited by ``exec``'s rules.
+        standard: our descriptors that become its standard input, output and error; it gets no other.
 
     Returns:
         Its process id.
@@ -69,49 +75,82 @@ def spawn(argv: Sequence[str], fds: Mapping[int, int]) -> int:
     Raises:
         HelperdError: "not-installed", "exec-failed"; it cannot be executed.
     """
-    actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in fds.items()]
+    actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in enumerate(standard)]
+    shut = [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()]
     try:
         return os.posix_spawn(
             argv[0],
             list(argv),
-            os.environ,
-            file_actions=actions,
+            {name: value for name, value in os.environ.items() if not name.startswith(_OURS)},
+            file_actions=[*actions, *shut],
             setpgroup=0,
             setsigmask=(),
             setsigdef=_DEFAULTS,
         )
-    except FileNotFoundError:
-        raise HelperdError(
-            "not-installed", f"{argv[0]} does not exist; install it or correct the profile"
-        ) from None
     except (OSError, ValueError) as error:
-        raise HelperdError("exec-failed", f"{argv[0]} cannot be executed: {error}") from None
+        raise _not_started(argv[0], error) from None
 
 
-def ask(argv: Sequence[str], timeout: float, *, stdin: int | None = None) -> Answer:
+def _inherited() -> list[int]:
+    """The descriptors above the standard three that a program of ours would inherit: whoever started us gave us them.
+
+    What Python opens is closed by ``exec`` in any case.
+    """
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own descriptor
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
+
+
+def _not_started(program: str, error: OSError | ValueError) -> HelperdError:
+    """Why a program could not be executed."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOENT and os.path.exists(program):
+        text = f"{program} cannot be executed: the interpreter that its first line names does not exist"
+        return HelperdError("not-installed", text)
+    if number in {errno.ENOENT, errno.ENOTDIR}:
+        return HelperdError("not-installed", f"{program} does not exist; install it or correct the profile")
+    if number in {errno.EACCES, errno.EPERM}:
+        text = f"{program} may not be executed by this user; look at its mode (chmod +x) and that of its directories"
+        return HelperdError("not-permitted", text)
+    why = NO_PROGRAM if number == errno.ENOEXEC else str(error)
+    return HelperdError("exec-failed", f"{program} cannot be executed: {why}")
+
+
+def ask(
+    argv: Sequence[str], timeout: float | None = None, *, stdin: int | None = None, wake: int = -1
+) -> Answer:
     """Run a program that answers and ends.
 
     Args:
         argv: the program's absolute path and its arguments.
-        timeout: seconds it may take.
+        timeout: seconds it may take; None: as long as it likes.
         stdin: descriptor it reads from; None: nothing.
+        wake: a descriptor that ends the question once it is readable; -1: none.
 
     Raises:
-        HelperdError: as ``spawn``; "timed-out"; "exited" when it says more than ``MAX_ANSWER`` bytes.
+        HelperdError: as ``spawn``; "timed-out"; "exited" when it says more than ``MAX_ANSWER`` bytes, or when the
+            question was ended.
     """
     out, child_out = os.pipe2(os.O_CLOEXEC)
     err, child_err = os.pipe2(os.O_CLOEXEC)
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            pid = spawn(argv, {0: null if stdin is None else stdin, 1: child_out, 2: child_err})
+            pid = spawn(argv, (null if stdin is None else stdin, child_out, child_err))
         finally:
             for fd in (child_out, child_err, null):
                 os.close(fd)
+        pidfd = os.pidfd_open(pid)
+        said = {out: bytearray(), err: bytearray()}
+        until = math.inf if timeout is None else monotonic() + timeout
         try:
-            said = _listen({out: bytearray(), err: bytearray()}, argv[0], timeout)
+            if not _listen(said, argv[0], until, pidfd, wake):
+                raise HelperdError("timed-out", f"{argv[0]} did not answer within {timeout:g} s")
         except BaseException:
-            _reap(pid, 0.0)
+            _reap(pid, pidfd, 0.0)
             raise
     finally:
         os.close(out)
@@ -119,22 +158,30 @@ def ask(argv: Sequence[str], timeout: float, *, stdin: int | None = None) -> Ans
     return Answer(
         said[out].decode("utf-8", "replace"),
         said[err].decode("utf-8", "replace"),
-        _reap(pid, monotonic() + GRACE_S),
+        _reap(pid, pidfd, monotonic() + GRACE_S),
     )
 
 
-def _listen(said: dict[int, bytearray], program: str, timeout: float) -> dict[int, bytearray]:
-    """Read both outputs to their ends."""
-    until = monotonic() + timeout
+def _listen(said: dict[int, bytearray], program: str, until: float, pidfd: int, wake: int) -> bool:
+    """Read both outputs to their ends, not waiting for what it leaves behind; False: it took too long."""
     poll = select.poll()
-    for fd in said:
+    for fd in (*said, pidfd):
         poll.register(fd, select.POLLIN)
+    if wake >= 0:
+        poll.register(wake, select.POLLIN)
     left = len(said)
+    ended = False
     while left:
         rest = until - monotonic()
         if rest <= 0:
-            raise HelperdError("timed-out", f"{program} did not answer within {timeout:g} s")
-        for fd, _ in poll.poll(rest * 1000):
+            return ended
+        for fd, _ in poll.poll(None if rest == math.inf else rest * 1000):
+            if fd == wake:
+                raise HelperdError("exited", f"{program} was ended before it had answered")
+            if fd == pidfd:
+                poll.unregister(fd)
+                ended, until = True, monotonic() + GRACE_S
+                continue
             data = os.read(fd, 65536)
             said[fd] += data
             if not data:
@@ -142,7 +189,7 @@ def _listen(said: dict[int, bytearray], program: str, timeout: float) -> dict[in
                 left -= 1
             elif len(said[fd]) > MAX_ANSWER:
                 raise HelperdError("exited", f"{program} answers with more than {MAX_ANSWER} bytes")
-    return said
+    return True
 
 
 def _kill(pid: int, number: signal.Signals) -> None:
@@ -151,17 +198,21 @@ def _kill(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def _reap(pid: int, until: float) -> int:
-    """Wait for the end, then insist."""
-    fd = os.pidfd_open(pid)
+def readable(fd: int, seconds: float) -> bool:
+    """Whether a descriptor is readable, or becomes so in time; that of a process, when it has ended."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0.0, seconds) * 1000))
+
+
+def _reap(pid: int, pidfd: int, until: float) -> int:
+    """Wait for the end, then insist; closes ``pidfd``."""
     try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.poll(max(0.0, until - monotonic()) * 1000)
+        readable(pidfd, until - monotonic())
         _kill(pid, signal.SIGKILL)  # it, or what it left behind; the number is not free before the next line
         _, status = os.waitpid(pid, 0)
     finally:
-        os.close(fd)
+        os.close(pidfd)
     return os.waitstatus_to_exitcode(status)
 
 
@@ -170,9 +221,9 @@ class Program:
 
     Args:
         argv: the program's absolute path and its arguments.
-        fifo: number of a descriptor through which it can write to us as ``/dev/fd/N``; 0: on its stdout.
-        more: further descriptors of the child by ours.
+        fifo: a FIFO that it writes what it captures to; empty: that comes on its stdout.
         stdin: what it reads; -1: nothing.
+        stop_fd: readable when the helper shall end, and the program with it; -1: nothing says so.
 
     Attributes:
         name: the program's name.
@@ -183,30 +234,32 @@ class Program:
         HelperdError: as ``spawn``.
     """
 
-    def __init__(
-        self, argv: Sequence[str], *, fifo: int = 0, more: Mapping[int, int] | None = None, stdin: int = -1
-    ) -> None:
+    def __init__(self, argv: Sequence[str], *, fifo: str = "", stdin: int = -1, stop_fd: int = -1) -> None:
         self.name = os.path.basename(argv[0])
-        self.fd, child_out = os.pipe2(os.O_CLOEXEC)
-        errors, child_err = os.pipe2(os.O_CLOEXEC)
-        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        fds = {
-            0: null if stdin < 0 else stdin,
-            1: child_err if fifo else child_out,
-            2: child_err,
-            **(more or {}),
-        }
-        if fifo:
-            fds[fifo] = child_out
+        self._stop_fd = stop_fd
+        opened: list[int] = []
         try:
-            self.pid = spawn(argv, fds)
+            errors, child_err = os.pipe2(os.O_CLOEXEC)
+            opened += [errors, child_err]
+            if fifo:  # open before the program is, so that it need not wait for a reader
+                self.fd, child_out = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), child_err
+                opened += [self.fd]
+            else:
+                self.fd, child_out = os.pipe2(os.O_CLOEXEC)
+                opened += [self.fd, child_out]
+            null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            opened += [null]
+            self.pid = spawn(argv, (null if stdin < 0 else stdin, child_out, child_err))
+            self._pidfd = os.pidfd_open(self.pid)
         except BaseException:
-            os.close(self.fd)
-            os.close(errors)
-            raise
-        finally:
-            for fd in (child_out, child_err, null):
+            for fd in opened:
                 os.close(fd)
+            raise
+        for fd in {child_out, child_err, null}:
+            os.close(fd)
+        self._fifo = bool(fifo)
+        self._awaited = self._fifo
+        self._wrote = False
         self._status: int | None = None
         self._told_at: float | None = None
         self._lock = threading.Lock()
@@ -222,13 +275,41 @@ class Program:
                     self._lines.append(text)
                     print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
-    def read(self, size: int, timeout: float | None = None) -> bytes | None:
-        """Read what it writes; empty at the end; None when nothing came in time."""
+    def read(self, size: int, timeout: float | None = None, *, until_stop: bool = False) -> bytes | None:
+        """Read what it writes; empty at the end; None when nothing came in time, or perhaps a little earlier.
+
+        Args:
+            size: bytes at most.
+            timeout: seconds; None: for ever.
+            until_stop: whether the wait also ends when the helper shall.
+        """
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
-        if not poll.poll(None if timeout is None else timeout * 1000):
+        if self._awaited:
+            poll.register(self._pidfd, select.POLLIN)
+        if until_stop and self._stop_fd >= 0:
+            poll.register(self._stop_fd, select.POLLIN)
+        ready = dict(poll.poll(None if timeout is None else timeout * 1000))
+        if not ready.keys() - {self._stop_fd}:
             return None
-        return os.read(self.fd, size)
+        if not self._fifo:
+            return os.read(self.fd, size)
+        gone = readable(self._pidfd, 0.0)
+        try:
+            data = os.read(self.fd, size)
+        except (
+            BlockingIOError
+        ):  # it has ended, and what it left behind holds the FIFO: then that ends the capture
+            self._awaited = False
+            return None
+        if data:
+            self._wrote = True
+        elif (
+            not self._wrote and not gone
+        ):  # it opened the FIFO, or a child of its did, to look whether it can
+            readable(self._pidfd, REOPEN_S)
+            return None
+        return data
 
     def stop(self) -> None:
         """Ask it to end; ``close`` insists."""
@@ -249,21 +330,12 @@ class Program:
         with self._lock:
             if self._status is None:
                 os.close(self.fd)
-                if self._told_at is None and not self._gone(monotonic() + GRACE_S):
+                asked = self._stop_fd >= 0 and readable(self._stop_fd, 0.0)
+                if self._told_at is None and (asked or not readable(self._pidfd, GRACE_S)):
                     _kill(self.pid, signal.SIGTERM)
-                self._status = _reap(self.pid, (self._told_at or monotonic()) + GRACE_S)
+                self._status = _reap(self.pid, self._pidfd, (self._told_at or monotonic()) + GRACE_S)
         self._listener.join(GRACE_S)
         return self._status
-
-    def _gone(self, until: float) -> bool:
-        """Whether it ends by itself in time."""
-        fd = os.pidfd_open(self.pid)
-        try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            return bool(poll.poll(max(0.0, until - monotonic()) * 1000))
-        finally:
-            os.close(fd)
 
     def reason(self) -> str:
         """How it ended and the last it said, for the user; after ``close``."""

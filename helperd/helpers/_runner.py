@@ -4,8 +4,8 @@ Rules:
   1. The main thread never blocks: the author's code runs in other threads, so PING is answered in every state.
   2. It ends at the end of the input, a reader that is gone, SHUTDOWN, SIGTERM or SIGINT, a frame that cannot be,
      or 15 s without PING under a server that is not helperd (whose launcher sees to it).
-  3. An end that was asked for gives the capture ``GRACE_S`` to return and the output as long to leave; an end of
-     our own waits until everything has left.
+  3. An end that was asked for, at whatever point, gives the job ``GRACE_S`` to return and the output as long to leave;
+     the server is told its reason if it does not know it. An end of our own waits until everything has left.
 
 Source of facts: kismet-protocol.md, sections 3.3 to 3.5 and 4.
 """
@@ -29,6 +29,7 @@ from helperd import __version__
 from helperd.errors import Code, HelperdError, LocalProtocolError, RemoteProtocolError
 from helperd.helpers import _writer
 from helperd.helpers._clock import monotonic
+from helperd.helpers._page import PAGE_FD
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
 from helperd.helpers._printed import Printed
 from helperd.wire import bulk
@@ -80,11 +81,14 @@ class Runner:
     def __init__(self, helper: Helper, in_fd: int, out_fd: int) -> None:
         self._helper = helper
         self._in_fd = in_fd
-        for fd in (in_fd, out_fd):
-            os.set_inheritable(fd, False)  # noqa: FBT003 - the system's own call; programs that we start get neither
+        for fd in (in_fd, out_fd, PAGE_FD):
+            with contextlib.suppress(OSError):
+                os.set_inheritable(fd, False)  # noqa: FBT003 - the system's own; programs that we start get none
         self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._port = Port(out_fd, self._wake)
         self._session = Session(Role.HELPER)
+        helper.stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        helper._sdk_tell = self._send
         self._seqnos = itertools.count(1)
         self._results: deque[Callable[[], None]] = deque()
         self._worker: threading.Thread | None = None
@@ -100,12 +104,16 @@ class Runner:
         self._ping_at = monotonic()
         self._ending = False
         self._end_by: float | None = None
+        self._farewell = ""
         self._status = int(Code.DONE)
 
     # the loop
 
-    def run(self) -> int:
+    def run(self, *, last: bool = False) -> int:
         """Answer until the end.
+
+        Args:
+            last: the process ends with it: a signal that still comes must not change its status.
 
         Returns:
             The exit status.
@@ -115,14 +123,18 @@ class Runner:
         before = {
             number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
         }
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, the ends of our programs would be lost
         try:
             with contextlib.redirect_stdout(self._printed):
                 while not self._over():
                     self._turn()
         finally:
             signal.set_wakeup_fd(old_wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for (
+                number,
+                handler,
+            ) in before.items():  # ignored, not handled: the interpreter's end undoes handlers
+                signal.signal(number, signal.SIG_IGN if last else handler)
             self._port.stopping.set()
             if not self._working:
                 for fd in self._waker:
@@ -152,7 +164,7 @@ class Runner:
         if port.broken:
             self._end("the reader of our output is gone")
         elif not self._helperd and self._end_by is None and monotonic() - self._ping_at > WATCHDOG_S:
-            self._end(f"no PING for {WATCHDOG_S:g} s")
+            self._end(f"no PING for {WATCHDOG_S:g} s", farewell=True)
 
     def _timeout_ms(self) -> float:
         """Until the next thing that happens by itself."""
@@ -187,6 +199,10 @@ class Runner:
             return False
         writer = self._writer
         batched = writer is not None and writer.batched and not self._working
+        if self._farewell and not batched and self._session.generation is not None:
+            why, self._farewell = self._farewell, ""
+            self._send(Shutdown(why))
+            self._port.drain()
         return self._port.broken or late or not (self._port.queued or batched)
 
     def _wake(self) -> None:
@@ -196,22 +212,30 @@ class Runner:
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):
             data = os.read(self._waker[0], 4096)
-            if data.strip(b"w"):
-                self._end("asked to end by a signal")
+            for number in data.strip(b"w")[:1]:
+                self._end(f"asked to end by {signal.Signals(number).name}", farewell=True)
 
     def _on_signal(self, number: int, frame: object) -> None:
         """The wakeup descriptor has the number; nothing is done inside a handler."""
 
-    def _end(self, why: str, status: int = Code.DONE) -> None:
-        """End because somebody wants it: the capture must return, the rest leaves within a bounded time."""
+    def _end(self, why: str, status: int = Code.DONE, *, farewell: bool = False) -> None:
+        """End because somebody wants it: the capture must return, the rest leaves within a bounded time.
+
+        Args:
+            why: what made us end.
+            status: the exit status.
+            farewell: whether the server does not know yet why, and is told behind everything else.
+        """
         if self._end_by is not None:
             return
         self._ending = True
+        self._farewell = why if farewell else ""
         self._status = self._status or int(status)
         self._end_by = monotonic() + 2 * GRACE_S
         self._port.stopping.set()
         with self._numbered:
             self._numbered.notify_all()
+        os.eventfd_write(self._helper.stop_fd, 1)
         if self._tuner is not None:
             self._tuner.stop()
         if self._writer is not None:
@@ -330,6 +354,8 @@ class Runner:
         try:
             interfaces = tuple(self._helper.list())
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
+            if self._asked_to_end():
+                return
             report = ListReport(
                 request.seqno,
                 success=False,
@@ -361,6 +387,8 @@ class Runner:
                     capture_interface=answer.capture_interface,
                 )
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
+            if self._asked_to_end():
+                return
             report = ProbeReport(request.seqno, success=False, message=_told(error), problem=_word(error))
         self._send(report)
         self._finish()
@@ -373,6 +401,10 @@ class Runner:
         for what in left_out:
             self._send(Text(Severity.ERROR, f"{what} (in {text})"))
         return definition
+
+    def _asked_to_end(self) -> bool:
+        """Whether a job that failed was told to give up; then why it failed is no answer."""
+        return self._port.stopping.is_set()
 
     def _check_options(self, definition: SourceDefinition) -> None:
         """Refuse options nobody knows; a Kismet server may have made them up itself (section 5.2)."""
@@ -392,6 +424,8 @@ class Runner:
             device = self._helper.open(definition)
             report = self._opened(request, definition, device)
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
+            if self._asked_to_end():
+                return
             self._send(
                 OpenReport(
                     request.seqno,

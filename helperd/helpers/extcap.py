@@ -12,25 +12,29 @@ Rules:
      One whose name is a server's word (type, name) is written with ``x-`` in front: ``x-type=arp``.
   2. An option that takes free text or a path (a command to run on the way, a file to write) may be filled only
      if the profile has a pattern for it. Numbers, flags and choices are free.
-  3. Packets come through a pipe that the tool opens as its ``--fifo``. What it prints while it captures goes to
-     stderr, its control messages become texts; nothing of that touches the data.
-  4. A tool is asked with a time limit; one that prints nonsense or nothing is refused with what it said.
+  3. Packets come through a FIFO that the tool, or a program that it starts, opens as its ``--fifo``. What it prints
+     while it captures goes to stderr, its control messages and the lines for its logger become texts; nothing of
+     that touches the data.
+  4. A tool is asked each thing once, with the time limit of its block; one that prints nonsense or nothing is refused
+     with what it said. With its packets it may take as long as it likes.
 
 Source of facts: Wireshark's extcap(4) manual page.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import threading
 from typing import TYPE_CHECKING, Final
 
 from helperd.errors import HelperdError, UsageError
 from helperd.helpers import _extcap
-from helperd.helpers._clock import monotonic
+from helperd.helpers._fifo import Fifos
 from helperd.helpers._program import Program, ask, identity
 from helperd.helpers._template import Template
-from helperd.helpers.pipe import HEADER_S, READ, CaptureStream
+from helperd.helpers.pipe import READ, TELL_S, CaptureStream
 from helperd.helpers.sdk import (
     Device,
     Helper,
@@ -40,18 +44,22 @@ from helperd.helpers.sdk import (
     SourceDefinition,
     Writer,
 )
+from helperd.sandbox import ASK_TIMEOUT
 from helperd.wire.definition import COMMON_OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-ASK_S: Final = 1.5  # listing and probing have 2 s, interpreter included
-FIFO: Final = 200  # descriptor numbers that the tool finds under /dev/fd
-CONTROL_OUT: Final = 201
-CONTROL_IN: Final = 202
+KEY: Final = "probe_timeout"
+"""Which key of a [[helper]] says how long one question to the tool may take; it comes in the environment."""
 MAX_CONTROL: Final = 1 << 16
 _TICK_S: Final = 0.2
-_QUIET = 6  # control command: status bar message; 7 information, 8 warning, 9 error
+_INTERFACES: Final = ("--extcap-interfaces", "--extcap-version=4.0")
+_LINES: Final = frozenset({1, 2})
+"""Control commands that give a logger its lines: set, add."""
+_SEVERITIES: Final = {6: Severity.INFO, 7: Severity.INFO, 8: Severity.ALERT, 9: Severity.ERROR}
+"""Control commands: a line for the status bar, information, a warning, an error."""
+_NONSENSE: Final = "the tool's control messages make no sense; they are not listened to any more"
 
 
 class Extcap(Helper):
@@ -60,6 +68,13 @@ class Extcap(Helper):
     TYPE = "extcap"
     SUMMARY = "runs a Wireshark extcap tool"
     WORDS = "[NAME~PATTERN ...] /PATH/OF/TOOL"
+
+    _program: Program | None = None
+    _control: Control | None = None
+    _fifos: Fifos | None = None
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[str, ...], str] = {}
 
     def _tool(self) -> Template:
         """The configured tool.
@@ -76,25 +91,29 @@ class Extcap(Helper):
         return template
 
     def _ask(self, *words: str) -> str:
-        """Ask the tool.
+        """Ask the tool, each thing once.
 
         Raises:
             Refused: it does not answer, or with nothing that can be understood.
         """
+        if words in self._answers:
+            return self._answers[words]
         tool = self._tool().program
         try:
-            answer = ask([tool, *words], ASK_S)
+            answer = ask([tool, *words], _patience(), wake=self.stop_fd)
         except HelperdError as error:
-            raise Refused(error.text, error.problem) from None
+            text = f"{error.text} ({KEY} of its [[helper]])" if error.problem == "timed-out" else error.text
+            raise Refused(text, error.problem) from None
         if not _extcap.sentences(answer.text) and (answer.status or answer.text.strip()):
             said = (answer.text.strip() or answer.errors.strip()).replace("\n", " ")[:120]
             raise Refused(f"{tool} {' '.join(words)} ended with status {answer.status} and said {said!r}")
+        self._answers[words] = answer.text
         return answer.text
 
     def known_options(self) -> Mapping[str, str]:
         """All options of all the tool's interfaces; none when it does not answer."""
         try:
-            names = list(_extcap.interfaces(self._ask("--extcap-interfaces", "--extcap-version=4.0")))
+            names = list(_extcap.interfaces(self._ask(*_INTERFACES)))
             return {
                 _name(option): option.meaning for name in names for option in self._options(name).values()
             }
@@ -106,7 +125,7 @@ class Extcap(Helper):
 
     def list(self) -> list[Interface]:
         """The tool's interfaces."""
-        text = self._ask("--extcap-interfaces", "--extcap-version=4.0")
+        text = self._ask(*_INTERFACES)
         found = _extcap.interfaces(text)
         if not found:
             raise Refused(f"{self._tool().program} names no interface")
@@ -115,7 +134,7 @@ class Extcap(Helper):
     def probe(self, definition: SourceDefinition) -> Device | bool:
         """Ours when the tool has an interface of that name."""
         name = definition.interface
-        text = self._ask("--extcap-interfaces", "--extcap-version=4.0")
+        text = self._ask(*_INTERFACES)
         found = _extcap.interfaces(text)
         if name not in found:
             if definition.get("type").lower() == self.TYPE:
@@ -161,26 +180,21 @@ class Extcap(Helper):
         """Start the tool and wait for the capture header."""
         tool = self._tool().program
         name = definition.interface
-        text = self._ask("--extcap-interfaces", "--extcap-version=4.0")
+        text = self._ask(*_INTERFACES)
         found = _extcap.interfaces(text)
         if name not in found:
             raise Refused(f"{name}: {tool} has {', '.join(found) or 'no interface'}")
         options = self._arguments(definition)
-        argv = [tool, *options, "--capture", "--extcap-interface", name, "--fifo", f"/dev/fd/{FIFO}"]
-        self._control = None
-        if any(sentence.word == "control" for sentence in _extcap.sentences(text)):
-            self._control = Control()
-            argv += ["--extcap-control-out", f"/dev/fd/{CONTROL_OUT}"]
-            argv += ["--extcap-control-in", f"/dev/fd/{CONTROL_IN}"]
+        self._start([tool, *options, "--capture", "--extcap-interface", name], text)
+        program, stream = self._program, self._stream
+        assert program is not None
         try:
-            more = self._control.theirs if self._control is not None else {}
-            self._program = Program(argv, fifo=FIFO, more=more)
-        finally:
-            if self._control is not None:
-                self._control.close_theirs()
-        self._stream = CaptureStream(self._program.name)
-        try:
-            dlt = self._wait_for_header(name)
+            dlt = stream.read_header(
+                self, lambda rest: program.read(READ, rest, until_stop=True), lambda: self._announced(name)
+            )
+            if dlt is None and not stream.parser.format:
+                program.close()
+                raise Refused(f"{program.reason()}, before any packet", "child-gone")
         except BaseException:
             self._close()
             raise
@@ -191,40 +205,40 @@ class Extcap(Helper):
             uuid=identity([tool, *options], name),
         )
 
-    def _wait_for_header(self, name: str) -> int | None:
-        """The link type: from the capture header, or, while the tool waits for its first packet, announced.
+    def _start(self, argv: Sequence[str], interfaces: str) -> None:
+        """Start the tool, with a FIFO for its packets and two more if it has a toolbar."""
+        self._fifos = Fifos()
+        try:
+            fifo = self._fifos.make("packets")
+            control: Sequence[str] = ()
+            if _extcap.has_controls(interfaces):
+                self._control = Control(self._fifos, _extcap.loggers(interfaces), self.say)
+                control = self._control.arguments
+            self._program = Program([*argv, *control, "--fifo", fifo], fifo=fifo, stop_fd=self.stop_fd)
+            self._stream = CaptureStream(self._program.name)
+        except BaseException:
+            self._close()
+            raise
 
-        None: it has ended without any.
-        """
-        until = monotonic() + HEADER_S
-        stream = self._stream
-        while stream.parser.dlt is None and not stream.ended:
-            data = self._program.read(READ, max(0.0, until - monotonic()))
-            if data is None:
-                announced = _extcap.first_dlt(self._ask("--extcap-interface", name, "--extcap-dlts"))
-                if announced is None:
-                    raise Refused(f"{self._program.name} wrote nothing within {HEADER_S:g} s", "timed-out")
-                return announced
-            if not data and not stream.parser.format:
-                self._program.close()
-                raise Refused(f"{self._program.reason()}, before any packet", "child-gone")
-            try:
-                stream.first += stream.feed(data)
-            except HelperdError as error:
-                raise Refused(error.text, error.problem) from None
-        return stream.parser.dlt
+    def _announced(self, name: str) -> int | None:
+        """The link type that a tool announces which writes its capture header with its first packet."""
+        dlt: int | None = None
+        with contextlib.suppress(HelperdError):
+            dlt = _extcap.first_dlt(self._ask("--extcap-interface", name, "--extcap-dlts"))
+        if dlt is None:
+            self.say(f"{self._stream.parser.name} has written nothing for {TELL_S:g} s; still waiting")
+        return dlt
 
     def capture(self, writer: Writer) -> str:
         """Read until the tool ends."""
-        stream = self._stream
+        stream, program = self._stream, self._program
+        assert program is not None
         fault: HelperdError | None = None
-        if self._control is not None:
-            self._control.listen(writer)
         try:
             stream.write(writer, stream.first)
             stream.first = []
             while not stream.ended:
-                data = self._program.read(READ, _TICK_S)
+                data = program.read(READ, _TICK_S)
                 if data is not None:
                     stream.write(writer, stream.feed(data))
                 elif writer.stopping:
@@ -234,23 +248,32 @@ class Extcap(Helper):
         finally:
             status = self._close()
         if status:
-            raise HelperdError("child-gone", self._program.reason())
+            raise HelperdError("child-gone", program.reason())
         if fault is not None:
             raise fault
         packets = f"{stream.parser.packets} packets{stream.parser.left_out.summary}"
-        return f"{self._program.name} has ended after {packets}"
+        return f"{program.name} has ended after {packets}"
 
     def _close(self) -> int:
-        status = self._program.close()
-        if self._control is not None:
-            self._control.close()
+        """Let go of everything; returns the tool's status."""
+        status = 0 if self._program is None else self._program.close()
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
+        if self._fifos is not None:
+            self._fifos.close()
         return status
 
     def stop(self) -> None:
         """End the tool; its output then ends too."""
-        program = getattr(self, "_program", None)
-        if program is not None:
-            program.stop()
+        if self._program is not None:
+            self._program.stop()
+
+
+def _patience() -> float | None:
+    """Seconds that a question to the tool may take; None: any number, as under a server with limits of its own."""
+    seconds = float(os.environ.get(ASK_TIMEOUT, "0") or "0")
+    return seconds or None
 
 
 def _name(option: _extcap.Option) -> str:
@@ -259,57 +282,73 @@ def _name(option: _extcap.Option) -> str:
 
 
 class Control:
-    """The two control pipes of a tool that has a toolbar: what it says becomes texts, it is told nothing.
+    """The two control FIFOs of a tool that has a toolbar: what it says becomes texts, it is told nothing.
+
+    Args:
+        fifos: where they are made.
+        loggers: numbers of the controls that show lines.
+        say: called with each text and its severity, by a thread.
 
     Attributes:
-        theirs: the tool's ends by the numbers it has them under.
+        arguments: what the tool is given, to find them.
     """
 
-    def __init__(self) -> None:
-        self._out, out_end = os.pipe2(os.O_CLOEXEC)
-        in_end, self._in = os.pipe2(os.O_CLOEXEC)
-        self.theirs = {CONTROL_OUT: out_end, CONTROL_IN: in_end}
-        self._thread: threading.Thread | None = None
+    def __init__(self, fifos: Fifos, loggers: Collection[int], say: Callable[[str, Severity], None]) -> None:
+        self._loggers = loggers
+        self._say = say
+        said, told = fifos.make("control-out"), fifos.make("control-in")
+        self.arguments = ("--extcap-control-out", said, "--extcap-control-in", told)
+        # Open at both ends: the tool need not wait for us, nor we for it, and it may come and go as it likes.
+        self._out = os.open(said, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._in = os.open(told, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._over = os.eventfd(0, os.EFD_CLOEXEC)
         os.write(self._in, control_message(0, 0))  # "initialized": the toolbar has no values to set
-
-    def close_theirs(self) -> None:
-        """Close the tool's ends here."""
-        for fd in self.theirs.values():
-            os.close(fd)
-        self.theirs = {}
-
-    def listen(self, writer: Writer) -> None:
-        """Begin to pass messages on."""
-        self._thread = threading.Thread(target=self._listen, args=(writer,), name="control", daemon=True)
+        self._thread = threading.Thread(target=self._listen, name="control", daemon=True)
         self._thread.start()
 
-    def _listen(self, writer: Writer) -> None:
+    def _listen(self) -> None:
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        poll.register(self._over, select.POLLIN)
         held = b""
-        while data := os.read(self._out, 4096):
-            held += data
-            while len(held) >= 6:
-                length = int.from_bytes(held[1:4], "big")
-                if held[:1] != b"T" or length < 2 or length > MAX_CONTROL:
-                    writer.warning(
-                        "the tool's control messages make no sense; they are not listened to any more"
-                    )
-                    while os.read(self._out, 65536):
-                        pass
-                    return
-                if len(held) < 4 + length:
-                    break
-                command, payload = held[5], held[6 : 4 + length]
-                held = held[4 + length :]
-                if command >= _QUIET and payload:
-                    severity = {8: Severity.ALERT, 9: Severity.ERROR}.get(command, Severity.INFO)
-                    writer.message(payload.decode("utf-8", "replace"), severity)
+        sane = True
+        while True:
+            ready = dict(poll.poll())
+            if self._out in ready:  # first: what it said before its end is heard
+                data = os.read(self._out, 65536)
+                held = self._take(held + data) if sane else b""
+                if sane and held[:1] not in {b"", b"T"}:
+                    sane = False
+                    self._say(_NONSENSE, Severity.ALERT)
+            elif self._over in ready:
+                return
+
+    def _take(self, held: bytes) -> bytes:
+        """Hear whole messages; returns the rest, which begins with no sync byte if it makes no sense."""
+        while len(held) >= 6:
+            length = int.from_bytes(held[1:4], "big")
+            if held[:1] != b"T" or length < 2 or length > MAX_CONTROL:
+                return b"?"
+            if len(held) < 4 + length:
+                break
+            self._hear(held[4], held[5], held[6 : 4 + length].decode("utf-8", "replace"))
+            held = held[4 + length :]
+        return held
+
+    def _hear(self, number: int, command: int, text: str) -> None:
+        """One message: for the status bar or a dialogue, or lines for a logger."""
+        if command in _SEVERITIES and text:
+            self._say(text, _SEVERITIES[command])
+        elif command in _LINES and number in self._loggers:
+            for line in filter(None, map(str.strip, text.splitlines())):
+                self._say(line, Severity.INFO)
 
     def close(self) -> None:
         """The tool has ended: so does its talk."""
-        os.close(self._in)
-        if self._thread is not None:
-            self._thread.join(0.2)
-        os.close(self._out)
+        os.eventfd_write(self._over, 1)
+        self._thread.join()
+        for fd in (self._in, self._out, self._over):
+            os.close(fd)
 
 
 def control_message(number: int, command: int, payload: bytes = b"") -> bytes:

@@ -92,7 +92,6 @@ class InterfaceCapture(Helper):
         program = _bpf.compile_filter(expression, link.filtered, snaplen, name)
         self._link = link
         self._timeout_ms = timeout
-        self._stopper = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._watch = _packetlink.Watch(link.number, up=link.up)
         self._ring = PacketRing(
             buffer=_size(definition, "buffer", BUFFER),
@@ -121,10 +120,6 @@ class InterfaceCapture(Helper):
             reason = forbidden or ("" if link.up else f"down: ip link set {name} up")
             found.append(Interface(name, hardware="; ".join(text for text in (link.driver, reason) if text)))
         return found
-
-    def stop(self) -> None:
-        """Wake the capture; it hands on what is there and returns."""
-        os.eventfd_write(self._stopper, 1)
 
     # the capture thread
 
@@ -167,7 +162,7 @@ class InterfaceCapture(Helper):
         poll = select.poll()
         poll.register(ring.socket, select.POLLIN)
         poll.register(watch.socket, select.POLLIN)
-        poll.register(self._stopper, select.POLLIN)
+        poll.register(self.stop_fd, select.POLLIN)
         watch.ask()
         settled = True
         while True:
@@ -177,7 +172,7 @@ class InterfaceCapture(Helper):
                 self._count_drops()
                 settled = True
             events = dict(poll.poll(None if settled else SETTLE_MS))
-            if self._stopper in events:
+            if self.stop_fd in events:
                 self._drain(emit)
                 return
             if events.get(ring.socket.fileno(), 0) & select.POLLERR:

@@ -244,6 +244,8 @@ class JsonLines(Helper):
     SUMMARY = "reads one JSON object per line from a program's stdout"
     WORDS = "[kind=TYPE] [time=KEY] [NAME~PATTERN ...] /PROGRAM [ARGUMENT ...]"
 
+    _program: Program | None = None
+
     def _template(self) -> Template:
         template = Template(self.words, SETTINGS)
         if not template.program:
@@ -270,7 +272,7 @@ class JsonLines(Helper):
         self._kind = template.settings.get("kind", "JSON")
         self._time_key = template.settings.get("time", "")
         argv = template.fill(definition)
-        self._program = Program(argv)
+        self._program = Program(argv, stop_fd=self.stop_fd)
         return Device(
             hardware=self._program.name,
             capture_interface=definition.interface,
@@ -280,13 +282,15 @@ class JsonLines(Helper):
     def capture(self, writer: Writer) -> str:
         """Read lines until the program ends."""
         cutter = LineCutter()
+        program = self._program
+        assert program is not None
         self._records = 0
         self._left = Left()
         self._infinite = 0
         reader = Reader()
         try:
             while True:
-                data = self._program.read(READ, _TICK_S)
+                data = program.read(READ, _TICK_S)
                 if data is None:
                     if writer.stopping:
                         break
@@ -300,11 +304,11 @@ class JsonLines(Helper):
                 if not data:
                     break
         finally:
-            status = self._program.close()
+            status = program.close()
         if status:
-            raise HelperdError("child-gone", self._program.reason())
+            raise HelperdError("child-gone", program.reason())
         left = self._left.count
-        return f"{self._program.name} has ended after {self._records} records" + (
+        return f"{program.name} has ended after {self._records} records" + (
             f", {left} left out" if left else ""
         )
 
@@ -336,9 +340,8 @@ class JsonLines(Helper):
 
     def stop(self) -> None:
         """End the program."""
-        program = getattr(self, "_program", None)
-        if program is not None:
-            program.stop()
+        if self._program is not None:
+            self._program.stop()
 
 
 HELPER = JsonLines

@@ -9,7 +9,8 @@
     definition:  /run/sniffer.fifo:type=pipe             the FIFO is read
 
 Rules:
-  1. The source is open when the program's capture header has come; then its link type is known.
+  1. The source is open when the program's capture header has come, however long that takes; then its link type is
+     known. After a while it is told what is waited for.
   2. The program's end is the helper's end: status 0 is a good end, anything else an error with its last words.
   3. Packets keep their bytes, lengths and stamps; each carries its own link type.
 """
@@ -25,17 +26,18 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import HelperdError
 from helperd.helpers._capturefile import CaptureParser
 from helperd.helpers._clock import monotonic
-from helperd.helpers._program import Program, identity
+from helperd.helpers._program import Program, identity, readable
 from helperd.helpers._template import Template
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from helperd.helpers._capturefile import Captured
 
 READ: Final = 256 << 10
-HEADER_S: Final = 10.0
+TELL_S: Final = 10.0
+"""Seconds without a capture header after which is told what is waited for; how long it is waited is not ours to say."""
 _TICK_S: Final = 0.2
 
 
@@ -74,6 +76,48 @@ class CaptureStream:
             writer.count_odd(self.parser.odd)
         self.parser.left_out.tell(writer)
 
+    def read_header(
+        self,
+        helper: Helper,
+        read: Callable[[float | None], bytes | None],
+        on_silent: Callable[[], int | None],
+    ) -> int | None:
+        """Read until the link type is known, however long that takes: a program may be silent for as long as it lives.
+
+        Args:
+            helper: whose end ends the wait.
+            read: one read, empty at the end, with a time limit; None: nothing came yet.
+            on_silent: called once, when nothing has come for ``TELL_S``: tells the user, and may know the link type.
+
+        Returns:
+            The link type; None: the stream has ended before there was any (without a format: nothing was in it).
+
+        Raises:
+            Refused: what came is no capture, or the helper is to end.
+        """
+        until = monotonic() + TELL_S
+        told = False
+        while self.parser.dlt is None and not self.ended:
+            data = read(None if told else max(0.0, until - monotonic()))
+            if data is None:
+                if helper.stop_fd >= 0 and readable(helper.stop_fd, 0.0):
+                    raise Refused(
+                        f"it was ended before the capture header of {self.parser.name} came", "exited"
+                    )
+                if not told and monotonic() >= until:
+                    told = True
+                    known = on_silent()
+                    if known is not None:
+                        return known
+                continue
+            if not data and not self.parser.format:
+                return None
+            try:
+                self.first += self.feed(data)
+            except HelperdError as error:
+                raise Refused(error.text, error.problem) from None
+        return self.parser.dlt
+
 
 class Pipe(Helper):
     """The adapter."""
@@ -81,6 +125,9 @@ class Pipe(Helper):
     TYPE = "pipe"
     SUMMARY = "reads pcap or pcapng from a program's stdout or from a FIFO"
     WORDS = "[NAME~PATTERN ...] /PROGRAM [ARGUMENT ...]"
+
+    _program: Program | None = None
+    _fd = -1
 
     def known_options(self) -> Mapping[str, str]:
         """The places of the program's arguments."""
@@ -100,10 +147,9 @@ class Pipe(Helper):
     def open(self, definition: SourceDefinition) -> Device:
         """Start the program, or open the FIFO, and wait for the capture header."""
         template = Template(self.words)
-        self._program: Program | None = None
         if template.program:
             argv = template.fill(definition)
-            self._program = Program(argv)
+            self._program = Program(argv, stop_fd=self.stop_fd)
             self._fd = self._program.fd
             name = self._program.name
         else:
@@ -112,7 +158,12 @@ class Pipe(Helper):
             self._fd = _open_fifo(name)
         self._stream = CaptureStream(name)
         try:
-            dlt = self._wait_for_header(name)
+            dlt = self._stream.read_header(
+                self, lambda rest: self._read(rest, until_stop=True), self._on_silent
+            )
+            if not self._stream.parser.format and self._program is not None:
+                self._program.close()
+                raise Refused(f"{self._program.reason()}, before any packet", "child-gone")
         except BaseException:
             self._close()
             raise
@@ -123,32 +174,24 @@ class Pipe(Helper):
             uuid=identity(argv, definition.interface),
         )
 
-    def _wait_for_header(self, name: str) -> int | None:
-        """Read until the link type is known; None: it has ended without any."""
-        until = monotonic() + HEADER_S
-        stream = self._stream
-        while stream.parser.dlt is None and not stream.ended:
-            data = self._read(max(0.0, until - monotonic()))
-            if data is None:
-                raise Refused(
-                    f"{name} wrote no capture header within {HEADER_S:g} s; if it collects its output, turn that off "
-                    "(tcpdump: -U)",
-                    "timed-out",
-                )
-            if not data and self._program is not None and not stream.parser.format:
-                self._program.close()
-                raise Refused(f"{self._program.reason()}, before any packet", "child-gone")
-            try:
-                stream.first += stream.feed(data)
-            except HelperdError as error:
-                raise Refused(error.text, error.problem) from None
-        return stream.parser.dlt
+    def _on_silent(self) -> None:
+        name = self._stream.parser.name
+        if self._program is None:
+            self.say(f"nobody has written a capture header to {name} for {TELL_S:g} s; still waiting")
+        else:
+            hint = "if it collects its output, turn that off (tcpdump: -U)"
+            self.say(f"{name} has written no capture header for {TELL_S:g} s; still waiting; {hint}")
 
-    def _read(self, timeout: float) -> bytes | None:
+    def _read(self, timeout: float | None, *, until_stop: bool = False) -> bytes | None:
         """One read; None when nothing came in time."""
+        if self._program is not None:
+            return self._program.read(READ, timeout, until_stop=until_stop)
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
-        return os.read(self._fd, READ) if poll.poll(timeout * 1000) else None
+        if until_stop and self.stop_fd >= 0:
+            poll.register(self.stop_fd, select.POLLIN)
+        ready = dict(poll.poll(None if timeout is None else timeout * 1000))
+        return os.read(self._fd, READ) if self._fd in ready else None
 
     def capture(self, writer: Writer) -> str:
         """Read until the program ends."""
@@ -187,9 +230,8 @@ class Pipe(Helper):
 
     def stop(self) -> None:
         """End the program; its output then ends too."""
-        program = getattr(self, "_program", None)
-        if program is not None:
-            program.stop()
+        if self._program is not None:
+            self._program.stop()
 
 
 def _open_fifo(path: str) -> int:

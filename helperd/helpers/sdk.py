@@ -38,10 +38,10 @@ from helperd.helpers._port import Stopped
 from helperd.helpers._writer import Writer
 from helperd.pcapng import comments, flags
 from helperd.wire.definition import SourceDefinition, quote
-from helperd.wire.messages import DataReport, Gps, Hopping, Interface, Json, Packet, Severity, Signal
+from helperd.wire.messages import DataReport, Gps, Hopping, Interface, Json, Packet, Severity, Signal, Text
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
 __all__ = [
     "DataReport",
@@ -129,6 +129,22 @@ class Helper:
     files, sockets, programs, threads (``helperd.sandbox.seal``). What ``capture`` needs must be open by then;
     ``open`` may still set it for one device."""
 
+    stop_fd: int = -1
+    """A descriptor that becomes readable, and stays so, when the helper shall end: for a ``poll`` in ``list``,
+    ``probe``, ``open`` or ``capture`` that would wait for ever. -1 while nothing can end it."""
+
+    _sdk_tell: Callable[[Text], None] | None = None
+
+    def say(self, text: str, severity: Severity = Severity.INFO) -> None:
+        """Tell the user something now, from any thread: what ``open`` waits for, for instance.
+
+        What the writer tells stands in order with its packets; this does not.
+        """
+        if self._sdk_tell is None:
+            print(f"{self.TYPE}: {text}", file=sys.stderr, flush=True)
+        else:
+            self._sdk_tell(Text(severity, text))
+
     def known_options(self) -> Mapping[str, str]:
         """The options of a definition, each with its meaning; ``OPTIONS`` unless the command line has a say."""
         return self.OPTIONS
@@ -172,7 +188,11 @@ class Helper:
         raise Refused(f"{self.TYPE} has no channels", "not-supported")
 
     def stop(self) -> None:
-        """Make a blocking ``capture`` end: called in the main thread, at most once, when the helper shall end."""
+        """Make a blocking ``open`` or ``capture`` end.
+
+        Called in the main thread, at most once, when the helper shall end. It may come at any time after the helper
+        was made: before ``open``, while that runs, after it has failed.
+        """
 
 
 def run(helper_class: type[Helper], argv: list[str] | None = None) -> int:
@@ -185,6 +205,10 @@ def run(helper_class: type[Helper], argv: list[str] | None = None) -> int:
     Returns:
         The exit status: 0 whenever the conversation ended as it should, whatever was answered.
     """
+    return _run(helper_class, argv, last=False)
+
+
+def _run(helper_class: type[Helper], argv: list[str] | None, *, last: bool) -> int:
     from helperd.helpers import _argv
 
     try:
@@ -196,7 +220,7 @@ def run(helper_class: type[Helper], argv: list[str] | None = None) -> int:
         if arguments.action == "run":
             from helperd.helpers._runner import Runner
 
-            return Runner(helper, arguments.in_fd, arguments.out_fd).run()
+            return Runner(helper, arguments.in_fd, arguments.out_fd).run(last=last)
         return _tell(helper, arguments.action)
     except HelperdError as error:
         print(f"{helper_class.TYPE}: {error}", file=sys.stderr)
@@ -205,7 +229,7 @@ def run(helper_class: type[Helper], argv: list[str] | None = None) -> int:
 
 def main(helper_class: type[Helper]) -> None:
     """Be a helper and end the process with its status."""
-    status = run(helper_class)
+    status = _run(helper_class, None, last=True)
     sys.stdout.flush()
     sys.stderr.flush()
     if sys.modules.get("threading") is not None:

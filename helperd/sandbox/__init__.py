@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+PRIVATE_DIR = "HELPERD_DIR"
+"""The variable that names a directory that a helper may make for itself; the launcher removes it with the helper."""
+
+ASK_TIMEOUT = "HELPERD_ASK_TIMEOUT"
+"""The variable that says how many seconds an adapter gives its program to answer a question; 0: any number."""
+
+
 class Sealed(NamedTuple):
     """What ``seal`` reached: the tier in force, and in words what of the wanted one is lacking."""
 
@@ -89,4 +96,4 @@ def seal(
     return Sealed(reached, tuple(lacking))
 
 
-__all__ = ["Sealed", "seal", "wanted_tier", "warm_up"]
+__all__ = ["ASK_TIMEOUT", "PRIVATE_DIR", "Sealed", "seal", "wanted_tier", "warm_up"]

@@ -37,6 +37,7 @@ class Child(NamedTuple):
         uid: None: it stays who the launcher is.
         session: False for the supervisor: it keeps the terminal, and gets a TERM when the launcher dies.
         blocked: signals that wait until the program has handlers for them.
+        folder: a directory that it may make for itself, told in HELPERD_DIR; empty: none.
         filter: seccomp program; empty: none.
     """
 
@@ -57,6 +58,7 @@ class Child(NamedTuple):
     session: bool = True
     blocked: tuple[int, ...] = ()
     leaf: str = ""
+    folder: str = ""
     filter: bytes = b""
 
     @property
@@ -88,7 +90,8 @@ def become(child: Child) -> NoReturn:
             if not good:
                 raise PermissionError(errno.EPERM, name)
         steps.append("exec")
-        os.execve(program, child.argv, dict(child.env))  # noqa: S606 - what this process is for
+        env = dict(child.env) | ({"HELPERD_DIR": child.folder} if child.folder else {})
+        os.execve(program, child.argv, env)  # noqa: S606 - what this process is for
     except BaseException as error:  # noqa: BLE001 - nothing may leave the child
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EPERM
         os.write(told[-1], f"{steps[-1]} {number}".encode())

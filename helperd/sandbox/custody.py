@@ -34,6 +34,7 @@ KEEPERS = range(61056, 61184)  # of sweepers, whom no helper can signal; above a
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
+TIDY_S = 1.0  # removing a directory that takes longer is given up
 
 
 class Helper:
@@ -43,6 +44,7 @@ class Helper:
         asker: the uid that asked for it, which its connection's end does not change.
         errors: the error pipe; -1 once exec is confirmed.
         swept: nothing of its uid was left after its end.
+        tidy: what it left in its directory is removed, or has been tried to be.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class Helper:
         self.pid, self.errors, self.pidfd = started
         self.how = ""  # exited, signal, dumped, exec-failed, unverified
         self.code = 0  # of exec-failed: the errno
-        self.exited = self.dying = self.swept = False
+        self.exited = self.dying = self.swept = self.tidy = False
+        self.remover, self.remover_until = 0, 0.0
         self.sweeper, self.sweeper_until, self.sweeps = 0, 0.0, 0
 
     @property
@@ -132,7 +135,7 @@ class Custody:
             OSError: no process, descriptor or uid is left.
         """
         leaf = cgroup.make_leaf(self.folder, f"helper-{self.handles + 1}") if self.folder else ""
-        child = child._replace(leaf=leaf)
+        child = child._replace(leaf=leaf, folder=f"/tmp/helperd-{os.urandom(12).hex()}")  # noqa: S108 - not to be guessed
         try:
             started = self._become(child)
             self.handles += 1
@@ -209,6 +212,9 @@ class Custody:
                     helper.how, helper.code = ("exited", code) if code >= 0 else (died, -code)
                 self.tell(helper, "exited", helper.code)
                 self.kill(helper)
+            elif helper.remover == pid:
+                helper.remover, helper.tidy = 0, True
+                self.sweep_at = monotonic()
             elif helper.sweeper == pid:
                 helper.sweeper = 0
                 helper.sweeps += 1
@@ -236,13 +242,28 @@ class Custody:
             if helper.sweepable and not helper.swept:
                 self._start_sweeper(helper)
             gone = helper.swept if helper.sweepable else not {helper.pid, 0} & strays
-            if helper.exited and gone and (not helper.child.leaf or cgroup.remove(helper.child.leaf)):
+            gone = gone and helper.exited and self._tidied(helper)
+            if gone and (not helper.child.leaf or cgroup.remove(helper.child.leaf)):
                 del self.helpers[helper.handle]
                 os.close(helper.pidfd)
                 self._release(helper.child._replace(leaf=""))
                 self.tell(helper, "empty", 0)
         self.pause = min(self.pause * 2, 0.1)
         self.sweep_at = monotonic() + self.pause if any(h.dying for h in self.helpers.values()) else 0.0
+
+    def _tidied(self, helper: Helper) -> bool:
+        """Whether nothing is left of the directory that a dead helper may have made; a child of its uid removes it."""
+        if helper.remover:
+            if monotonic() > helper.remover_until:
+                os.kill(helper.remover, signal.SIGKILL)  # ours, and not reaped yet
+            return False
+        if not helper.tidy and os.path.lexists(helper.child.folder):
+            with contextlib.suppress(OSError):  # no process is left: again soon
+                helper.remover = fork_remover(helper.child.folder, helper.child.uid)
+                helper.remover_until = monotonic() + TIDY_S
+                self.spared.add(helper.remover)
+            return False
+        return True
 
     def _start_sweeper(self, helper: Helper) -> None:
         """Let a child with the helper's uid kill all of that uid; one at a time; where none can be made, again soon."""
@@ -302,6 +323,14 @@ def fork_sweeper(uid: int) -> int:
     pid = quiet_fork()
     if pid == 0:
         processes.kill_uid(uid, POOL, KEEPERS[uid % len(KEEPERS)])
+    return pid
+
+
+def fork_remover(folder: str, uid: int | None) -> int:
+    """Fork a child that removes a directory with no more rights than its owner, a helper's uid; return its pid."""
+    pid = quiet_fork()
+    if pid == 0:
+        processes.remove(folder, uid)
     return pid
 
 

@@ -8,9 +8,12 @@ import contextlib
 import os
 import resource
 import signal
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from helperd.sandbox import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Privilege(NamedTuple):
@@ -179,6 +182,33 @@ def kill_uid(uid: int, allowed: range, keeper: int) -> NoReturn:
                 os.sched_yield()
     finally:
         os._exit(code)
+
+
+def remove(folder: str, uid: int | None) -> NoReturn:
+    """In a forked child: remove a directory and all in it, as ``uid``; None: as who we are, which is not root.
+
+    What is in it is what a helper put there: no link is followed, and nothing is done that the helper could not do.
+    """
+    try:
+        if uid is not None:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        if uid is None or (uid and kernel.capget() == (0, 0, 0)):
+            for place, folders, files in () if os.path.islink(folder) else os.walk(folder, topdown=False):
+                for name in files:
+                    _try(os.unlink, f"{place}/{name}")
+                for name in folders:
+                    path = f"{place}/{name}"
+                    _try(os.unlink if os.path.islink(path) else os.rmdir, path)
+            _try(os.unlink if os.path.islink(folder) else os.rmdir, folder)
+    finally:
+        os._exit(0)
+
+
+def _try(call: Callable[[str], None], path: str) -> None:
+    with contextlib.suppress(OSError):
+        call(path)
 
 
 def _alone() -> bool:

@@ -203,7 +203,11 @@ def differences(
         fds["5"] = "/memfd"
     same("descriptors", inside["fds"], fds)
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HELPERD_SEAL": str(profile["seal"])}
-    found = {name: value for name, value in inside["env"].items() if name not in {"HELPERD_PATH", "LC_CTYPE"}}
+    found = {
+        name: value
+        for name, value in inside["env"].items()
+        if name not in {"HELPERD_PATH", "HELPERD_DIR", "LC_CTYPE"}
+    }
     same("environment", found, env | profile["env"])
     limits = {int(key): value for key, value in inside["limits"].items()}
     for which, value in want["limits"].items():

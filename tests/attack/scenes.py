@@ -460,7 +460,7 @@ def dirty_start(stage: Stage) -> list[str]:
         Running(asker, 1) as helper,
     ):
         found = set(helper.run(INSIDE)["env"]) - {"LC_CTYPE"}
-        wrong.same("environment", found, {"PATH", "LANG", "HELPERD_PATH", "HELPERD_SEAL"})
+        wrong.same("environment", found, {"PATH", "LANG", "HELPERD_PATH", "HELPERD_SEAL", "HELPERD_DIR"})
     for closed in ((0,), (1,), (0, 1), (0, 1, 2)):
 
         def close(closed: tuple[int, ...] = closed) -> None:
@@ -595,6 +595,42 @@ def hidden_proc(stage: Stage) -> list[str]:
             wrong.same("why", "/proc hides it (hidepid)" in stage.said(), True)
     finally:
         subprocess.run(["/usr/bin/mount", "-o", "remount,hidepid=0,gid=0", "/proc"], check=True)
+    return wrong
+
+
+LITTER = """
+folder = os.environ["HELPERD_DIR"]
+os.mkdir(folder, 0o700)
+os.mkfifo(f"{folder}/packets", 0o600)
+os.makedirs(f"{folder}/a/b")
+os.symlink(victim, f"{folder}/a/there")
+open(f"{folder}/a/b/file", "w").close()
+result = [folder, os.geteuid()]
+"""
+
+
+@scene
+def left_behind(stage: Stage) -> list[str]:
+    """What a killed helper has left in its directory is removed with the helper's own rights, whoever's uid it has."""
+    wrong = Wrong()
+    victim = "/tmp/victim"
+    os.makedirs(victim)
+    os.chmod(victim, 0o777)
+    Path(f"{victim}/file").write_text("root's")
+    uids = ("", 'uid = "shared"\n', "uid = 60700\n")
+    blocks = [f'[[helper]]\nname = "h{n}"\ncommand = PROBE\n{uid}' for n, uid in enumerate(uids)]
+    with stage.launcher("".join(blocks)) as asker:
+        for number in range(1, 4):
+            helper = Running(asker, number)
+            folder, uid = helper.run(LITTER, victim=victim)
+            wrong.same(f"owner of {number}'s directory", os.lstat(folder).st_uid, uid)
+            wrong.same(f"mode of {number}'s directory", os.lstat(folder).st_mode & 0o777, 0o700)
+            os.kill(helper.pid, signal.SIGKILL)
+            asker.exited(helper.handle)
+            asker.empty(helper.handle)
+            wrong.same(f"{number}'s directory is there", os.path.lexists(folder), False)
+            helper.close()
+    wrong.same("what a link of it leads to", os.listdir(victim), ["file"])
     return wrong
 
 

@@ -133,7 +133,20 @@ def test_pipe_refuses_what_cannot_be_started(tmp_path):
     assert "/nowhere/tool does not exist" in refused(["pipe", "--", "/nowhere/tool"], "x:type=pipe")
     plain = tmp_path / "plain"
     plain.write_text("")
-    assert "cannot be executed" in refused(["pipe", "--", str(plain)], "x:type=pipe")
+    assert "may not be executed by this user" in refused(["pipe", "--", str(plain)], "x:type=pipe")
+    plain.chmod(0o700)
+    assert "no #! line, or is not a program for this machine" in refused(
+        ["pipe", "--", str(plain)], "x:type=pipe"
+    )
+    plain.write_text("#!/nowhere/python\n")
+    assert "the interpreter that its first line names does not exist" in refused(
+        ["jsonlines", "--", str(plain)], "x:type=jsonlines"
+    )
+    plain.write_bytes(
+        Path("/bin/true").read_bytes()[:18] + b"\xff\xff" + bytes(200)
+    )  # an ELF file of no machine
+    assert "not a program for this machine" in refused(["extcap", "--", str(plain)], "x:type=extcap")
+    assert "may not be executed" in refused(["pipe", "--", str(tmp_path)], "x:type=pipe")
 
 
 def test_pipe_fills_places_from_the_definition_and_refuses_the_rest(tmp_path):
@@ -502,14 +515,14 @@ def test_extcap_fills_free_text_only_by_the_profiles_pattern(tmp_path):
     ("body", "words"),
     [
         ("print('usage: nonsense')", "and said 'usage: nonsense'"),
-        ("time.sleep(100)", "did not answer within 1.5 s"),
+        ("time.sleep(100)", "did not answer within 1.5 s (probe_timeout of its [[helper]])"),
         ("print('boom', file=sys.stderr); sys.exit(4)", "ended with status 4 and said 'boom'"),
         ("while True: print('x' * 10000)", "answers with more than"),
         ("pass", "names no interface"),
     ],
 )
 def test_extcap_refuses_a_tool_that_does_not_answer_sensibly(tmp_path, body, words):
-    with Peer("extcap", "--", program(tmp_path, body)) as peer:
+    with Peer("extcap", "--", program(tmp_path, body), env={"HELPERD_ASK_TIMEOUT": "1.5"}) as peer:
         with promptly("the refusal", 2.0):
             peer.send(ListRequest())
             report = peer.expect(ListReport)

@@ -1,5 +1,6 @@
 """The SDK in real processes over pipes: answers, back-pressure, and every way to end."""
 
+import contextlib
 import os
 import re
 import textwrap
@@ -261,7 +262,10 @@ def test_a_signal_that_comes_as_soon_as_it_is_taken_ends_it(tmp_path):
             return before
         signal.signal = taken
         """,
+        greet=False,
     ) as peer:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(peer.to, peer.session.greeting())
         peer.until_eof()
         assert peer.wait() == 0
         assert peer.stderr() == ""
@@ -543,7 +547,7 @@ def test_a_packet_too_long_for_the_peer_is_cut_and_keeps_its_true_length(tmp_pat
             assert peer.read()
         size = 100_000 if not helperd else 2_000_000
         room = kept if not helperd else 262_144
-        assert texts(peer) == [
+        assert texts(peer)[:2] == [  # behind them, perhaps, that it has ended
             f"1 packets cut because the peer takes no longer frames: to {room} bytes; the last had {size}",
             "1 cut" if helperd else "2 cut",
         ]
@@ -702,7 +706,7 @@ def test_the_helper_leaves_no_descriptor_open_that_it_was_not_given():
         folder = f"/proc/{peer.process.pid}/fd"
         files = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
         ours = [file for file in files if not file.endswith(".dump")]  # where tests/cover.py writes
-        assert len(ours) <= 3 + 2 + 2  # stdio, in and out, the waker
+        assert len(ours) <= 3 + 2 + 2 + 1  # stdio, in and out, the waker, stop_fd
 
 
 def test_environment_is_what_the_launcher_gives():
