@@ -377,24 +377,27 @@ class CaptureParser:
     def _read_interface(self, body: bytes) -> _Interface:
         linktype, _, snaplen = struct.unpack_from(self._order + "HHI", body)
         dlt = TO_DLT.get(linktype, linktype)
-        resolution, offset = 6, 0
+        resolution: int | None = None
+        offset: int | None = None
         at = 8
         while at + 4 <= len(body):
             code, length = struct.unpack_from(self._order + "HH", body, at)
             value = body[at + 4 : at + 4 + length]
             if code == pcapng.OPT_END:
                 break
-            if code == pcapng.IF_TSRESOL and length == len(value) == 1:
+            if code == pcapng.IF_TSRESOL and length == len(value) == 1 and resolution is None:
                 resolution = value[0]
-            elif code == pcapng.IF_TSOFFSET and len(value) == 8:
+            elif code == pcapng.IF_TSOFFSET and len(value) == 8 and offset is None:
                 offset = int.from_bytes(value, "little" if self._order == "<" else "big", signed=True)
             at += 4 + length + (-length & 3)
+        resolution = 6 if resolution is None else resolution
+        offset_ns = (offset or 0) * 1_000_000_000
         exponent = resolution & 0x7F
         if resolution & 0x80:
-            return _Interface(dlt, snaplen, 1_000_000_000, 1 << exponent, offset * 1_000_000_000)
+            return _Interface(dlt, snaplen, 1_000_000_000, 1 << exponent, offset_ns)
         if exponent <= 9:
-            return _Interface(dlt, snaplen, 10 ** (9 - exponent), 1, offset * 1_000_000_000)
-        return _Interface(dlt, snaplen, 1, 10 ** (exponent - 9), offset * 1_000_000_000)
+            return _Interface(dlt, snaplen, 10 ** (9 - exponent), 1, offset_ns)
+        return _Interface(dlt, snaplen, 1, 10 ** (exponent - 9), offset_ns)
 
     def _bad(self, text: str) -> HelperdError:
         return HelperdError("bad-capture", f"{self.name} {text}")

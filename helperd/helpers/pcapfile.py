@@ -105,7 +105,6 @@ class PcapFile(Helper):
     def _replay(self, writer: Writer) -> None:
         """One round."""
         pace = _Pace(writer) if self._realtime else None
-        odd = self._recording.odd
         batches = self._recording.batches()
         try:
             for batch in _from_now(batches) if self._shifted else batches:
@@ -116,16 +115,17 @@ class PcapFile(Helper):
                 else:
                     for entry in batch:
                         _write(writer, entry)
-                if odd:
-                    self._tell(writer, odd)
-                self._recording.left_out.tell(writer)
+                self._tell(writer)
         finally:
-            self._tell(writer, odd)
+            self._tell(writer)
 
-    def _tell(self, writer: Writer, odd: Counter[str]) -> None:
-        """Count what is not as the file says, here and in the ledger."""
-        self._odd += odd
-        writer.count_odd(odd)
+    def _tell(self, writer: Writer) -> None:
+        """Count what is not as the file says, here and in the ledger, and tell what of it is not passed on."""
+        odd = self._recording.odd
+        if odd:
+            self._odd += odd
+            writer.count_odd(odd)
+        self._recording.left_out.tell(writer)
 
 
 def _from_now(batches: Iterable[Sequence[tuple[Any, ...]]]) -> Iterator[Sequence[tuple[Any, ...]]]:
