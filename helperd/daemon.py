@@ -27,7 +27,7 @@ from helperd.control.api import Reader
 from helperd.control.peer import Admins
 from helperd.control.server import serve as serve_control
 from helperd.drivers import probe
-from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone
+from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone, RequestRefused
 from helperd.inventory import Inventory
 from helperd.launcher import Launcher, open_launcher
 from helperd.lifecycle import State
@@ -289,8 +289,7 @@ class Daemon:
             ConfigRefused: with all mistakes.
             RequestRefused: the launcher refuses it.
         """
-        new = config.load(self.supervisor.config.file)
-        await self.launcher.refresh(reload=True)
+        new = await self._read_again()
         before = {source.name for source in self.supervisor.sources}
         if self.spec.implicit_sinks:
             for spec in new.sources:
@@ -301,6 +300,20 @@ class Daemon:
             self._close_own_socket(name)
         self._reload_sinks(new)
         return {field.name: list(getattr(what, field.name)) for field in fields(what)}
+
+    async def _read_again(self) -> Config:
+        """Read the configuration and let the launcher do so, which it does once a second at most and is waited for."""
+        for wait_s in (0.3, 0.4, 0.5, None):
+            new = config.load(self.supervisor.config.file)
+            try:
+                await self.launcher.refresh(reload=True)
+            except RequestRefused as error:
+                if error.problem != "busy" or wait_s is None:
+                    raise
+                await trio.sleep(wait_s)
+            else:
+                return new
+        raise AssertionError("unreachable")
 
     def _reload_sinks(self, new: Config) -> None:
         wanted = {spec.name: spec for spec in new.sinks}

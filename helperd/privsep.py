@@ -124,9 +124,11 @@ class Launcher:
         return self.ending
 
     def on_signals(self, numbers: bytes) -> None:
-        """Answer the signals that came: children to reap, or an order to end."""
+        """Answer the signals that came: children to reap, an order to end, or to the supervisor to read again."""
         if signal.SIGCHLD in numbers:
             self.reap()
+        if signal.SIGHUP in numbers and self.supervisor:
+            os.kill(self.supervisor, signal.SIGHUP)  # whoever starts `helperd run` knows our pid alone
         alone = any(client.uid < 0 for client in self.clients) and not self.supervisor
         if signal.SIGTERM in numbers or (signal.SIGINT in numbers and not alone):
             # A terminal's ^C also reaches the process that holds --client-fd, which decides.

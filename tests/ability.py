@@ -115,6 +115,13 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "netns": lambda: _runs("unshare", "-n", "true"),
     "userns": lambda: _runs("unshare", "-r", "-n", "true"),
     "mountns": lambda: _runs("unshare", "-m", "true"),
+    "overlay": lambda: _runs(
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        "mount -t tmpfs x /mnt; cd /mnt; mkdir a b; mount -t overlay -o lowerdir=/usr,upperdir=a,workdir=b x /usr",
+    ),
     "veth": lambda: _runs("unshare", "-n", "ip", "link", "add", "hd0", "type", "veth", "peer", "name", "hd1"),
     "user-veth": lambda: _runs(
         "unshare", "-r", "-n", "ip", "link", "add", "hd0", "type", "veth", "peer", "name", "hd1"

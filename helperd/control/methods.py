@@ -28,7 +28,6 @@ FORMATS: Final = ("pcapng", "jsonl", "frames")
 GAP_S: Final = 0.1
 """Seconds between two states of one stream at least."""
 LONGEST_S: Final = 86400.0
-_RELOAD_WAITS_S: Final = (0.3, 0.4, 0.5)
 _NAME: Final = re.compile("[a-z0-9][a-z0-9_-]{0,31}")
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -241,17 +240,9 @@ async def hop(room: Room, call: Call) -> bytes:
 
 
 async def reload(room: Room, _call: Call) -> bytes:
-    """Read the configuration again; the launcher does so once a second at most, and is waited for."""
-    daemon = cast("ReloadApi", room.daemon)
+    """Read the configuration again."""
     try:
-        for wait_s in _RELOAD_WAITS_S:
-            try:
-                return encode_reply(await daemon.reload())
-            except HelperdError as error:
-                if error.problem != "busy":
-                    raise
-            await trio.sleep(wait_s)
-        return encode_reply(await daemon.reload())
+        return encode_reply(await cast("ReloadApi", room.daemon).reload())
     finally:
         room.changes.beat()
 

@@ -60,9 +60,10 @@ def interpreter() -> str:
 
 
 def run(module: str, *args: str, timeout: float = 300) -> list[Any]:
-    """Run a module of this package as process 1 of new namespaces; return the JSON lines it prints."""
+    """Run a module as process 1 of new namespaces, one of this package unless named in full; return the JSON it prints."""
+    module = module if "." in module else f"tests.attack.{module}"
     flags = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    argv = ["unshare", *flags, sys.executable, "-m", f"tests.attack.{module}", *args]
+    argv = ["unshare", *flags, sys.executable, "-m", module, *args]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode:
         raise AssertionError(

@@ -10,11 +10,9 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helperd.control import methods
 from helperd.control.api import Reader
-from helperd.control.call import OWN, SERVICE, parse_call
+from helperd.control.call import OWN, SERVICE
 from helperd.control.peer import Admins
-from helperd.control.room import Room
 from helperd.control.server import Limits, load_interface
 from helperd.errors import ConfigError, ConfigRefused, HelperdError
 from tests.control.fake import FakeDaemon, TunableDaemon, listen, served, source, wire
@@ -584,28 +582,6 @@ async def test_a_rate_that_no_radio_can_hop_at_is_refused(rundir: Path, rate: in
         with trio.fail_after(HANGS_S):
             reply = await client.call("Hop", source="radio0", rate=rate)
             assert reply["error"] == f"{SERVICE}.InvalidParameter"
-
-
-async def test_a_reload_waits_for_a_launcher_that_just_reloaded(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    daemon, tries = FakeDaemon(), 0
-    real = daemon.reload
-
-    async def reload() -> dict[str, Any]:
-        nonlocal tries
-        tries += 1
-        if tries < 3:
-            raise HelperdError("busy", "read less than a second ago")
-        return await real()
-
-    daemon.reload = reload  # type: ignore[method-assign]
-    async with trio.open_nursery() as nursery:
-        room = Room(daemon, nursery)
-        reply = await methods.reload(room, parse_call(b'{"method":"io.helperd.Reload"}'))
-        nursery.cancel_scope.cancel()
-    assert json.loads(reply[:-1])["parameters"]["replace"] == ["radio0"]
-    assert tries == 3
 
 
 async def test_health_names_every_source_in_trouble(rundir: Path) -> None:
