@@ -21,7 +21,7 @@ import trio
 
 from helperd import replay
 from helperd.bell import Bell
-from helperd.claim import Claim, devices_of
+from helperd.claim import Claim, claim_of, devices_of
 from helperd.complaint import with_cure
 from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut, UsageError, reason_word
 from helperd.incarnation import Incarnation, program_of
@@ -584,7 +584,7 @@ class Source:
         SourceDefinition.parse(self.spec.definition).rate()
         if not helper.exclusive:
             return
-        claim = Claim(helper.name, devices_of(self.spec.definition))
+        claim = claim_of(helper, self.spec.definition)
         with trio.move_on_after(GREET_S + OPEN_S):
             while (other := self._rival(claim)) is not None and other.claim is not None:
                 if other.claim.opened:

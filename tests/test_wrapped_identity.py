@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from helperd.control.client import Client, ControlError
 from helperd.wire.identity import canonical, checksum, uuid_of
+from tests.patience import HANGS_S
 from tests.rig import daemon
 
 WRITER = """
@@ -94,6 +96,26 @@ def test_different_programs_are_different_devices_and_stay_what_they_are(rundir:
             assert {row["name"]: row["uuid"] for row in rig.status()["sources"]} == rows
             seen.append(rows)
     assert seen[0] == seen[1]
+
+
+def test_one_block_reaches_two_hosts_by_the_same_interface(rundir: Path) -> None:
+    """As ``ssh hosta`` and ``ssh hostb`` do, both with an eth0: and a third one that is the first again."""
+    script = rundir / "a.py"
+    script.write_text(WRITER)
+    command = json.dumps(["builtin:pipe", "--", sys.executable, str(script), "{host}", "{interface}"])
+    text = f'[[helper]]\nname = "ssh"\ncommand = {command}\ntypes = ["ssh"]\n'
+    for host in ("hosta", "hostb"):
+        text += f'[[source]]\nname = "{host}"\ndefinition = "eth0:type=ssh,host={host}"\n'
+    with daemon(rundir, text) as rig:
+        rows = rig.wait_running()["sources"]
+        assert len({row["uuid"] for row in rows}) == 2
+        rig.call("Restart", source="hosta")
+        rig.wait_running()
+        with (
+            Client(rig.control, timeout_s=HANGS_S) as client,
+            pytest.raises(ControlError, match="source 'hosta'"),
+        ):
+            client.call("AddSource", definition="eth0:host=hosta,type=ssh,channel=6", name="again")
 
 
 ALIKE = [  # the protocol's checksum is the same for both
