@@ -42,6 +42,7 @@ class Dongle(Helper):
             writer.wait(60)
 main(Dongle)
 """
+UUID = "12345678-1234-1234-1234-123456789ABC"
 PEER = ROOT / "tests" / "peers" / "bad_helper.py"
 
 
@@ -243,6 +244,14 @@ def test_a_uuid_that_is_none_is_refused_in_a_definition_and_told_of_a_helper(run
         assert rig.source("y")["uuid"] == uuid_of("helperd_dongle", "y")
         texts = [message["text"] for message in rig.call("GetMessages", source="y")["messages"]]
         assert "its helper calls itself '7-a', which is no UUID" in texts
+
+
+def test_a_uuid_with_the_rest_of_a_definition_behind_it_is_one(rundir: Path) -> None:
+    """As some of Kismet's helpers report it (kismet-protocol.md, H11)."""
+    odd = json.dumps([sys.executable, "-I", "-S", str(PEER), "good", f"--named={UUID},name=x,type=odd"])
+    text = f'[[helper]]\nname = "odd"\ncommand = {odd}\ntypes = ["odd"]\n'
+    with daemon(rundir, text + '[[source]]\nname = "a"\ndefinition = "x:type=odd"\n') as rig:
+        assert rig.wait_running()["sources"][0]["uuid"] == UUID
 
 
 def test_an_option_that_no_helper_knows_is_refused_with_the_nearest(rundir: Path) -> None:

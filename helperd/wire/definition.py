@@ -413,6 +413,11 @@ def _read_options(interface: str, parts: list[str]) -> tuple[SourceDefinition, l
             options[name] = value
     settle(remnant=False)
     told = []
+    try:
+        SourceDefinition(interface, options).rate()
+    except UsageError as error:  # the server's own: no helper of Kismet's reads it
+        told.append(f"channel_hoprate is left out: {error.text}")
+        del options["channel_hoprate"]
     if stray:
         words = ", ".join(stray)
         told.append(f"words that belong to no option are left out, perhaps the end of a list: {words}")
