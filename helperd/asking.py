@@ -27,6 +27,7 @@ from helperd.errors import (
     reason_word,
 )
 from helperd.incarnation import Incarnation, program_of
+from helperd.lifecycle import Ending, classify
 from helperd.wire import bulk
 from helperd.wire.definition import for_kismet
 from helperd.wire.greeting import attempts
@@ -205,7 +206,7 @@ class Asked:
             ended = True
             with trio.move_on_after(LEAVE_S):
                 await incarnation.wait_ended()
-            text = f"{_how(incarnation)}{talk.words(incarnation)}"
+            text = _how(incarnation)
         except* ProtocolError as group:
             self._fail(_first(group), talk.words(incarnation))
         except* OpenRefused as group:
@@ -214,11 +215,17 @@ class Asked:
             await self._end(incarnation)
         if not ended:
             return True
+        if incarnation.ended is not None and incarnation.ended.how == "exec-failed":
+            exit_ = classify(Ending(how="exec-failed", code=incarnation.ended.code))
+            self.failure = Failure(self.helper.name, exit_.problem, exit_.text)
+            return True
         self._unheard = self._unheard or Failure(
-            self.helper.name, talk.problem or "exited", f"ended without an answer{text}"
+            self.helper.name,
+            talk.problem or "exited",
+            f"ended without an answer{text}{talk.words(incarnation)}",
         )
         killed = incarnation.ended is not None and incarnation.ended.how == "signal"
-        if killed or incarnation.channel.session.received:
+        if killed or incarnation.channel.unread or incarnation.channel.session.received:
             self.failure = self._unheard
         return self.failure is not None
 

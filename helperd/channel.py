@@ -12,6 +12,8 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import sys
+import termios
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar, cast
@@ -71,6 +73,7 @@ class Channel:
         eof: the helper's output has ended.
         refused: its bytes were refused; it is not listened to any more.
         cut: its output ended inside a frame.
+        unread: its output ended before a byte of it came, and it has not read a byte of what it was sent.
         pings_stuck: PINGs in a row that could not leave because the helper does not read.
         round_trip: seconds from the last PING that was answered to its answer, read; None before the first.
         round_trip_max: the longest of them.
@@ -120,6 +123,8 @@ class Channel:
         self.eof = False
         self.refused = False
         self.cut = False
+        self.unread = False
+        self._written = 0
 
     # writing
 
@@ -170,10 +175,13 @@ class Channel:
             return
         if not self._unsent:
             try:
-                data = data[os.write(self._to_helper, data) :]
+                written = os.write(self._to_helper, data)
+                self._written += written
+                data = data[written:]
             except BlockingIOError:
                 pass
             except OSError:
+                self.unread = self.unread or not self.session.received
                 return  # it reads no more; the end of its output tells the rest
         if data:
             self._unsent += data
@@ -187,7 +195,9 @@ class Channel:
                 if self._to_helper < 0:
                     raise trio.ClosedResourceError
                 await trio.lowlevel.wait_writable(self._to_helper)
-                del self._unsent[: os.write(self._to_helper, self._unsent)]
+                written = os.write(self._to_helper, self._unsent)
+                self._written += written
+                del self._unsent[:written]
             except BlockingIOError:
                 continue
             except (OSError, trio.ClosedResourceError):
@@ -256,6 +266,8 @@ class Channel:
         self.life_at = now
 
     def _end_of_output(self) -> None:
+        if not self.session.received:
+            self.unread = self.unread or _waiting(self._to_helper) >= self._written > 0
         try:
             self.session.receive_eof()
         except RemoteProtocolError:
@@ -432,3 +444,10 @@ class Channel:
             trio.lowlevel.notify_closing(self._from_helper)
             os.close(self._from_helper)
             self._from_helper = -1
+
+
+def _waiting(fd: int) -> int:
+    """Bytes in a pipe that nobody has read, seen from either end."""
+    if fd < 0:
+        return 0
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -47,7 +47,10 @@ REFUSALS: dict[int, tuple[str, str]] = {
     errno.ESTALE: ("not-allowed-now", "the launcher has read a changed configuration; reload this side too"),
     errno.ENOENT: ("not-installed", "the program does not exist"),
     errno.ENOTDIR: ("not-installed", "the program's directory does not exist"),
-    errno.ENOEXEC: ("exec-failed", "the program is not executable: chmod +x it, or name what runs it"),
+    errno.ENOEXEC: (
+        "exec-failed",
+        "the program is not executable (chmod +x it, or name what runs it), or its #! line names no absolute path",
+    ),
     errno.EKEYREJECTED: (
         "unsafe-file",
         "another user can change it or a directory above it; helperd check, as root, says which",

@@ -395,6 +395,7 @@ class Source:
         if not isinstance(error, HelperdError | None):
             self.shell.log("error", self.name, f"bug: {type(error).__name__}: {error}")
         life.enter(State.STOPPING, trio.current_time(), reason)
+        incarnation = self.incarnation
         how, code, climbed = await self._stop(reason)
         life.post(Event.EMPTY, trio.current_time(), number)
         self._release()
@@ -411,6 +412,7 @@ class Source:
                 oom=(how, code, climbed) == ("signal", signal.SIGKILL, False)
                 and self.shell.ran_out_of_memory(),
                 greeted=bool(self.opened.generation),
+                unread=incarnation is not None and incarnation.channel.unread,
                 v0_allowed=not self._last_way,
                 shutdown=self._shutdown,
                 **self._own_reason(),

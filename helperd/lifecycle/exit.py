@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from helperd.errors import (
+    NO_PROGRAM,
     HelperdError,
     HelperExited,
     LaunchFailed,
@@ -65,6 +66,7 @@ class Ending:
         climbed: the stop ladder's TERM or KILL came before the main process ended, so a signal is ours.
         oom: the kernel's count of kills for lack of memory rose just before a SIGKILL that nobody here sent.
         greeted: a valid frame was received.
+        unread: it ended without having read its greeting, so that no other greeting would have done better.
         v0_allowed: the driver allows wire generation v0 and this incarnation did not use it.
         shutdown: text of the helper's own Shutdown message; None when none came.
         said: the helper's own reason, in its last ErrorReport; None when none came.
@@ -83,6 +85,7 @@ class Ending:
     climbed: bool = False
     oom: bool = False
     greeted: bool = True
+    unread: bool = False
     v0_allowed: bool = False
     shutdown: str | None = None
     said: str | None = None
@@ -96,6 +99,10 @@ _NOT_PERMITTED = frozenset({errno_names.EACCES, errno_names.EPERM})
 _SHORTAGE = frozenset(
     {errno_names.EMFILE, errno_names.ENFILE, errno_names.EAGAIN, errno_names.ENOMEM, errno_names.ENOSPC}
 )
+_EXEC_WORDS = {
+    errno_names.ENOEXEC: NO_PROGRAM,
+    errno_names.ENOENT: "the loader or interpreter that it names does not exist",
+}
 _PASSING = frozenset({"no-resources", "launcher-busy", "launcher-gone", "busy", "timed-out", "bug"})
 _MISCONFIGURED = frozenset(
     {"unknown-helper", "bad-definition", "not-installed", "not-permitted", "no-capability", "not-supported"}
@@ -144,12 +151,13 @@ def _at_launch(ending: Ending) -> Exit | None:
         if code in _SHORTAGE:
             return Exit(Why.ACCIDENT, "no-resources", f"the program could not be executed: {reason}")
         problem = "exec-failed"
+        why = _EXEC_WORDS.get(code, reason)
         if code in _NOT_INSTALLED:
             problem = "not-installed"
         elif code in _NOT_PERMITTED:
             problem = "not-permitted"
         return Exit(
-            Why.CONFIG, problem, f"the program could not be executed: {reason}; check the helper's command"
+            Why.CONFIG, problem, f"the program could not be executed: {why}; check the helper's command"
         )
     if ending.how == "unverified":
         return Exit(
@@ -168,7 +176,7 @@ def _at_launch(ending: Ending) -> Exit | None:
 
 def _before_greeting(ending: Ending) -> Exit | None:
     """A v0 helper exits at a v2 PING: try once more in v0, where the driver allows it."""
-    if ending.greeted or not ending.v0_allowed or ending.hung:
+    if ending.greeted or ending.unread or not ending.v0_allowed or ending.hung:
         return None
     error = ending.error
     wire = isinstance(error, RemoteProtocolError) and error.problem == "wrong-generation"
@@ -223,7 +231,8 @@ def _by_itself(ending: Ending) -> Exit:
         return Exit(Why.ACCIDENT, "exited", "the helper closed its output")
     if ending.status_meaningful and ending.code == 0:
         return Exit(Why.DONE, "done", "the helper exited with code 0")
-    return Exit(Why.ACCIDENT, "exited", f"the helper exited with code {ending.code}")
+    when = " before it had read its greeting" if ending.unread and not ending.greeted else ""
+    return Exit(Why.ACCIDENT, "exited", f"the helper exited with code {ending.code}{when}")
 
 
 def _without_words(ending: Ending) -> str:

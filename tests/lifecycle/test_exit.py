@@ -199,7 +199,8 @@ def test_the_wait_status_is_told_with_every_kind():
     assert classify(Ending(how="signal", code=9)).text == "the helper was ended by SIGKILL"
     failed = classify(Ending(how="exec-failed", code=2))
     assert (failed.code, failed.signal) == (None, None)
-    assert failed.text == "the program could not be executed: ENOENT; check the helper's command"
+    assert failed.text.startswith("the program could not be executed: the loader or interpreter")
+    assert "ELOOP; check the helper's command" in classify(Ending(how="exec-failed", code=errno.ELOOP)).text
     assert "errno 9999" in classify(Ending(how="exec-failed", code=9999)).text
     short = classify(Ending(how="exec-failed", code=errno.EMFILE))
     assert short.text == "the program could not be executed: EMFILE"
@@ -264,3 +265,23 @@ def test_nothing_is_assumed():
 def test_a_damaged_file_is_the_fault_of_the_input(known, kind):
     assert classify(Ending(**known, replay=True)).kind == kind
     assert classify(Ending(**known)).kind != "input"
+
+
+def test_a_helper_that_never_read_its_greeting_is_not_greeted_in_another_generation():
+    known = {"how": "exited", "code": 1, "greeted": False, "v0_allowed": True}
+    assert ends(**known)[0] == "wrong-generation"
+    assert ends(**known, unread=True) == ("accident", "exited")
+    assert ends(**known, unread=True, error=HelperExited("exited", "x")) == ("accident", "exited")
+    text = classify(Ending(**known, unread=True)).text
+    assert text == "the helper exited with code 1 before it had read its greeting"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOEXEC, "it has no #! line, or is not a program for this machine"),
+        (errno.ENOENT, "loader or interpreter"),
+    ],
+)
+def test_what_cannot_be_executed_is_told_in_words(number, words):
+    assert words in classify(Ending(how="exec-failed", code=number)).text
