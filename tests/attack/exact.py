@@ -20,14 +20,15 @@ from tests.attack.asker import Asker, Refused, Running
 from tests.attack.stage import STAGE, Stage, interpreter, say, status
 
 INSIDE = """
-import ctypes, resource, signal, struct
-libc = ctypes.CDLL(None)
+import resource, signal, struct
 fds = {}
 for name in os.listdir('/proc/self/fd'):
     try:
         fds[name] = os.readlink('/proc/self/fd/' + name).split(':')[0]
     except OSError:
         pass
+import ctypes  # now: libffi 3.5 keeps a descriptor of its own library
+libc = ctypes.CDLL(None)
 death = ctypes.c_int()
 libc.prctl(2, ctypes.byref(death), 0, 0, 0)
 result = {

@@ -831,10 +831,11 @@ def plain_capture(stage: Stage) -> list[str]:
     if not os.path.exists("/sys/class/net/hd0"):
         Stage.veth()
     inside = (
-        "import ctypes, socket\n"
+        "import socket\n"
         "lines = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
         "sets = {name: int(lines['Cap' + name], 16) for name in ('Eff', 'Prm', 'Amb', 'Inh', 'Bnd')}\n"
         "fds = sorted(int(n) for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}'))\n"
+        "import ctypes\n"  # now: libffi 3.5 keeps a descriptor of its own library
         "result = [sets, int(lines['NoNewPrivs']), ctypes.CDLL(None).prctl(27, 0, 0, 0, 0), os.getresuid(), fds]"
     )
     with stage.launcher(RAW) as asker, Running(asker, 1) as helper:
