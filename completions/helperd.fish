@@ -76,7 +76,7 @@ complete -c helperd -n '__fish_seen_subcommand_from channel' -l json -d 'print J
 complete -c helperd -n '__fish_seen_subcommand_from channel' -a '(__helperd_sources)'
 complete -c helperd -n __fish_use_subcommand -a hop -d 'let a source hop over channels'
 complete -c helperd -n '__fish_seen_subcommand_from hop' -s h -l help -d 'show this help message and exit'
-complete -c helperd -n '__fish_seen_subcommand_from hop' -l rate -x -d 'hops per second'
+complete -c helperd -n '__fish_seen_subcommand_from hop' -l rate -x -d 'hops per second, above 0 and at most 20'
 complete -c helperd -n '__fish_seen_subcommand_from hop' -l runtime-dir -xa '(__fish_complete_directories)' -d 'ask the daemon there'
 complete -c helperd -n '__fish_seen_subcommand_from hop' -l json -d 'print JSON for scripts'
 complete -c helperd -n '__fish_seen_subcommand_from hop' -a '(__helperd_sources)'

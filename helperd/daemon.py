@@ -49,11 +49,11 @@ from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
 from helperd.sinks.file import FileSink
 from helperd.sinks.listen import TcpListener, UnixListener, listen_tcp, listen_unix
 from helperd.sinks.stream import StreamSink
+from helperd.standing import StandingOrder
 from helperd.status import log_status, snapshot
 from helperd.supervisor import Supervisor
 from helperd.view import LiveView
 from helperd.wire.definition import SourceDefinition, split_interface
-from helperd.wire.messages import ConfigureRequest, Hopping
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
@@ -198,18 +198,11 @@ class Daemon:
 
     async def set_channel(self, source: str, channel: str) -> None:
         """Tune a source to one channel."""
-        await self.supervisor.source(source).configure(ConfigureRequest(channel=channel))
+        await self.supervisor.source(source).tune(StandingOrder(channel=channel))
 
     async def hop(self, source: str, channels: Sequence[str], rate: float | None) -> None:
         """Let a source hop over channels; none named: over its own, shared with the others of its type."""
-        found = self.supervisor.source(source)
-        hopping = Hopping(channels=tuple(channels) or found.own_channels(), rate=rate, offset=0)
-        await found.configure(ConfigureRequest(hopping=hopping))
-        if not channels:
-            found.hop_rate = rate
-            if found.hops():
-                found.tuned = None
-                self.supervisor.changed()
+        await self.supervisor.source(source).tune(StandingOrder(channels=tuple(channels), rate=rate))
 
     async def add_source(self, definition: str, name: str | None, *, once: bool = False) -> str:
         """Open a definition until the daemon ends; returns the source's name, before the source has begun."""

@@ -23,7 +23,15 @@ from helperd import replay
 from helperd.bell import Bell
 from helperd.claim import Claim, claim_of, devices_of
 from helperd.complaint import with_cure
-from helperd.errors import HelperdError, LauncherGone, OpenRefused, PeerTimedOut, UsageError, reason_word
+from helperd.errors import (
+    HelperdError,
+    LauncherGone,
+    LocalProtocolError,
+    OpenRefused,
+    PeerTimedOut,
+    UsageError,
+    reason_word,
+)
 from helperd.incarnation import Incarnation, program_of
 from helperd.layout import MAX_CONTENT
 from helperd.lifecycle import (
@@ -75,6 +83,7 @@ if TYPE_CHECKING:
     from helperd.hotplug import Arrival
     from helperd.launcher import Launcher
     from helperd.routing import Route, RouteTable, Segment
+    from helperd.standing import StandingOrder
     from helperd.watch import Finding, Moment
     from helperd.wire.frames import Generation
     from helperd.wire.greeting import Program
@@ -189,7 +198,7 @@ class Source:
         self.identity = ""
         self.claim: Claim | None = None
         self.refused_for: Source | None = None
-        self.tuned: ConfigureRequest | None = None
+        self.standing: StandingOrder | None = None
         self.hop_rate: float | None = None
         self.reported: tuple[str, ...] = ()
         self._translator: Translator | None = None
@@ -205,6 +214,7 @@ class Source:
         self._unacceptable: HelperdError | None = None
         self._program: Program | None = None
         self._last_way = True
+        self._has_opened = False
         self._held_since: float | None = None
         self._received_before = 0
 
@@ -234,6 +244,10 @@ class Source:
             self.incarnation.helper = helper
         if self.watch is not None:
             self.watch.helper = helper
+
+    def forget(self) -> None:
+        """Its definition, or its helper, is another one: what was reported before says nothing of it."""
+        self.reported, self._has_opened = (), False
 
     def _on_change(self, _life: Life) -> None:
         self.shell.changed()
@@ -328,6 +342,9 @@ class Source:
         life = self.life
         ended = await self._run_once()
         now = trio.current_time()
+        order = self.standing
+        if order is not None and order.to_blame(ended, now):
+            self._drop(order, f"its helper has ended again soon after it: {ended.text}")
         target = life.verdict(ended, now, random.random())
         self._announce_end(ended, target, now)
         life.enter(target, now, why="" if target is not State.FAILED else "gave-up")
@@ -460,7 +477,12 @@ class Source:
                     trio.current_time() + OPEN_S, f"its open report did not come within {OPEN_S:g} s"
                 )
                 slot.release()
-                await self._open_and_pump(incarnation, number, watch)
+                await self._open(incarnation, number, watch)
+                inside.start_soon(self._retune)
+                await (
+                    trio.lowlevel.checkpoint()
+                )  # however soon it is done, who waits for it to run sees it run
+                await incarnation.channel.pump(self._holding, self._wait_for_room)
                 inside.cancel_scope.cancel()
 
     def _ways_to_greet(self) -> tuple[Generation | None, ...]:
@@ -475,7 +497,7 @@ class Source:
         ways = attempts(helper.wire, known)
         return ways[1:] if self.life.history.v0_tried and len(ways) > 1 else ways
 
-    async def _open_and_pump(self, incarnation: Incarnation, number: int, watch: Watch) -> None:
+    async def _open(self, incarnation: Incarnation, number: int, watch: Watch) -> None:
         life = self.life
         channel = incarnation.channel
         generation = channel.session.generation
@@ -503,10 +525,6 @@ class Source:
         self.shell.log(
             "info", self.name, f"running: {report.message or report.hardware or self.spec.definition}"
         )
-        if self.tuned is not None and self.opened.tunable:
-            channel.send(self.tuned)
-        await trio.lowlevel.checkpoint()  # however soon it is done, who waits for it to run sees it run
-        await channel.pump(self._holding, self._wait_for_room)
 
     def _definition_for_helper(self) -> str:
         """The definition in the helper's dialect: who offers helperd's own extension reads ours.
@@ -664,6 +682,7 @@ class Source:
         opened.version = report.version[:MAX_TEXT]
         opened.dlt = report.dlt
         opened.channels = self.reported = report.channels
+        self._has_opened = True
         assert self.helper is not None
         self.shell.drivers.learn(self.helper, tunes=bool(report.channels), hops=len(report.channels) > 1)
         self._note_hopping(report.hopping)
@@ -701,22 +720,79 @@ class Source:
         fixed = bool(definition.get("channel")) and not definition.get("channels")
         return definition.flag("channel_hop", default=not fixed) and len(self.own_channels()) > 1
 
-    async def configure(self, request: ConfigureRequest) -> ConfigureReport:
-        """Tune a running source; what it was tuned to is asked for again after a restart.
+    async def tune(self, order: StandingOrder) -> None:
+        """Carry out an operator's order now and after every restart; one that does not run gets it at its next start.
 
         Raises:
-            HelperdError: "not-allowed-now" (it does not run), "not-supported", "timed-out", or what the helper said.
+            HelperdError: "bad-value", "not-supported", "timed-out", or what the helper said; what was before stays.
         """
-        report = await self._ask_to_tune(request)
-        self.tuned = request
+        self._check_order(order)
+        if self.life.state is State.RUNNING:
+            await self._carry_out(order)
+        else:
+            order.kept = True
+            self.standing = order
         self.shell.changed()
-        return report
+
+    def _check_order(self, order: StandingOrder) -> None:
+        """Refuse what the helper is known not to be able to.
+
+        Raises:
+            HelperdError: "bad-value", "not-supported".
+        """
+        helper = self.helper
+        if helper is not None and helper.can_tune is False:
+            text = f"{self.name}: can_tune = false stands in the block of its helper, so it cannot be tuned"
+            raise HelperdError("not-supported", text)
+        if helper is not None and self._has_opened and not self.reported:
+            raise HelperdError(
+                "not-supported", f"{self.name}: its helper named no channels, so it cannot be tuned"
+            )
+        definition = SourceDefinition.parse(self.spec.definition)
+        order.check(self.name, channel_plan(definition, self.reported)[0] if self.reported else ())
+        if self.reported and order.channel is None and not order.channels and not self.own_channels():
+            raise UsageError("bad-value", f"{self.name}: its definition leaves it no channel to hop over")
+
+    async def _carry_out(self, order: StandingOrder) -> None:
+        """Ask the helper, and remember what it said yes to, unless that is what it does by itself.
+
+        Raises:
+            HelperdError: as ``tune``.
+        """
+        order.sent_at = trio.current_time()
+        await self._ask_to_tune(order.request(self.own_channels()))
+        order.kept = False
+        own = order.channel is None and not order.channels
+        if own:
+            self.hop_rate = order.rate
+        self.standing = None if own and self.hops() else order
+
+    async def _retune(self) -> None:
+        """Ask for the standing order again at a new start."""
+        order = self.standing
+        if order is None:
+            return
+        try:
+            self._check_order(order)
+            await self._carry_out(order)
+        except LocalProtocolError:
+            return  # it is ending already
+        except HelperdError as error:
+            self._drop(order, error.text.removeprefix(f"{self.name}: "))
+        self.shell.changed()
+
+    def _drop(self, order: StandingOrder, why: str) -> None:
+        """An order that cannot be carried out is told once, and is over."""
+        if self.standing is order:
+            self.standing = None
+            self.say("warning", f"the order to {order} is dropped, its definition counts again: {why}")
+            self.shell.changed()
 
     async def hop(self, hopping: Hopping) -> ConfigureReport:
         """Let a running source hop as the plan has it; not asked for again after a restart.
 
         Raises:
-            HelperdError: as ``configure``.
+            HelperdError: "not-allowed-now" (it does not run), "not-supported", "timed-out", or what the helper said.
         """
         return await self._ask_to_tune(ConfigureRequest(hopping=hopping))
 
@@ -725,8 +801,9 @@ class Source:
         if incarnation is None or helper is None or self.life.state is not State.RUNNING:
             raise HelperdError("not-allowed-now", f"{self.name} does not run; start it first")
         if not self.opened.tunable or helper.can_tune is False:
-            why = "said to have no channels" if self.opened.tunable else "named no channels"
-            raise HelperdError("not-supported", f"{self.name}: its helper {why}, so it cannot be tuned")
+            raise HelperdError(
+                "not-supported", f"{self.name}: its helper named no channels, so it cannot be tuned"
+            )
         with trio.move_on_after(CONFIGURE_S):
             report = await incarnation.channel.configure(request)
             if not report.success:
@@ -816,6 +893,9 @@ class Source:
 
     def _note_tuning(self, report: ConfigureReport) -> None:
         """Show what the helper says it is tuned to, asked or not."""
+        order = self.standing
+        if order is not None and not report.request and order.contradicted(report.channel, report.hopping):
+            self._drop(order, report.message or "its helper hops over other channels")
         if report.channel:
             self.opened.channel = report.channel
             self.opened.hop_channels = ()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from helperd.sinks.consumer import Consumer
     from helperd.sinks.stream import StreamSink
     from helperd.source import Source
+    from helperd.standing import StandingOrder
     from helperd.supervisor import Supervisor
     from helperd.vitals import Tree
 
@@ -53,6 +54,7 @@ def source_status(source: Source, now: float, linktypes: list[int]) -> dict[str,
         "hop_channels": list(source.opened.hop_channels),
         "hop_rate": source.opened.hop_rate,
         "hop_offset": source.opened.hop_offset,
+        "tuning": None if source.standing is None else _tuning(source.standing),
         "linktypes": linktypes,
         "packets": ledger.received,
         "bytes": ledger.received_bytes,
@@ -85,6 +87,16 @@ _SERVICE: Final = (
     *("name", "state", "wanted", "why", "crash_loop", "since_s", "incarnation", "pid", "restarts", "exit"),
     *("next_try_s", "stderr", "vitals"),
 )
+
+
+def _tuning(order: StandingOrder) -> dict[str, object]:
+    return {
+        "channel": order.channel,
+        "channels": list(order.channels),
+        "rate": order.rate,
+        "kept": order.kept,
+        "text": str(order),
+    }
 
 
 def _vitals(tree: Tree) -> dict[str, object]:

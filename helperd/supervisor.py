@@ -329,6 +329,7 @@ class Supervisor:
             source.life.policy = policy_of(specs[name])
             helper = new.helper(source.helper.name) if source.helper is not None else None
             if name in what.replace:
+                source.forget()
                 source.post(Event.REPLACE)
             elif helper is not None:
                 source.adjust(helper)

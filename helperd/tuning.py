@@ -77,7 +77,7 @@ class Tuning:
             return None
         if self._refused.get(source.name) == life.incarnation:
             return None
-        if source.tuned is not None or not source.hops():
+        if source.standing is not None or not source.hops():
             return None
         return Radio(
             source.name,

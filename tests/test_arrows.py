@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("service",),
     ("tuning",),
     ("source",),
-    ("claim",),
+    ("claim", "standing"),
     ("watch",),
     ("drivers",),
     ("asking",),

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", metavar="NAME", help="a source")
     parser.add_argument(
-        "channel", metavar="CHANNEL", help="as the helper writes it, for example 6 or 36HT40+"
+        "name", metavar="NAME", help="a source; one that does not run gets the order at its next start"
     )
+    parser.add_argument("channel", metavar="CHANNEL", help="as the helper named it, for example 6 or 36HT40+")
     running.add_arguments(parser)
 
 

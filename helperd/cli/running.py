@@ -96,7 +96,9 @@ def said(source: dict[str, Any]) -> str:
     if is_done(source):
         name = clean(source["name"])
         return f"{name}: done, nothing more comes; `helperd start {name}` begins it again"
-    return f"{clean(source['name'])}: {state_of(source).text}{channel}"
+    tuning = source.get("tuning") or {}
+    kept = f", {clean(tuning['text'])} from its next start on" if tuning.get("kept") else ""
+    return f"{clean(source['name'])}: {state_of(source).text}{channel}{kept}"
 
 
 def is_done(source: dict[str, Any]) -> bool:

@@ -28,6 +28,8 @@ FORMATS: Final = ("pcapng", "jsonl", "frames")
 GAP_S: Final = 0.1
 """Seconds between two states of one stream at least."""
 LONGEST_S: Final = 86400.0
+MAX_RATE: Final = 20.0
+"""Hops per second: a radio is given 50 ms at least (kismet-protocol.md, section 5.6)."""
 _NAME: Final = re.compile("[a-z0-9][a-z0-9_-]{0,31}")
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -231,8 +233,8 @@ async def hop(room: Room, call: Call) -> bytes:
     """Hop over channels."""
     name, rate = call.parameters["source"], call.parameters.get("rate")
     room.source(name)
-    if rate is not None and not 0 < rate <= 1000:
-        text = "rate is in hops per second, above 0 and at most 1000"
+    if rate is not None and not 0 < rate <= MAX_RATE:
+        text = f"rate is in hops per second, above 0 and at most {MAX_RATE:g}"
         raise service_error("InvalidParameter", {"parameter": "rate"}, "bad-value", text)
     await cast("TuneApi", room.daemon).hop(name, call.parameters.get("channels") or (), rate)
     room.changes.beat()

@@ -95,6 +95,7 @@ class Runner:
         self._working = False
         self._writer: _writer.Writer | None = None
         self._tuner: Tuner | None = None
+        self._channel = ""  # that the device was opened on
         self._cancel: Callable[[], object] = lambda: None
         self._helperd = False
         self._numbered = threading.Condition()  # what the session knows of interface numbers has changed
@@ -442,8 +443,8 @@ class Runner:
             self._send(Text(Severity.ERROR, device.warning))
         writer = self._make_writer(device.dlt)
         self._writer = writer
-        if self._tuner is not None:
-            self._tuner.begin()
+        if self._tuner is not None or (self._helper.SEALED and self._tunes):
+            self._make_tuner().begin()  # a sealed process starts no thread and reads no module any more
         try:
             if self._helper.SEALED:
                 self._seal()
@@ -477,6 +478,7 @@ class Runner:
 
     def _opened(self, request: OpenRequest, definition: SourceDefinition, device: Device) -> OpenReport:
         hopping = device.hopping
+        self._channel = device.channel
         if hopping is not None:
             hopping = self._make_tuner().hop(hopping)
         uuid = definition.get("uuid") or device.uuid
@@ -628,17 +630,22 @@ class Runner:
 
     # channels
 
+    @property
+    def _tunes(self) -> bool:
+        """Whether the author has said how to tune."""
+        from helperd.helpers.sdk import Helper
+
+        return type(self._helper).configure is not Helper.configure
+
     def _make_tuner(self) -> Tuner:
         if self._tuner is None:
             from helperd.helpers._tuner import Tuner
 
-            self._tuner = Tuner(self._helper.configure, self._send, self._lose_channels)
+            self._tuner = Tuner(self._helper.configure, self._send, self._lose_channels, self._channel)
         return self._tuner
 
     def _configure(self, request: ConfigureRequest) -> None:
-        from helperd.helpers.sdk import Helper
-
-        if type(self._helper).configure is Helper.configure:
+        if not self._tunes:
             text = f"{self._helper.TYPE} has no channels"
             self._send(ConfigureReport(request.seqno, success=False, message=text, problem="not-supported"))
             return

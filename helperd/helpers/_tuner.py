@@ -6,7 +6,8 @@ Rules:
   3. Hops are due at fixed times from the request on: who was held up catches up, so that radios which share a list
      keep their distance.
   4. A channel that cannot be tuned while hopping is removed at the end of the round and reported without
-     being asked; when none is left the helper ends.
+     being asked. When none is left of a list that was asked for, it does again what it did before, and says so;
+     when none is left of the list that it was opened with, the helper ends.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from helperd.errors import HelperdError
 from helperd.helpers._clock import monotonic
 from helperd.helpers._hop import SHORTEST_S, Hopper
-from helperd.wire.messages import ConfigureReport, ConfigureRequest
+from helperd.wire.messages import ConfigureReport, ConfigureRequest, Severity, Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +33,15 @@ class Tuner:
         tune: makes the radio listen to a channel; raises when it cannot.
         send: sends a message to the server.
         fail: ends the helper because of an error.
+        channel: what the device was tuned to when it was opened, if it is known.
     """
 
     def __init__(
-        self, tune: Callable[[str], None], send: Callable[[Message], None], fail: Callable[[str], None]
+        self,
+        tune: Callable[[str], None],
+        send: Callable[[Message], None],
+        fail: Callable[[str], None],
+        channel: str = "",
     ) -> None:
         self._tune = tune
         self._send = send
@@ -43,6 +49,9 @@ class Tuner:
         self._change = threading.Condition()
         self._requests: list[ConfigureRequest] = []
         self._hopper: Hopper | None = None
+        self._before: Hopper | str | None = None  # what it did before the hop list that was asked for
+        self._works = True  # what it does now: something of it could be tuned
+        self._channel = channel
         self._thread: threading.Thread | None = None
         self._stopped = False
 
@@ -60,12 +69,12 @@ class Tuner:
             UsageError: "bad-definition"; the list is empty or the rate is none.
         """
         self._hopper = Hopper(hopping)
+        self._works = False
         return self._hopper.report()
 
     def begin(self) -> None:
-        """The device is open: start to hop, if that was planned."""
-        if self._hopper is not None:
-            self._start()
+        """The device is open: start the thread, which hops if that was planned."""
+        self._start()
 
     def stop(self) -> None:
         """Let the thread end; not waited for."""
@@ -111,6 +120,9 @@ class Tuner:
                     ConfigureReport(request.seqno, success=False, message=error.text, problem=error.problem)
                 )
                 return
+            if self._works:
+                self._before = self._hopper or self._channel
+            self._works = False
             self._hopper = hopper if hopper.rate else None
             self._send(ConfigureReport(request.seqno, hopping=hopper.report()))
             return
@@ -119,7 +131,7 @@ class Tuner:
             text = f"cannot tune to channel {request.channel}: {why}"
             self._send(ConfigureReport(request.seqno, success=False, message=text))
             return
-        self._hopper = None
+        self._hopper, self._works = None, True
         self._send(ConfigureReport(request.seqno, channel=request.channel))
 
     def _hop_once(self, hopper: Hopper) -> None:
@@ -127,16 +139,32 @@ class Tuner:
         why = self._try(channel)
         if why:
             hopper.fail(channel, why)
+        else:
+            self._works = True
         removed = hopper.sweep()
         if not removed:
             return
         reasons = "; ".join(f"{name}: {reason}" for name, reason in removed.items())
         if not hopper.channels:
-            self._hopper = None
-            self._fail(f"none of the channels can be tuned: {reasons}")
+            self._give_up(f"none of the channels can be tuned: {reasons}")
             return
         text = f"removed {len(removed)} channels from the hop list: {reasons}"
         self._send(ConfigureReport(0, hopping=hopper.report(), message=text))
+
+    def _give_up(self, text: str) -> None:
+        """Nothing of a list could be tuned: go back to what it did before it was asked to, or end."""
+        before, self._hopper, self._before = self._before, None, None
+        if before is None:
+            self._fail(text)
+        elif isinstance(before, Hopper):
+            self._hopper, self._works = before, True
+            report = before.report()
+            self._send(ConfigureReport(0, hopping=report, message=f"{text}; hops as before"))
+        elif before and not self._try(before):
+            self._works = True
+            self._send(ConfigureReport(0, channel=before, message=f"{text}; back on channel {before}"))
+        else:
+            self._send(Text(Severity.ERROR, f"{text}; it stays where it is"))
 
     def _try(self, channel: str) -> str:
         """Tune; returns why it failed, or nothing."""
@@ -146,4 +174,5 @@ class Tuner:
             return error.text
         except Exception as error:  # noqa: BLE001 - whatever the author's code raises is one channel's failure
             return f"{type(error).__name__}: {error}"
+        self._channel = channel
         return ""

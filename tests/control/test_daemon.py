@@ -79,8 +79,10 @@ def test_every_answer_of_the_real_daemon_follows_the_interface(rig: Rig) -> None
     ("method", "parameters", "problem"),
     [
         ("Stop", {"source": "radio9"}, "unknown-source"),
-        ("SetChannel", {"source": "radio1", "channel": "6"}, "not-allowed-now"),
-        ("SetChannel", {"source": "radio0", "channel": "no such"}, "open-refused"),
+        ("SetChannel", {"source": "radio1", "channel": ""}, "bad-value"),
+        ("SetChannel", {"source": "radio0", "channel": "no such"}, "bad-value"),
+        ("Hop", {"source": "radio0", "channels": ["6", "998"]}, "bad-value"),
+        ("Hop", {"source": "radio0", "rate": 20.5}, "bad-value"),
         ("AddSource", {"definition": "::"}, "bad-definition"),
         ("AddSource", {"definition": "x:type=unheard"}, "unknown-helper"),
         ("AddSource", {"definition": "nothing:type=synthetic"}, "open-refused"),

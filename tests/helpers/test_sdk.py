@@ -671,6 +671,29 @@ def test_dead_channels_are_removed_and_reported():
         assert "6: channel 6 is dead" in report.message
 
 
+@pytest.mark.parametrize("fixed", ["", ",channel=11"])
+def test_when_every_channel_that_was_asked_for_is_dead_it_does_as_before(fixed):
+    with Peer("synthetic") as peer:
+        peer.send(
+            OpenRequest(f'radio0:type=synthetic,channels="1,6",channel_hoprate=20/sec,dead="3,4"{fixed}')
+        )
+        peer.expect(OpenReport)
+        peer.until_packets(20)
+        for _ in range(2):  # and once more: it is no worse for it
+            peer.send(ConfigureRequest(hopping=Hopping(("3", "4"), rate=20.0)))
+            assert peer.expect(ConfigureReport).success
+            report = peer.expect(ConfigureReport)
+            assert (report.request, report.success) == (0, True)
+            assert "none of the channels can be tuned: 3: channel 3 is dead" in report.message
+            if fixed:
+                assert report.channel == "11"
+            else:
+                assert report.hopping.channels == ("1", "6")
+        peer.until_packets(len(peer.packets()) + 50)
+        heard = {frequency(packet) for packet in peer.packets()[-30:]}
+        assert heard <= ({2462} if fixed else {2412, 2437})
+
+
 def test_when_every_channel_is_dead_the_helper_ends():
     with Peer("synthetic") as peer:
         peer.send(OpenRequest('radio0:type=synthetic,channels="1,6",channel_hoprate=20/sec,dead="1,6"'))
