@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import stat
 import sys
 from importlib.util import find_spec
 from itertools import chain, zip_longest
@@ -170,6 +171,15 @@ def _sink_doubts(sink: SinkSpec) -> Iterator[tuple[str, str, str]]:
         yield "sink-failed", "path", f"{folder} does not exist; the supervisor makes it if it may"
     elif not os.access(folder, os.W_OK | os.X_OK):
         yield "sink-failed", "path", f"this user may not make files in {folder}; the supervisor's user has to"
+    if sink.file_group is not None and os.path.isdir(folder):
+        found, gid = os.stat(folder), Accounts().group(sink.file_group)
+        if found.st_gid != gid and not found.st_mode & stat.S_IXOTH:
+            text = f"group {sink.file_group!r} may not enter {folder}: chgrp {sink.file_group} {folder}"
+            yield (
+                "not-permitted",
+                "file_group",
+                f"{text}, or name a folder below it, which the supervisor makes for the group",
+            )
     if sink.compress == "zstd" and find_spec("zstandard") is None:
         yield "not-installed", "compress", "needs Python's zstandard; apt install python3-zstandard"
 

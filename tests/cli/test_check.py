@@ -229,6 +229,23 @@ def test_a_group_that_nothing_could_be_given_to_is_a_warning(
         assert warned() == []
 
 
+def test_a_folder_that_the_group_of_its_files_cannot_enter_is_a_warning(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, group = file.parent / "captures", max([os.getegid(), *os.getgroups()]) + 1
+    folder.mkdir()
+    for mode, gid, warned in ((0o750, group, True), (0o751, group, False), (0o750, os.getegid(), False)):
+        folder.chmod(mode)
+        file.write_text(f'[[sink]]\ntype = "file"\npath = "{folder}/x.pcapng"\nfile_group = "{gid}"\n')
+        if not gid:  # root's own
+            continue
+        assert cli.main(["check", str(file)]) == 0
+        said = capsys.readouterr().err
+        assert (
+            f"group '{gid}' may not enter {folder}: chgrp {gid} {folder}, or name a folder" in said
+        ) == warned
+
+
 @pytest.mark.need("root")
 def test_as_root_it_warns_of_what_only_root_refuses(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     venv = file.parent / "venv"
