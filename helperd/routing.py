@@ -515,20 +515,25 @@ class Route:
 
     def _translate(self, runs: Sequence[Run], packets: int, read: int, translate: Translate) -> None:
         segments: list[Segment] = []
+        lost = self.ledger.lost["link-type"]
         try:
             translate(runs, segments)
         except Exception as error:
-            passed = self.dispatch(segments, read)
-            if self._frames:
-                pass  # there they all are
-            elif isinstance(error, RemoteProtocolError):
-                self.ledger.lost["refused"] += packets - passed
+            rest = self._rest(packets - self.dispatch(segments, read), lost)
+            if isinstance(error, RemoteProtocolError):
+                self.ledger.lost["refused"] += rest
             else:
-                self.ledger.lost["bug"] += packets - passed
+                self.ledger.lost["bug"] += rest
             raise
-        passed = self.dispatch(segments, read)
-        if not self._frames:
-            self.ledger.empty += packets - passed
+        self.ledger.empty += self._rest(packets - self.dispatch(segments, read), lost)
+
+    def _rest(self, packets: int, lost: int) -> int:
+        """Those that are not counted yet of packets that became no block; ``lost``: as it was before, by link type."""
+        counted = self.ledger.lost
+        if self._frames:  # there they all are
+            counted["link-type"] = lost
+            return 0
+        return packets - (counted["link-type"] - lost)
 
     def dispatch(self, segments: Sequence[Segment], read: int) -> int:
         """Hand one read's packets to every outbox that wants them as pcapng; returns how many there are."""

@@ -46,6 +46,7 @@ from helperd.lifecycle import (
     classify,
 )
 from helperd.reports import report_of
+from helperd.routing import MAX_LINKTYPES
 from helperd.translate import Translator
 from helperd.watch import Watch
 from helperd.wire import bulk
@@ -828,10 +829,13 @@ class Source:
 
     def _translate(self, runs: Sequence[Run], segments: list[Segment]) -> None:
         assert self._translator is not None
-        told = self._translator.cut
+        told, refused = self._translator.cut, len(self._translator.refused)
         self._translator.translate(runs, time.time_ns(), segments)
         if not told and self._translator.cut:
             text = f"a packet was cut to {MAX_CONTENT:,} bytes, the most that readers take; status counts all"
+            self.say("warning", text)
+        for dlt in self._translator.refused[refused:]:
+            text = f"link type {dlt}: its packets are lost; a source may have {MAX_LINKTYPES}, with numbers up to 65535"
             self.say("warning", text)
 
     def _on_message(self, message: Message) -> None:

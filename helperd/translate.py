@@ -70,6 +70,7 @@ class Translator:
 
     Attributes:
         cut: how many of them there were.
+        refused: link types that it may not have, the first few; packets of theirs are lost as ``link-type``.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Translator:
         self.definition = ""
         self.ledger = ledger or Ledger()
         self.cut = 0
+        self.refused: list[int] = []
 
     def number(self, dlt: int) -> int:
         """The interface number of a libpcap link type (DLT_)."""
@@ -169,8 +171,8 @@ class Translator:
                 length = _LENGTH(data, position + 8)[0]
                 stop = position + header + length
                 found = shape(data, position, stop)
-                if found is not None:
-                    number = self.number(found.dlt)
+                number = None if found is None else self.agree(found.dlt)
+                if found is not None and number is not None:
                     if number != interface:
                         index += len(blocks)
                         _close(segments, interface, blocks)
@@ -216,7 +218,11 @@ class Translator:
                 if dlt != current_dlt:
                     _close(segments, interface, blocks, reports)
                     current_dlt = dlt
-                    interface = self.number_of(self.dlt) if dlt is None else self.number(dlt)
+                    number = self.number_of(self.dlt) if dlt is None else self.agree(dlt)
+                    interface = -1 if number is None else number
+                if interface < 0:
+                    self._lose(dlt)
+                    continue
                 if signal is not None and not comment:
                     comment = describe(signal)
                 stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
@@ -236,8 +242,14 @@ class Translator:
         finally:
             _close(segments, interface, blocks, reports)
 
+    def _lose(self, dlt: int | None) -> None:
+        """Count a packet of a link type that the source may not have."""
+        self.ledger.lost["link-type"] += 1
+        if dlt is not None and dlt not in self.refused and len(self.refused) < MAX_LINKTYPES:
+            self.refused.append(dlt)
+
     def agree(self, dlt: int) -> int | None:
-        """The interface number for bulk frames of a link type; None: the source may not have it."""
+        """The interface number of a link type; None: the source may not have it."""
         try:
             return self.number(dlt)
         except RemoteProtocolError:

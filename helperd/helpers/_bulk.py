@@ -14,6 +14,7 @@ Source of facts: the handshake and the frame are in docs/protocol.md and ``helpe
 
 from __future__ import annotations
 
+import struct
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class BulkWriter(V3Writer):
         self._comments: dict[Signal, bytes] = {}
         self._untold = 0
 
-    def packet(
+    def packet(  # noqa: C901 - one call less for each packet
         self,
         data: bytes,
         timestamp_ns: int | None = None,
@@ -100,6 +101,7 @@ class BulkWriter(V3Writer):
             data = self._shorten(data)
         if timestamp_ns is None:
             timestamp_ns = time.time_ns()
+        given = options
         if signal is not None or gps is not None:
             options = self._comment(signal, gps) + options
         if len(options) > MAX_OPTIONS:
@@ -112,15 +114,23 @@ class BulkWriter(V3Writer):
             tail = padding + options + LENGTH.pack(total)
         else:
             total, tail = self._tails.get(size) or self._tail(size)
-        head = ENHANCED_HEAD.pack(
-            ENHANCED_PACKET,
-            total,
-            self._interface,
-            timestamp_ns >> 32,
-            timestamp_ns & 0xFFFFFFFF,
-            size,
-            original,
-        )
+        try:
+            head = ENHANCED_HEAD.pack(
+                ENHANCED_PACKET,
+                total,
+                self._interface,
+                timestamp_ns >> 32,
+                timestamp_ns & 0xFFFFFFFF,
+                size,
+                original,
+            )
+        except struct.error:
+            stamp, length = self._possible(timestamp_ns, original)
+            if (stamp, length) == (timestamp_ns, original):
+                raise  # it was another number
+            given += b"" if stamp == timestamp_ns else comments(f"time stamp {timestamp_ns} ns since 1970")
+            self.packet(data, stamp, dlt=dlt, original=length, signal=signal, gps=gps, options=given)
+            return
         self._blocks.append(head + data + tail)
         self._appended(total)
 

@@ -41,6 +41,8 @@ _HEADER = struct.Struct(">8sI4sI")
 _PACKET = struct.Struct(">4sH2sI2sI2sI2sI")
 _MAX_SIGNALS = 4096  # encoded signals kept
 
+LAST_STAMP = (1 << 64) - 1  # nanoseconds since 1970: the last that pcapng holds, in 2554
+MAX_LENGTH = (1 << 32) - 1
 _LATE = 10**9 << 32  # nanoseconds: what the seconds of the usual layout do not hold
 
 FOREIGN_V3_LIMIT = 16383  # bytes of a whole frame: what a Kismet server of 2023 and later takes
@@ -222,7 +224,10 @@ class Writer:
         if size > self._room:
             self.count(1, "too-long")
             raise ValueError(f"a record of {len(text)} characters; the peer takes {self._room} bytes at most")
-        sec, ns = divmod(time.time_ns() if timestamp_ns is None else timestamp_ns, 1_000_000_000)
+        if timestamp_ns is None:
+            timestamp_ns = time.time_ns()
+        timestamp_ns, _ = self._possible(timestamp_ns, 0)
+        sec, ns = divmod(timestamp_ns, 1_000_000_000)
         self.report(DataReport(json=Json(kind, text, sec, ns // 1000), signal=signal, gps=gps))
 
     def report(self, report: DataReport) -> None:
@@ -282,6 +287,13 @@ class Writer:
             if not before or len(str(after)) > len(str(before)):
                 self.warning(f"{after} packets {ODD[word]} ({word})")
         odd.clear()
+
+    def _possible(self, timestamp_ns: int, original: int) -> tuple[int, int]:
+        """A packet's time and length, or the nearest to them that a capture can say; another time is counted."""
+        stamp = min(max(timestamp_ns, 0), LAST_STAMP)
+        if stamp != timestamp_ns:
+            self.count_odd(Counter({"bad-stamp": 1}))
+        return stamp, min(max(original, 0), MAX_LENGTH)
 
     def _shorten(self, data: bytes) -> bytes:
         """Cut a packet to what the peer takes."""
@@ -417,7 +429,8 @@ class V3Writer(Writer):
             timestamp_ns = time.time_ns()
         if dlt is None:
             dlt = self.dlt
-        if gps is not None or timestamp_ns >= _LATE:
+        if gps is not None or not 0 <= timestamp_ns < _LATE or original >> 32:
+            timestamp_ns, original = self._possible(timestamp_ns, original)
             self._slow_packet(data, timestamp_ns, dlt, original, signal, gps)
             return
         sec, ns = divmod(timestamp_ns, 1_000_000_000)
@@ -496,14 +509,10 @@ class PlainWriter(Writer):
             data = self._shorten(data)
         if options:
             self._leave_out_options()
-        self._slow_packet(
-            data,
-            time.time_ns() if timestamp_ns is None else timestamp_ns,
-            self.dlt if dlt is None else dlt,
-            size if original is None else original,
-            signal,
-            gps,
+        stamp, length = self._possible(
+            time.time_ns() if timestamp_ns is None else timestamp_ns, size if original is None else original
         )
+        self._slow_packet(data, stamp, self.dlt if dlt is None else dlt, length, signal, gps)
 
     @property
     def batched(self) -> bool:

@@ -1007,3 +1007,51 @@ def test_what_a_failing_capture_has_in_its_batch_leaves_behind_a_full_pipe(tmp_p
         assert peer.process.stderr.readline() == b"ended\n"
         peer.until_eof()
         assert sum(run.packets for run in peer.runs) == FULL
+
+
+@pytest.mark.parametrize("generation", ["helperd", "v3", "v2", "v0"])
+def test_a_number_that_no_capture_can_say_costs_no_packet(tmp_path, generation):
+    """A clock that is not set, or a driver's nonsense: the nearest stamp or length, counted; the capture goes on."""
+    peer_options = {} if generation == "helperd" else {"helperd": False, "generation": generation}
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            heard = {'signal': Signal(dbm=-60)}
+            for stamp in (5_000, -5, -1 << 70, 1 << 64, 1 << 70, 9 << 60):
+                writer.packet(b'odd', stamp)
+                writer.packet(b'odd', stamp, **heard)
+            writer.packet(b'odd', 5_000, original=1 << 40)
+            writer.packet(b'odd', 5_000, original=-1)
+            writer.json('RTL433', '{}', -5)
+            writer.packet(b'end', 6_000)
+        """,
+        **peer_options,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        assert peer.expect(OpenReport).success
+        packets = peer.until_packets(15)
+        if packets[-1][2] != b"end":  # JSON counts, where it is a report
+            packets = peer.until_packets(16)
+        last = (1 << 64) - 1
+        nearest = [5_000, 0, 0, last, last, 9 << 60]
+        precise = 1 if generation == "helperd" else 1000
+        wanted = [stamp // precise * precise for stamp in nearest for _ in range(2)] + [5_000, 5_000, 6_000]
+        assert [packet[1] for packet in packets if packet[2] != b"{}"] == wanted
+        assert [packet[3] for packet in packets if packet[2] == b"odd"][-2:] in (
+            [0xFFFFFFFF, 0],
+            [0xFFFFFFFF, 3],
+        )
+        if generation == "helperd":
+            counted = Counter()
+            for change in (message for message in peer.messages if isinstance(message, Changed)):
+                counted[change.reason] += change.packets
+            assert counted == {"bad-stamp": 9}
+            texts = [value for found in peer.options() for code, value in found if b"time stamp" in value]
+            assert texts == [
+                f"time stamp {stamp} ns since 1970".encode()
+                for stamp in (-5, -1 << 70, 1 << 64, 1 << 70)
+                for _ in range(2)
+            ]
