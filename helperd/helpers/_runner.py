@@ -407,22 +407,23 @@ class Runner:
         """Whether a job that failed was told to give up; then why it failed is no answer."""
         return self._port.stopping.is_set()
 
-    def _check_options(self, definition: SourceDefinition) -> None:
-        """Refuse options nobody knows; a Kismet server may have made them up itself (section 5.2)."""
+    def _check_options(self, definition: SourceDefinition) -> SourceDefinition:
+        """Refuse options nobody knows, but leave out and tell what a Kismet server may have made up (section 5.2)."""
         known, who = self._helper.known_options(), self._helper.TYPE
         if self._helperd:
             check_options(definition, known, who)
-        else:
-            for text in unknown_options(definition, known, who):
-                self._send(Text(Severity.ERROR, text))
+            return definition
+        unknown = unknown_options(definition, known, who)
+        for text in unknown.values():
+            self._send(Text(Severity.ERROR, text))
+        return definition.without(*unknown)
 
     def _open(self, request: Message) -> None:
         """Open, report, capture: the whole life of the capture thread."""
         assert isinstance(request, OpenRequest)
         try:
             definition = self._definition(request.definition)
-            self._check_options(definition)
-            device = self._helper.open(definition)
+            device = self._helper.open(self._check_options(definition))
             report = self._opened(request, definition, device)
         except Exception as error:  # noqa: BLE001 - the author's failure is an answer
             if self._asked_to_end():

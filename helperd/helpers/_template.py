@@ -151,6 +151,8 @@ class Template:
                 if match[2] is None:
                     raise OpenRefused("bad-definition", f"option {name} is missing: {self.program} needs it")
                 return match[2]
+            if name != "interface" and not self._pattern(name).fullmatch(given):
+                given = definition.word(name)
             if not self._pattern(name).fullmatch(given):
                 raise OpenRefused(
                     "bad-definition",

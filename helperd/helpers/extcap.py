@@ -170,7 +170,8 @@ class Extcap(Helper):
                 raise Refused(
                     f"{key}={value!r} is not allowed: it must match {pattern.pattern}", "bad-definition"
                 )
-            argv += _extcap.arguments(option, value)
+            lists = option.kind == "multicheck" or not option.closed
+            argv += _extcap.arguments(option, value if lists else definition.word(key))
         for option in known.values():
             if option.required and _name(option) not in definition.options:
                 raise Refused(f"option {option.name} is missing: {option.meaning}", "bad-definition")

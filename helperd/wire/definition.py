@@ -74,10 +74,12 @@ class SourceDefinition:
     Attributes:
         interface: what to open; never empty, without control characters.
         options: key to value, keys in lower case, in the order written.
+        loose: it was read tolerantly: words that a server has put behind a number, rate or boolean are no part of it.
     """
 
     interface: str
     options: Mapping[str, str] = MappingProxyType({})
+    loose: bool = False
 
     @classmethod
     def parse(cls, text: str) -> SourceDefinition:
@@ -172,7 +174,7 @@ class SourceDefinition:
 
     def flag(self, key: str, *, default: bool) -> bool:
         """A boolean option: ``true``, ``t``, ``false`` or ``f``; anything else is the default."""
-        return parse_flag(self.options.get(key, ""), default=default)
+        return parse_flag(self.word(key), default=default)
 
     def channels(self, key: str = "channels") -> tuple[str, ...]:
         """A comma list, stripped, without empty parts."""
@@ -184,7 +186,7 @@ class SourceDefinition:
         Raises:
             UsageError: "bad-definition"; see ``parse_rate``.
         """
-        return parse_rate(self.options[key]) if key in self.options else None
+        return parse_rate(self.word(key)) if key in self.options else None
 
     @overload
     def number(self, key: str) -> float | None: ...
@@ -201,12 +203,17 @@ class SourceDefinition:
         if key not in self.options:
             return default
         try:
-            value = float(self.options[key])
+            value = float(self.word(key))
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
             raise _malformed(f"{key}={self.options[key]}", "not a number")
         return value
+
+    def word(self, key: str) -> str:
+        """The value of an option that cannot hold a comma."""
+        value = self.options.get(key, "")
+        return value.partition(",")[0] if self.loose else value
 
     def with_options(self, **options: str) -> SourceDefinition:
         """A copy with options added or replaced."""
@@ -286,21 +293,21 @@ def check_options(definition: SourceDefinition, own: Iterable[str], who: str) ->
     Raises:
         UsageError: "bad-definition", with the nearest option.
     """
-    for text in unknown_options(definition, own, who):
+    for text in unknown_options(definition, own, who).values():
         raise UsageError("bad-definition", text)
 
 
-def unknown_options(definition: SourceDefinition, own: Iterable[str], who: str) -> list[str]:
-    """A sentence, with the nearest option, for each option that neither the server nor a helper knows."""
+def unknown_options(definition: SourceDefinition, own: Iterable[str], who: str) -> dict[str, str]:
+    """The options that neither the server nor a helper knows, each with a sentence that names the nearest."""
     known = sorted(own)
-    told = []
+    told = {}
     for key in definition.options:
         if key not in COMMON_OPTIONS and key not in known:
             from difflib import get_close_matches
 
             near = get_close_matches(key, [*known, *sorted(COMMON_OPTIONS)], 1)
             fix = f"did you mean {near[0]}?" if near else f"it knows {', '.join(known) or 'none of its own'}"
-            told.append(f"{who} has no option {key!r}; {fix}")
+            told[key] = f"{who} has no option {key!r}; {fix}"
     return told
 
 
@@ -414,7 +421,7 @@ def _read_options(interface: str, parts: list[str]) -> tuple[SourceDefinition, l
     settle(remnant=False)
     told = []
     try:
-        SourceDefinition(interface, options).rate()
+        SourceDefinition(interface, options, loose=True).rate()
     except UsageError as error:  # the server's own: no helper of Kismet's reads it
         told.append(f"channel_hoprate is left out: {error.text}")
         del options["channel_hoprate"]
@@ -423,7 +430,7 @@ def _read_options(interface: str, parts: list[str]) -> tuple[SourceDefinition, l
         told.append(f"words that belong to no option are left out, perhaps the end of a list: {words}")
     if twice:
         told.append(f"given twice, the first counts: {', '.join(dict.fromkeys(twice))}")
-    return SourceDefinition(interface, options), told
+    return SourceDefinition(interface, options, loose=True), told
 
 
 def _pair(part: str) -> tuple[str, str]:

@@ -501,6 +501,33 @@ def test_extcap_checks_options_before_it_starts_the_tool(tmp_path, definition, w
     assert words in refused(["extcap", "--", extcap_tool(tmp_path)], definition)
 
 
+def opened_under_kismet(words, text):
+    """What the program's stderr said, once it has ended; the helper stays for such a server until it is told to go."""
+    with Peer(*words, helperd=False) as peer:
+        peer.send(OpenRequest(text))
+        report = peer.expect(OpenReport)
+        assert report.success, report.message
+        while "has ended after 1000 packets" not in peer.expect(Text).text:
+            pass
+        peer.terminate()
+        assert peer.wait() == 0
+        return peer.stderr()
+
+
+def test_extcap_opens_what_a_kismet_server_has_made_of_a_definition(tmp_path):
+    words = ["extcap", "--", extcap_tool(tmp_path)]
+    text = "fake0:count=5,6,11,mode=fast,vif=mon0,flag=true,x,mode=fast,type=linuxwifi"
+    assert "--count 5 --mode fast --flag --capture" in opened_under_kismet(words, text)
+    assert "'5,6,11': write a number" in refused(words, "fake0:count=5,6,11")
+
+
+def test_pipe_opens_what_a_kismet_server_has_made_of_a_definition(tmp_path):
+    tool = capture_tool(tmp_path, "print(*sys.argv[1:], file=sys.stderr)")
+    words = ["pipe", "--", tool, "{interface}", "--count={count}"]
+    assert "eth0 --count=5" in opened_under_kismet(words, "eth0:count=5,6,11,type=pcapfile,x,count=5")
+    assert "'5,6,11' is not allowed" in refused(words, "eth0:count=5,6,11")
+
+
 def test_extcap_fills_free_text_only_by_the_profiles_pattern(tmp_path):
     words = ["extcap", "--", "command~[a-z]+", extcap_tool(tmp_path)]
     with Peer(*words) as peer:

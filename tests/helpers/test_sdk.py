@@ -144,7 +144,11 @@ def test_probe(definition, success, words):
 def test_a_server_that_is_not_helperd_may_have_made_an_option_up_itself():
     with Peer("synthetic", helperd=False) as peer:
         peer.send(OpenRequest("radio1:count=1,6,11,name=x"))
-        assert not peer.expect(OpenReport).success  # count is now "1,6,11": that is an error of its own
+        assert peer.expect(OpenReport).success  # as a helper of Kismet's reads it: up to the comma
+        assert len(peer.until_packets(1)) == 1
+    with Peer("synthetic") as peer:
+        peer.send(OpenRequest("radio1:count=1,6,11,name=x"))
+        assert "not a number" in peer.expect(OpenReport).message
     with Peer("synthetic", helperd=False) as peer:
         peer.send(OpenRequest("radio1:11=12,count=1"))
         assert peer.expect(OpenReport).success

@@ -237,15 +237,27 @@ def test_a_server_is_refused_for_nothing_but_a_missing_interface(text):
 def test_a_helper_reads_what_nobody_has_mangled_as_the_supervisor_does(interface, options):
     definition = SourceDefinition(interface, options)
     read, left_out = SourceDefinition.read_tolerantly(definition.text())
-    assert (read, left_out) == (definition, [])
+    assert (read.interface, read.options, left_out) == (interface, options, [])
+
+
+def test_words_behind_a_number_a_rate_or_a_boolean_are_no_part_of_it_when_a_server_put_them_there():
+    text = "r:count=1,6,11,hold=true,6,speed=5/sec,x,list=1,6"
+    read, _ = SourceDefinition.read_tolerantly(text)
+    assert (read.number("count"), read.flag("hold", default=False), read.rate("speed")) == (1, True, 5)
+    assert read.channels("list") == ("1", "6")
+    strict = SourceDefinition.parse(text)
+    assert strict.flag("hold", default=False) is False
+    for read_number in (lambda: strict.number("count"), lambda: strict.rate("speed")):
+        with pytest.raises(UsageError):
+            read_number()
 
 
 def test_every_unknown_option_is_told_with_the_nearest():
     definition = SourceDefinition.parse("r:chan=6,type=x,rat=5,rate=3")
-    assert unknown_options(definition, ["rate"], "syn") == [
-        "syn has no option 'chan'; did you mean channel?",
-        "syn has no option 'rat'; did you mean rate?",
-    ]
+    assert unknown_options(definition, ["rate"], "syn") == {
+        "chan": "syn has no option 'chan'; did you mean channel?",
+        "rat": "syn has no option 'rat'; did you mean rate?",
+    }
 
 
 @given(interfaces, st.dictionaries(st.sampled_from(["type", "a", "retry"]), values, max_size=3))
