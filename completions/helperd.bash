@@ -44,6 +44,7 @@ _helperd() {
         tap:-c) COMPREPLY=(); return ;;
         tap:-a) COMPREPLY=(); return ;;
         tap:-b) COMPREPLY=(); return ;;
+        tap:--linktype) COMPREPLY=(); return ;;
         tap:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
         messages:--since) COMPREPLY=(); return ;;
         messages:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
@@ -76,7 +77,7 @@ _helperd() {
         restart) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         channel) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         hop) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --rate --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
-        tap) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --all -w -c -a -b -g -q --quiet --jsonl --runtime-dir" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
+        tap) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --all -w -c -a -b -g -q --quiet --jsonl --linktype --runtime-dir" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         messages) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -f --follow --since --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         wait) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --running --stopped --timeout --runtime-dir" -- "$cur"); fi ;;
         reload) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); fi ;;

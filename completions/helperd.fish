@@ -90,6 +90,7 @@ complete -c helperd -n '__fish_seen_subcommand_from tap' -s b -x -d 'begin the n
 complete -c helperd -n '__fish_seen_subcommand_from tap' -s g -d 'let the group read'
 complete -c helperd -n '__fish_seen_subcommand_from tap' -s q -l quiet -d 'print errors only'
 complete -c helperd -n '__fish_seen_subcommand_from tap' -l jsonl -d 'JSON reports, one per line, instead of packets; N counts reports'
+complete -c helperd -n '__fish_seen_subcommand_from tap' -l linktype -x -d 'packets of this link type only, by number as in pcapng files'
 complete -c helperd -n '__fish_seen_subcommand_from tap' -l runtime-dir -xa '(__fish_complete_directories)' -d 'ask the daemon there'
 complete -c helperd -n '__fish_seen_subcommand_from tap' -a '(__helperd_sources)'
 complete -c helperd -n __fish_use_subcommand -a messages -d 'show what helpers and helperd said, and why helpers ended'

@@ -96,8 +96,8 @@ class Daemon:
         """
         self.nursery = nursery
         nursery.start_soon(self.doorman.serve, nursery)
-        for sink, single in self._implicit() if self.spec.implicit_sinks else []:
-            self._open(sink, single)
+        for sink, source in self._implicit() if self.spec.implicit_sinks else []:
+            self._open(sink, source)
         for spec in self.supervisor.config.sinks:
             self.configured[spec.name] = self._open(spec, None)
 
@@ -120,19 +120,19 @@ class Daemon:
         ]
 
     def _open_own_sockets(self, name: str) -> None:
-        for spec, single in self._own_sockets(name):
-            self._open(spec, single)
+        for spec, source in self._own_sockets(name):
+            self._open(spec, source)
 
-    def _open(self, spec: SinkSpec, single: str | None) -> StreamSink | FileSink:
+    def _open(self, spec: SinkSpec, source: str | None) -> StreamSink | FileSink:
         sink: StreamSink | FileSink
         if spec.type == "file":
             sink = self._files(spec)
         elif spec.listen is not None:
-            sink = self._sink(spec, single, listen_tcp(*spec.listen))
+            sink = self._sink(spec, source, listen_tcp(*spec.listen))
         else:
             path = os.path.join(self.runtime_dir, spec.path)
             mode, group = self.spec.socket_mode, self.spec.socket_group
-            sink = self._sink(spec, single, listen_unix(path, mode=mode, group=group))
+            sink = self._sink(spec, source, listen_unix(path, mode=mode, group=group))
         self.sinks.append(sink)
         assert self.nursery is not None
         if isinstance(sink, StreamSink):
@@ -141,7 +141,15 @@ class Daemon:
             self.nursery.start_soon(sink.serve)
         return sink
 
-    def _sink(self, spec: SinkSpec, single: str | None, listener: UnixListener | TcpListener) -> StreamSink:
+    def _sink(
+        self,
+        spec: SinkSpec,
+        source: str | None,
+        listener: UnixListener | TcpListener,
+        *,
+        single: bool | None = None,
+    ) -> StreamSink:
+        """A sink of live streams; those of a source's own carry one link type unless it is said otherwise."""
         return StreamSink(
             name=spec.name,
             listener=listener,
@@ -153,7 +161,8 @@ class Daemon:
             on_bug=self.supervisor.bug,
             is_over=self._are_done,
             sources=frozenset(spec.sources),
-            single=single,
+            source=source,
+            single=source is not None if single is None else single,
             spec=spec,
             limit=spec.limit,
             overflow=cast("Overflow", spec.overflow),
@@ -226,12 +235,15 @@ class Daemon:
         return name
 
     @contextmanager
-    def stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> Iterator[Reader]:
-        """Make a control connection a consumer's; with one source, of that source's one link type."""
+    def stream(
+        self, sock: trio.socket.SocketType, sources: frozenset[str], form: str, linktype: int | None = None
+    ) -> Iterator[Reader]:
+        """Make a control connection a consumer's; one of a single source ends with it."""
         assert self.control is not None
-        spec = SinkSpec(path=CONTROL_SOCKET, sources=tuple(sorted(sources)), format=form)
-        single = next(iter(sources)) if len(sources) == 1 else None
-        sink = self._sink(spec, single, self.control)
+        dlts = () if linktype is None else (linktype,)
+        spec = SinkSpec(path=CONTROL_SOCKET, sources=tuple(sorted(sources)), format=form, dlts=dlts)
+        source = next(iter(sources)) if len(sources) == 1 else None
+        sink = self._sink(spec, source, self.control, single=False)
         sink.lent = True
         consumer = sink.admit(sock)
         self.sinks.append(sink)
@@ -319,7 +331,7 @@ class Daemon:
                 self.configured[name] = self._open(spec, None)
 
     def _close_own_socket(self, name: str) -> None:
-        for sink in [sink for sink in self.sinks if sink.single == name]:
+        for sink in [sink for sink in self.sinks if sink.source == name]:
             self._close(sink)
 
     def _close(self, sink: StreamSink | FileSink) -> None:

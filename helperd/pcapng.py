@@ -50,6 +50,8 @@ IF_NAME, IF_DESCRIPTION, IF_TSRESOL, IF_FILTER, IF_TSOFFSET, IF_HARDWARE = 2, 3,
 EPB_FLAGS, EPB_DROPCOUNT = 2, 4
 ISB_RECEIVED, ISB_DROPPED, ISB_DELIVERED = 4, 5, 8
 
+LOST = "lost: "
+"""What the comment of our statistics blocks begins with: ``lost: consumer-slow 12, link-type 3``."""
 MAX_OPTION = 0xFFFC  # longest option value, in bytes: what 16 bits take, cut to a multiple of 4
 MIN_BLOCK = 12
 

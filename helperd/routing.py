@@ -38,6 +38,10 @@ MAX_LINKTYPES = 16
 """Link types that a source may bring, over all its incarnations; more would let one fill every reader's list."""
 SLOW = "consumer-slow"
 """Why packets do not fit into an outbox, usually."""
+LINK_TYPE = "link-type"
+"""Why packets do not belong into a stream of one link type."""
+Losses = Counter[tuple[int, str]]
+"""Packets that a consumer lost, by what its batches count them by (``Batch.counts``), and by the reason."""
 BATCH_COST, PART_COST = 120, 200
 """Bytes that a queued batch and each of its parts cost besides their content (measured)."""
 
@@ -50,7 +54,7 @@ class Interface(NamedTuple):
         source: the source's name.
         linktype: LINKTYPE_ value.
         block: the interface description block, ready to send.
-        filler: a block of the same link type, for the place of a number that a single source's stream lacks.
+        filler: a block of the same link type, for the place of a number that a stream with this interface lacks.
     """
 
     number: int
@@ -96,18 +100,9 @@ class Interfaces:
         """The interfaces of one source, oldest first."""
         return self._of.get(source, ())
 
-    def blocks(self, after: int) -> list[bytes]:
-        """The description blocks of all interfaces from number ``after`` on."""
-        return [interface.block for interface in self._all[after:]]
-
-    def single(self, number: int) -> bytes:
-        """Description blocks for a stream that carries interface ``number`` alone.
-
-        The numbers before it are filled with blocks of the same link type, so that packets need no rewriting and
-        readers that accept one link type only (tcpdump) accept the stream.
-        """
-        interface = self._all[number]
-        return interface.filler * number + interface.block
+    def since(self, number: int) -> Sequence[Interface]:
+        """All interfaces from a number on."""
+        return self._all[number:]
 
 
 class Segment(NamedTuple):
@@ -232,7 +227,7 @@ class Outbox:
         self.delivered_bytes = 0
         self.lost = 0
         self.lost_by: Counter[str] = Counter()
-        self.unreported: Counter[int] = Counter()
+        self.unreported: Losses = Counter()
         self.given_up = False
         self.disconnected = False
 
@@ -278,15 +273,15 @@ class Outbox:
         self.lost += batch.packets
         self.lost_by[reason] += batch.packets
         for interface, packets in batch.counts:
-            self.unreported[interface] += packets
+            self.unreported[interface, reason] += packets
 
     def count_refused(self, packets: int) -> None:
         """Count packets of a link type that this consumer's stream does not carry; it is told under the one it does."""
         self.offered += packets
         self.lost += packets
-        self.lost_by["link-type"] += packets
+        self.lost_by[LINK_TYPE] += packets
         assert self.carried is not None
-        self.unreported[self.carried] += packets
+        self.unreported[self.carried, LINK_TYPE] += packets
 
     def give_up(self) -> None:
         """End the waiting: drop oldest, counted, until the queue was empty once."""

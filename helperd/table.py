@@ -185,6 +185,35 @@ def span(seconds: object) -> str:
     return f"{whole // 86400}d"
 
 
+LOST_IN_WORDS: Final = {
+    "no-consumer": "nobody was reading",
+    "paused": "the source was paused",
+    "consumer-slow": "the reader was too slow",
+    "consumer-left": "the reader went away",
+    "disconnected": "the reader was too slow, and let go",
+    "link-type": "of a link type that does not go there",
+    "disk-full": "the disk was full",
+    "sink-failed": "the file could not be written",
+    "not-installed": "a program is missing",
+    "refused": "the helper sent what cannot be",
+    "bug": "an error of helperd's own",
+    "partial-frame": "the helper died while writing",
+    "died-unsent": "the helper died before it had sent them",
+    "kernel": "the kernel had no room",
+    "device": "the hardware or its driver dropped them",
+    "helper-queue": "the helper was read too slowly",
+    "too-long": "longer than a frame",
+    "bad-record": "no packet and no record",
+}
+"""Why packets are lost, by the words of ``lost`` and ``lost_by``."""
+
+
+def in_words(reason: str) -> str:
+    """Why packets were lost, for people, with the word that the documentation has it under."""
+    said = LOST_IN_WORDS.get(reason)
+    return f"{said} ({reason})" if said else reason
+
+
 def losses(source: Mapping[str, Any]) -> int:
     """All packets that a source lost to somebody who wanted them; what nobody asked for is no loss to people."""
     lost = source.get("lost") or {}
@@ -253,6 +282,7 @@ def source_cells(source: Mapping[str, Any]) -> list[Cell]:
 def consumer_cells(consumer: Mapping[str, Any]) -> list[Cell]:
     """One consumer's line, by ``CONSUMER_COLUMNS``."""
     lost = consumer.get("lost", 0)
+    why = consumer.get("lost_by") or {}
     who = [
         f"{word} {consumer[key]}" for word, key in (("pid", "pid"), ("uid", "uid")) if _known(consumer, key)
     ]
@@ -263,7 +293,10 @@ def consumer_cells(consumer: Mapping[str, Any]) -> list[Cell]:
         Cell(count(lost, 7), YELLOW if lost else ""),
         Cell(size(consumer.get("queued_bytes"))),
         Cell(span(consumer.get("connected_s"))),
-        Cell(clean(" ".join(who)), DIM),
+        Cell(
+            clean(", ".join(filter(None, (" ".join(who), *(f"lost: {reason}" for reason in sorted(why)))))),
+            DIM,
+        ),
     ]
 
 

@@ -17,6 +17,7 @@ from helperd.cli.parser import build
 from helperd.errors import PROBLEMS, Code
 from helperd.extcap.shim import USAGE
 from helperd.routing import SLOW
+from helperd.table import LOST_IN_WORDS
 from helperd.wire.definition import SourceDefinition
 from helperd.wire.messages import CHANGES, LOSSES
 
@@ -100,6 +101,7 @@ def test_every_reason_for_which_a_packet_is_lost_is_in_the_table_and_no_other() 
     shown = re.findall(r"(?m)^\| `([a-z-]+)` \|", table)
     assert set(shown) == {*counted, *handed, *LOSSES, *CHANGES, SLOW, *files}
     assert len(shown) == len(set(shown))
+    assert set(LOST_IN_WORDS) == set(shown) - set(CHANGES)
 
 
 def test_every_method_of_the_control_socket_is_documented_and_no_other() -> None:

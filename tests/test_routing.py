@@ -50,7 +50,7 @@ class TestOutbox:
         assert [one.packets for one in outbox.take(10_000)] == [4, 5]
         assert outbox.lost == 1 + 2 + 3
         assert outbox.lost_by == {"consumer-slow": 6}
-        assert outbox.unreported == {0: 6}
+        assert outbox.unreported == {(0, "consumer-slow"): 6}
         assert balanced(outbox)
 
     def test_a_batch_larger_than_the_limit_is_accepted_alone(self):
@@ -109,7 +109,7 @@ class TestOutbox:
             outbox.put(batch(packets=5))
         assert told == [1]
         assert (outbox.inflight, outbox.queued, outbox.lost) == (2, 0, 20)
-        assert outbox.unreported == {0: 20}
+        assert outbox.unreported == {(0, "disconnected"): 20}
         assert balanced(outbox)
         outbox.sent(taken)
         assert (outbox.delivered, outbox.pinned) == (2, 0)
@@ -184,19 +184,9 @@ class TestInterfaces:
         table = RouteTable()
         table.interfaces.number("a", 1)
         table.interfaces.number("b", 1)
-        assert len(table.interfaces.blocks(0)) == 2
-        assert table.interfaces.blocks(1) == [table.interfaces[1].block]
-        assert table.interfaces.blocks(2) == []
-
-    def test_a_single_stream_fills_the_numbers_before_its_own_with_its_own_link_type(self):
-        table = RouteTable()
-        table.interfaces.number("a", 105)
-        table.interfaces.number("b", 1)
-        third = table.interfaces.number("c", 127)
-        stream = table.interfaces.single(third)
-        filler = table.interfaces[third].filler
-        assert stream == filler * 2 + table.interfaces[third].block
-        assert filler[8:10] == b"\x7f\0"
+        assert len(table.interfaces.since(0)) == 2
+        assert table.interfaces.since(1) == [table.interfaces[1]]
+        assert table.interfaces.since(2) == []
 
 
 class TestRoute:
@@ -245,7 +235,7 @@ class TestRoute:
         assert mixed.offered == 8
         assert single.queued == 3
         assert single.lost_by == {"link-type": 5}
-        assert single.unreported == {0: 5}, "told under the interface that the stream has"
+        assert single.unreported == {(0, "link-type"): 5}, "told under the interface that the stream has"
         assert balanced(single)
         route.dispatch([segment(1, 4)], 100)
         assert single.queued == 3

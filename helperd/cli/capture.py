@@ -146,7 +146,7 @@ async def _capture(
     async with _door(path, installed, settings) as launcher:
         supervisor = Supervisor(settings, launcher, table, log)
         header = pcapng.section_header(os=os.uname().sysname, application=f"helperd {__version__}")
-        consumer = Consumer("capture", theirs, table, header, frozenset({spec.name}), None, LIMIT, "wait", 3600.0,
+        consumer = Consumer("capture", theirs, table, header, frozenset({spec.name}), LIMIT, "wait", 3600.0,
                             supervisor.room, trio.current_time())  # fmt: skip
         with ours, trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STDOUT: Final = "-"
+_SLOW: Final = "consumer-slow"
 MAX_BLOCK: Final = 16 << 20
 _PACKETS: Final = frozenset({pcapng.ENHANCED_PACKET, pcapng.SIMPLE_PACKET, pcapng.PACKET_OLD})
 _HEAD: Final = frozenset({pcapng.SECTION_HEADER, pcapng.INTERFACE_DESCRIPTION})
@@ -105,12 +106,15 @@ class Ring:
     _head: bytearray = field(default_factory=bytearray)
     _rest: bytearray = field(default_factory=bytearray)
     _names: list[str] = field(default_factory=list)
-    _dropped: dict[int, int] = field(default_factory=dict)
+    _dropped: dict[int, dict[str, int]] = field(default_factory=dict)
 
-    @property
-    def dropped(self) -> int:
-        """Packets that the daemon says this stream has lost."""
-        return sum(self._dropped.values())
+    def lost_by(self) -> dict[str, int]:
+        """Packets that the daemon says this stream has lost, by reason."""
+        reasons: dict[str, int] = {}
+        for of_one in self._dropped.values():
+            for reason, packets in of_one.items():
+                reasons[reason] = reasons.get(reason, 0) + packets
+        return reasons
 
     @property
     def cut(self) -> bool:
@@ -206,15 +210,17 @@ class Ring:
         return self.done or _reached(file.packets, limits.next_packets) or _reached(nbytes, limits.next_bytes)
 
     def _note_losses(self, block: bytearray) -> None:
-        """Remember the count of dropped packets that an interface statistics block tells."""
+        """Remember how many packets were dropped, and why, as an interface statistics block says in its comment."""
         (interface,) = struct.unpack_from("<I", block, 8)
         at, end = 20, len(block) - 4
         while at + 4 <= end:
             code, size = struct.unpack_from("<HH", block, at)
+            text = bytes(block[at + 4 : at + 4 + size]).decode("utf-8", "replace")
             if code == pcapng.OPT_END:
                 return
-            if code == pcapng.ISB_DROPPED and size == 8:
-                (self._dropped[interface],) = struct.unpack_from("<Q", block, at + 4)
+            if code == pcapng.OPT_COMMENT and text.startswith(pcapng.LOST):
+                found = _REASON.findall(text)
+                self._dropped[interface] = {reason: int(packets) for reason, packets in found}
             at += 4 + (size + 3 & ~3)
 
     def _turn(self) -> None:
@@ -299,6 +305,7 @@ class Ring:
             return
 
 
+_REASON: Final = re.compile(r"([a-z-]+) ([0-9]+)(?=, |$)")
 _LOSS: Final = re.compile(rb'\{"source":"(?:[^"\\]|\\.)*","time":[0-9.]+,"lost":([0-9]+)\}\s*')
 
 
@@ -322,7 +329,8 @@ class LineRing(Ring):
             loss = _LOSS.fullmatch(buffer, at, stop)
             at = stop
             if loss is not None:
-                self._dropped[0] = self._dropped.get(0, 0) + int(loss[1])
+                before = self._dropped.get(0, {}).get(_SLOW, 0)
+                self._dropped[0] = {_SLOW: before + int(loss[1])}
             elif self._count_packet(at - start):
                 self._write(buffer[start:at])
                 start = at

@@ -17,12 +17,16 @@ from helperd.cli.counter import Counter
 from helperd.cli.ring import STDOUT, Limits, LineRing, Ring
 from helperd.cli.signals import woken_by
 from helperd.errors import Code, HelperdError, UnavailableError, UsageError
+from helperd.table import in_words
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 _READ: Final = 1 << 20
+_JSON: Final = 162  # reports; their interface is in the stream beside that of the packets
+_MAX_LINKTYPE: Final = 0xFFFF
 _KILO: Final = 1000  # dumpcap's filesize counts in units of 1000 bytes
 
 
@@ -64,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="JSON reports, one per line, instead of packets; N counts reports",
     )
+    parser.add_argument(
+        "--linktype",
+        metavar="N",
+        type=_linktype,
+        help="packets of this link type only, by number as in pcapng files (1 Ethernet, 127 802.11 with radiotap), for "
+        "readers that take one only, as tcpdump does (default: all, each an interface of its own)",
+    )
     running.add_arguments(parser, printing=False)
 
 
@@ -85,6 +96,12 @@ def count(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{error}; -c is how many packets here, as in dumpcap: the configuration is --config FILE"
         ) from error
+
+
+def _linktype(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MAX_LINKTYPE):
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {_MAX_LINKTYPE}, not {text!r}")
+    return int(text)
 
 
 def _limit(*words: str) -> Callable[[str], tuple[str, float | str]]:
@@ -161,6 +178,8 @@ def main(args: argparse.Namespace) -> int:
     """
     if bool(args.names) == args.all:
         raise UsageError("usage", "name the sources, or say --all; `helperd status` shows which there are")
+    if args.jsonl and args.linktype is not None:
+        raise UsageError("usage", "--jsonl has no packets, so no --linktype either: leave one of the two out")
     limits = limits_of(args)
     file = args.file or STDOUT
     if file == STDOUT and sys.stdout.isatty():
@@ -188,8 +207,7 @@ def main(args: argparse.Namespace) -> int:
         finally:
             counter.clear()
             ring.close()
-    lost = f"; {ring.dropped:,} were lost because this reader was slow" if ring.dropped else ""
-    say(f"{ring.unit} captured: {ring.packets:,}{lost}")
+    say(f"{ring.unit} captured: {ring.packets:,}{_lost(ring)}")
     if ended and ring.cut:
         raise UnavailableError("no-daemon", "the daemon went away inside a packet; what was written is whole")
     if ended:
@@ -208,6 +226,11 @@ def _why_it_ended(args: argparse.Namespace) -> str:
     if over and len(over) == len(set(args.names)):
         return "\n".join(map(running.said, over))
     return "the daemon has ended the stream"
+
+
+def _lost(ring: Ring) -> str:
+    """What this stream has lost, and why."""
+    return "".join(f"; {number:,} lost: {in_words(reason)}" for reason, number in ring.lost_by().items())
 
 
 def _copy(stream: socket.socket, ring: Ring, stopped: socket.socket, counter: Counter) -> bool:
@@ -269,14 +292,31 @@ def _connect(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[t
     with running.connect(args) as client:
         sources = client.call("GetStatus")["sources"]
         form = "jsonl" if args.jsonl else None
-        stream = client.upgrade("Stream", sources=names or None, format=form)
+        stream = client.upgrade("Stream", sources=names or None, format=form, linktype=args.linktype)
     with stream.socket:
         for source in sources:
             if running.is_done(source) and source["name"] in names:
                 continue  # the stream ends at once, and then it is said
-            if source["state"] != "running" and (args.all or source["name"] in names):
-                say(f"{running.said(source)}; its packets come when it runs")
+            if args.all or source["name"] in names:
+                _tell(args, source, say)
         yield stream.socket, stream.head
+
+
+def _tell(args: argparse.Namespace, source: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Say what may surprise about a source: it does not run, or its link types."""
+    name, linktypes = source["name"], [number for number in source["linktypes"] if number != _JSON]
+    if source["state"] != "running":
+        say(f"{running.said(source)}; its packets come when it runs")
+    elif args.linktype is not None and linktypes and args.linktype not in linktypes:
+        say(f"{name}: no packet of link type {args.linktype} so far, but of {_listed(linktypes)}")
+    elif args.linktype is None and len(linktypes) > 1 and args.file in {None, STDOUT} and not args.jsonl:
+        say(
+            f"{name} has link types {_listed(linktypes)}; for a reader that takes one only: --linktype {linktypes[0]}"
+        )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _now() -> float:

@@ -59,7 +59,7 @@ class PacketReader:
 
     Attributes:
         interfaces: seen so far, by number.
-        lost: packets this reader lost because it was too slow, by number of the interface; what helperd says.
+        lost: packets of this stream that this reader did not get, by number of the interface; what helperd says.
         at: offset in the stream of the next byte to come.
     """
 

@@ -101,7 +101,7 @@ class StreamApi(Protocol):
     """A daemon that can make a consumer of a control connection."""
 
     def stream(
-        self, sock: trio.socket.SocketType, sources: frozenset[str], form: str
+        self, sock: trio.socket.SocketType, sources: frozenset[str], form: str, linktype: int | None = None
     ) -> AbstractContextManager[Reader]:
         """Have a consumer like any other, and shown as one, for which packets are queued from now on.
 
@@ -109,6 +109,7 @@ class StreamApi(Protocol):
             sock: the reader's; the caller closes it afterwards.
             sources: all exist; empty means all.
             form: ``pcapng``, ``jsonl`` or ``frames``.
+            linktype: the one that it gets (LINKTYPE_); None: all.
         """
 
 

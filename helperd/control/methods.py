@@ -30,6 +30,7 @@ GAP_S: Final = 0.1
 LONGEST_S: Final = 86400.0
 MAX_RATE: Final = 20.0
 """Hops per second: a radio is given 50 ms at least (kismet-protocol.md, section 5.6)."""
+_MAX_LINKTYPE: Final = 0xFFFF
 _NAME: Final = re.compile("[a-z0-9][a-z0-9_-]{0,31}")
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -108,7 +109,11 @@ async def stream(room: Room, call: Call, sock: trio.socket.SocketType) -> AsyncI
     elif form not in FORMATS:
         text = f"format is one of {', '.join(FORMATS)}, not {form[:40]!r}"
         raise service_error("InvalidParameter", {"parameter": "format"}, "bad-value", text)
-    with cast("StreamApi", room.daemon).stream(sock, frozenset(names), form) as reader:
+    linktype = call.parameters.get("linktype")
+    if linktype is not None and (form != FORMATS[0] or not 0 <= linktype <= _MAX_LINKTYPE):
+        text = f"linktype is a number from 0 to {_MAX_LINKTYPE}, and only for format {FORMATS[0]}"
+        raise service_error("InvalidParameter", {"parameter": "linktype"}, "bad-value", text)
+    with cast("StreamApi", room.daemon).stream(sock, frozenset(names), form, linktype) as reader:
         yield Upgrade(encode_reply({}), reader.serve)
 
 

@@ -23,12 +23,12 @@ import trio
 
 from helperd.bell import Bell
 from helperd.routing import Outbox, Overflow, Part, RouteTable
-from helperd.sinks.forms import StreamForm, form_of
+from helperd.sinks.forms import StreamForm, Wants, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from helperd.routing import Form
+    from helperd.routing import Form, Losses
 
 SEND_BYTES: Final = 256 << 10
 """Bytes taken from the outbox for one send."""
@@ -70,7 +70,7 @@ class Consumer:
     Attributes:
         sink: name of the sink it connected to.
         header: the head of a pcapng stream.
-        single: the source whose one link type it gets; None for a mixed stream.
+        single: it gets one link type, the first that comes.
         form: "pcapng", "frames" or "jsonl".
         linktypes: link types it gets (LINKTYPE_ values); none: all.
         closing: what is queued is still sent, then the stream ends.
@@ -81,7 +81,6 @@ class Consumer:
     table: RouteTable
     header: bytes
     sources: frozenset[str]
-    single: str | None
     limit: int
     overflow: Overflow
     hold: float
@@ -89,6 +88,7 @@ class Consumer:
     connected_at: float
     form: Form = "pcapng"
     linktypes: frozenset[int] = frozenset()
+    single: bool = False
     number: int = field(default_factory=next_number)
     peer: Peer = field(default_factory=Peer)
     closing: bool = False
@@ -107,12 +107,14 @@ class Consumer:
             on_room=self.on_room.ring,
             on_disconnect=self._give_notice,
         )
-        single = None if self.single is None else self.outbox
-        self._form = form_of(self.form, self.header, self.table, single)
+        wants = None
+        if self.single or self.sources or self.linktypes:
+            wants = Wants(self.sources, self.linktypes, self.outbox if self.single else None)
+        self._form = form_of(self.form, self.header, self.table, wants)
         self.table.connect(
             self.outbox,
             self.sources,
-            single=self.single is not None and self.form == "pcapng",
+            single=self.single and self.form == "pcapng",
             form=self.form,
             linktypes=self.linktypes,
         )
@@ -171,7 +173,7 @@ class Consumer:
                 await self.bell.wait()
         await self._send_all(form.ending(self._losses()))
 
-    def _losses(self) -> Counter[int]:
+    def _losses(self) -> Losses:
         """What was lost since the last time."""
         fresh = self.outbox.unreported
         if fresh:

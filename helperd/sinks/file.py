@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from helperd.config.specs import SinkSpec
-    from helperd.routing import Batch, Form
+    from helperd.routing import Batch, Form, Losses
     from helperd.sinks.files import Outcome
     from helperd.sinks.written import Written
 
@@ -72,7 +72,7 @@ class FileSink:
     say: Callable[[str, str], None]
     state: str = "idle"
     error: SinkError | None = None
-    single: str | None = None
+    source: str | None = None
     form: Form = "pcapng"
     number: int = field(default_factory=next_number)
     peer: Peer = field(default_factory=lambda: Peer(os.getpid(), os.getuid()))
@@ -246,7 +246,7 @@ class FileSink:
         outbox.sent(taken, done.left)
         outbox.unreported += done.untold
 
-    def _untold(self) -> Counter[int]:
+    def _untold(self) -> Losses:
         lost, self.outbox.unreported = self.outbox.unreported, Counter()
         return lost
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from helperd import pcapng
 from helperd.errors import SinkError
+from helperd.sinks.forms import Wants
 from helperd.sinks.listen import group_id
 from helperd.sinks.naming import Series
 from helperd.sinks.written import Section, Written, failed, recover
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from helperd.config.specs import SinkSpec
-    from helperd.routing import Batch, RouteTable
+    from helperd.routing import Batch, Losses, RouteTable
 
 _PACK_BYTES: Final = 256 << 10
 """Bytes in one compressed frame at most, before compression, but for one read."""
@@ -46,7 +47,7 @@ class Outcome:
 
     nbytes: int = 0
     left: list[Batch] = field(default_factory=list)
-    untold: Counter[int] = field(default_factory=Counter)
+    untold: Losses = field(default_factory=Counter)
     error: SinkError | None = None
     said: list[str] = field(default_factory=list)
 
@@ -113,7 +114,7 @@ class Files:
             raise SinkError("sink-failed", text)
         return said
 
-    def write(self, batches: Iterable[Batch], lost: Counter[int]) -> Outcome:
+    def write(self, batches: Iterable[Batch], lost: Losses) -> Outcome:
         """Write batches, in as many files as the limits ask for.
 
         Args:
@@ -158,7 +159,7 @@ class Files:
             self.turn()
         return []
 
-    def turn(self, lost: Counter[int] | None = None) -> None:
+    def turn(self, lost: Losses | None = None) -> None:
         """Leave the current file; the next is begun by its first packet."""
         file, self.current = self.current, None
         if file is not None:
@@ -179,7 +180,8 @@ class Files:
         if file is None:
             spec, stamp = self.spec, self._now_ns()
             path = self._series.next_path(time.localtime(stamp // 1_000_000_000))
-            section = Section(self._header, self._table, None)
+            wants = Wants(frozenset(spec.sources), frozenset(spec.dlts))
+            section = Section(self._header, self._table, wants if spec.sources or spec.dlts else None)
             file = self.current = Written(
                 path, section, mode=spec.file_mode, gid=self._gid, pack=self._pack, slot=self._slot()
             )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from helperd import pcapng, relay, reports
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from helperd.routing import Batch, Form, Outbox, Part, RouteTable
+    from helperd.routing import Batch, Form, Interface, Losses, Outbox, Part, RouteTable
 
 
 class StreamForm(Protocol):
@@ -20,47 +20,86 @@ class StreamForm(Protocol):
     def preface(self) -> list[Part]:
         """What leaves as soon as somebody connects."""
 
-    def parts(self, taken: Sequence[Batch], lost: Counter[int]) -> list[Part]:
+    def parts(self, taken: Sequence[Batch], lost: Losses) -> list[Part]:
         """What to send for these batches, what is in ``lost`` having been lost before them."""
 
-    def ending(self, lost: Counter[int]) -> list[Part]:
+    def ending(self, lost: Losses) -> list[Part]:
         """What is said last."""
 
 
-def form_of(form: Form, header: bytes, table: RouteTable, single: Outbox | None) -> StreamForm:
+def form_of(form: Form, header: bytes, table: RouteTable, wants: Wants | None) -> StreamForm:
     """The form of a new stream; the arguments are those of ``Pcapng``."""
     if form == "frames":
         return Frames(table)
-    return Lines(table) if form == "jsonl" else Pcapng(header, table, single)
+    return Lines(table) if form == "jsonl" else Pcapng(header, table, wants)
+
+
+class Wants:
+    """Which interfaces a stream of less than everything carries.
+
+    Args:
+        sources: their names; none: all.
+        linktypes: LINKTYPE_ values; none: all.
+        single: of a stream that carries one link type, whichever comes first: its outbox, which knows the interface.
+    """
+
+    def __init__(
+        self,
+        sources: frozenset[str] = frozenset(),
+        linktypes: frozenset[int] = frozenset(),
+        single: Outbox | None = None,
+    ) -> None:
+        self._sources = sources
+        self._linktypes = linktypes
+        self._single = single
+
+    @property
+    def carried(self) -> int | None:
+        """The one interface, once it is known."""
+        return None if self._single is None else self._single.carried
+
+    def __call__(self, interface: Interface) -> bool:
+        """Whether packets of an interface are carried."""
+        if self._single is not None:
+            return interface.number == self._single.carried
+        return (not self._sources or interface.source in self._sources) and (
+            not self._linktypes or interface.linktype in self._linktypes
+        )
 
 
 class Pcapng:
     """A pcapng section: interface blocks before the packets that need them, losses as statistics blocks.
 
+    An interface that the stream does not carry has a number all the same, so that packets need no rewriting. In its
+    place stands one of the link type that the stream has first: so readers that take one link type only (tcpdump) read
+    a stream that carries one only.
+
     Args:
         header: the section header block.
         table: knows the interfaces.
-        single: of a stream that carries one link type, its outbox, which knows the interface; None for a mixed one.
+        wants: which of them are carried; None: all.
     """
 
-    def __init__(self, header: bytes, table: RouteTable, single: Outbox | None) -> None:
+    def __init__(self, header: bytes, table: RouteTable, wants: Wants | None) -> None:
         self._header = header
         self._table = table
-        self._single = single
+        self._wants = wants
         self._announced = 0
+        self._looked: tuple[int, int | None] = (0, None)
+        self._filler = b""
         self._delivered: Counter[int] = Counter()
-        self._dropped: Counter[int] = Counter()
+        self._dropped: Losses = Counter()
 
     def preface(self) -> list[Part]:
         """What leaves as soon as somebody connects."""
         return [self._header]
 
-    def parts(self, taken: Sequence[Batch], lost: Counter[int]) -> list[Part]:
+    def parts(self, taken: Sequence[Batch], lost: Losses) -> list[Part]:
         """What to send for these batches, ``lost`` packets by interface having been lost before them."""
         parts: list[Part] = self._announcements()
         if lost:
             self._dropped += lost
-            parts += self._statistics(lost)
+            parts += self._statistics({interface for interface, _ in lost})
         delivered = self._delivered
         for batch in taken:
             parts += batch.parts
@@ -68,38 +107,49 @@ class Pcapng:
                 delivered[interface] += packets
         return parts
 
-    def ending(self, lost: Counter[int]) -> list[Part]:
+    def ending(self, lost: Losses) -> list[Part]:
         """The totals."""
         self._dropped += lost
-        return self._statistics(self._delivered | self._dropped)
+        return self._statistics({*self._delivered, *(interface for interface, _ in self._dropped)})
 
     def _announcements(self) -> list[Part]:
-        """The blocks of interfaces that this reader has not been told of."""
-        interfaces = self._table.interfaces
-        if self._single is None:
-            if self._announced == len(interfaces):
+        """The blocks of interfaces that this reader has not been told of, up to the last that it gets packets of."""
+        interfaces, wants = self._table.interfaces, self._wants
+        look = len(interfaces), None if wants is None else wants.carried
+        if look == self._looked:
+            return []
+        self._looked = look
+        fresh = interfaces.since(self._announced)
+        if wants is None:
+            blocks: list[Part] = [interface.block for interface in fresh]
+        else:
+            carried = [interface for interface in fresh if wants(interface)]
+            if not carried:
                 return []
-            blocks: list[Part] = list(interfaces.blocks(self._announced))
-            self._announced += len(blocks)
-            return blocks
-        if self._announced:
-            return []
-        carried = self._single.carried
-        if carried is None:
-            return []
-        self._announced = carried + 1
-        return [interfaces.single(carried)]
+            self._filler = self._filler or carried[0].filler
+            fresh = fresh[: carried[-1].number + 1 - self._announced]
+            blocks = [interface.block if wants(interface) else self._filler for interface in fresh]
+        self._announced += len(blocks)
+        return blocks
 
-    def _statistics(self, interfaces: Counter[int]) -> list[Part]:
+    def _statistics(self, interfaces: Iterable[int]) -> list[Part]:
         now = time.time_ns()
         blocks: list[Part] = []
         for interface in sorted(interfaces):
             if interface >= self._announced:
                 continue
-            delivered, dropped = self._delivered[interface], self._dropped[interface]
+            delivered = self._delivered[interface]
+            reasons = {reason: lost for (of, reason), lost in self._dropped.items() if of == interface}
+            dropped = sum(reasons.values())
+            words = ", ".join(f"{reason} {lost}" for reason, lost in sorted(reasons.items()))
             blocks.append(
                 pcapng.statistics_block(
-                    interface, now, received=delivered + dropped, dropped=dropped, delivered=delivered
+                    interface,
+                    now,
+                    received=delivered + dropped,
+                    dropped=dropped,
+                    delivered=delivered,
+                    comment=f"{pcapng.LOST}{words}" if words else "",
                 )
             )
         return blocks
@@ -116,25 +166,29 @@ class Frames:
         """What leaves as soon as somebody connects."""
         return [relay.preface()]
 
-    def parts(self, taken: Sequence[Batch], lost: Counter[int]) -> list[Part]:
+    def parts(self, taken: Sequence[Batch], lost: Losses) -> list[Part]:
         """What to send for these batches, ``lost`` packets by source having been lost before them."""
         parts: list[Part] = []
         told = self._told
+        due = _by_number(lost)
         for batch in taken:
             source = batch.counts[0][0]
             if told.get(source) is not batch.about:
                 told[source] = batch.about
                 parts.append(batch.about)
-            missing = lost.pop(source, 0) if lost else 0
+            missing = due.pop(source, 0) if due else 0
             if missing:
                 parts.append(relay.with_loss(bytes(batch.parts[0]), missing))
                 parts += batch.parts[1:]
             else:
                 parts += batch.parts
-        return parts + self.ending(lost)
+        return parts + self._records(due)
 
-    def ending(self, lost: Counter[int]) -> list[Part]:
+    def ending(self, lost: Losses) -> list[Part]:
         """Losses that no run followed."""
+        return self._records(_by_number(lost))
+
+    def _records(self, lost: Counter[int]) -> list[Part]:
         parts: list[Part] = []
         for source, packets in sorted(lost.items()):
             if source not in self._told:
@@ -154,17 +208,25 @@ class Lines:
         """Nothing: the first report is the first line."""
         return []
 
-    def parts(self, taken: Sequence[Batch], lost: Counter[int]) -> list[Part]:
+    def parts(self, taken: Sequence[Batch], lost: Losses) -> list[Part]:
         """What to send for these batches, ``lost`` reports by interface having been lost before them."""
         parts = self.ending(lost)
         for batch in taken:
             parts += batch.parts
         return parts
 
-    def ending(self, lost: Counter[int]) -> list[Part]:
+    def ending(self, lost: Losses) -> list[Part]:
         """Losses that no report followed."""
         missed: Counter[str] = Counter()
-        for interface, number in lost.items():
+        for (interface, _), number in lost.items():
             missed[self._interfaces[interface].source] += number
         now = time.time_ns()
         return [reports.loss_line(source, number, now) for source, number in sorted(missed.items())]
+
+
+def _by_number(lost: Losses) -> Counter[int]:
+    """Losses of all reasons together."""
+    found: Counter[int] = Counter()
+    for (number, _), packets in lost.items():
+        found[number] += packets
+    return found

@@ -38,7 +38,8 @@ class StreamSink:
     Attributes:
         name: what status shows, e.g. ``all.sock``.
         sources: which sources its consumers get; empty means all.
-        single: set for a source's own socket, which carries one link type.
+        source: the one that it is removed with, if any.
+        single: its consumers get one link type, the first that comes.
         on_connect: called when a consumer has connected, for sources that start with their first consumer.
         on_change: called when a consumer has come or gone.
         is_over: whether none of these sources will have packets again by itself; their reader gets its end then.
@@ -61,7 +62,8 @@ class StreamSink:
     on_bug: Callable[[str, BaseException], None]
     is_over: Callable[[frozenset[str]], bool]
     sources: frozenset[str] = frozenset()
-    single: str | None = None
+    source: str | None = None
+    single: bool = False
     spec: SinkSpec | None = None
     limit: int = OUTBOX_LIMIT
     overflow: Overflow = "drop-oldest"

@@ -25,7 +25,7 @@ from helperd.sinks.zst import whole_frames
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from helperd.routing import Batch, Part
+    from helperd.routing import Batch, Losses, Part
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _IOV_MAX: Final = 1024
@@ -46,14 +46,14 @@ class Section(Pcapng):
     """A pcapng section whose state can be put back, when what it made was not written."""
 
     def parts_or_none(
-        self, taken: Sequence[Batch], lost: Counter[int], put: Callable[[Sequence[Part]], None]
+        self, taken: Sequence[Batch], lost: Losses, put: Callable[[Sequence[Part]], None]
     ) -> None:
         """Make the parts and put them somewhere; if that raises, they were never made."""
-        before = self._announced, self._delivered.copy(), self._dropped.copy()
+        before = self._announced, self._looked, self._delivered.copy(), self._dropped.copy()
         try:
             put(self.parts(taken, lost))
         except BaseException:
-            self._announced, self._delivered, self._dropped = before
+            self._announced, self._looked, self._delivered, self._dropped = before
             raise
 
 
@@ -105,7 +105,7 @@ class Written:
             self.discard()
             raise
 
-    def put(self, taken: Sequence[Batch], lost: Counter[int]) -> None:
+    def put(self, taken: Sequence[Batch], lost: Losses) -> None:
         """Write batches, after what was ``lost`` before them; all or nothing.
 
         Raises:
@@ -114,7 +114,7 @@ class Written:
         self.section.parts_or_none(taken, lost, self._put)
         self.packets += sum(batch.packets for batch in taken)
 
-    def end(self, lost: Counter[int]) -> None:
+    def end(self, lost: Losses) -> None:
         """Write the totals; where there is no room for them the file goes without."""
         with contextlib.suppress(OSError):
             self._put(self.section.ending(lost))

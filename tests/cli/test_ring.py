@@ -174,11 +174,15 @@ def test_an_interval_ends_at_multiples_of_the_clock(tmp_path: Path) -> None:
 
 def test_losses_are_added_up_over_interfaces(tmp_path: Path) -> None:
     it = ring(tmp_path)
-    told = [(0, 3), (1, 4), (0, 10)]
-    blocks = [pcapng.statistics_block(i, 1, received=20, dropped=n, comment="x") for i, n in told]
+    told = [(0, 3, "consumer-slow 3"), (1, 4, "link-type 4"), (0, 10, "consumer-slow 9, link-type 1")]
+    blocks = [
+        pcapng.statistics_block(i, 1, received=20, dropped=n, comment=f"lost: {words}")
+        for i, n, words in told
+    ]
+    blocks.append(pcapng.statistics_block(0, 1, comment="somebody else's words 7"))
     it.feed(HEAD + b"".join(blocks) + pcapng.statistics_block(1, 1, delivered=5), 100.0)
     it.close()
-    assert it.dropped == 14
+    assert it.lost_by() == {"consumer-slow": 9, "link-type": 5}
     assert files(tmp_path)[0].endswith(pcapng.statistics_block(1, 1, delivered=5))
 
 

@@ -191,10 +191,12 @@ class TunableDaemon(FakeDaemon):
         self.change(name, channel=",".join(channels or ["all"]) + f"@{rate}")
 
     @contextlib.contextmanager
-    def stream(self, sock: trio.socket.SocketType, sources: frozenset[str], form: str) -> Iterator[Reader]:
+    def stream(
+        self, sock: trio.socket.SocketType, sources: frozenset[str], form: str, linktype: int | None = None
+    ) -> Iterator[Reader]:
         async def serve() -> None:
             for name in sorted(sources) or ["all"]:
-                await sock.send(f"{form}:{name}\n".encode())
+                await sock.send(f"{form}:{name}{'' if linktype is None else linktype}\n".encode())
             while await sock.recv(100):
                 pass
 

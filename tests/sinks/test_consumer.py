@@ -86,7 +86,7 @@ async def test_a_reader_that_is_to_go_and_does_not_read_is_not_waited_for(tmp_pa
 
 
 async def test_a_sources_own_socket_tells_refused_packets_under_the_interface_it_has(tmp_path):
-    async with bench(tmp_path, "unix", "pcapng", sources=frozenset({"a"}), single="a") as one:
+    async with bench(tmp_path, "unix", "pcapng", sources=frozenset({"a"}), single=True) as one:
         one.table.interfaces.number("other", 105)
         feeder = Feeder(one.table)
         sock = await one.connect()
@@ -109,10 +109,10 @@ def test_who_lost_packets_is_said_before_the_loss_even_when_the_source_is_gone()
     form = Frames(table)
     reader = RecordReader()
     reader.feed(b"".join(map(bytes, form.preface())))
-    told = reader.feed(b"".join(map(bytes, form.ending(Counter({0: 5, 1: 7})))))
+    told = reader.feed(b"".join(map(bytes, form.ending(Counter({(0, "x"): 3, (0, "y"): 2, (1, "x"): 7})))))
     assert [(one.kind, one.source, one.lost) for one in told] == [(1, 0, 0), (4, 0, 5), (1, 1, 0), (4, 1, 7)]
     assert told[0].fields() == {"name": "a", "dlt": "1"}
-    assert len(form.ending(Counter({0: 1}))) == 1, "said once"
+    assert len(form.ending(Counter({(0, "x"): 1}))) == 1, "said once"
 
 
 async def test_a_reader_that_comes_in_mid_run_gets_whole_blocks_and_is_told_of_no_loss(tmp_path):

@@ -20,7 +20,7 @@ from helperd.bell import Bell
 from helperd.client.packets import PacketReader
 from helperd.config.specs import SinkSpec
 from helperd.errors import SinkError
-from helperd.routing import Batch, Outbox, RouteTable
+from helperd.routing import Batch, Losses, Outbox, RouteTable
 from helperd.sinks import listen, written
 from helperd.sinks.file import FileSink
 from helperd.sinks.files import Files, cut
@@ -70,7 +70,7 @@ class Bench:
         self.files = Files(spec, HEADER, table(), Written.finish, lambda: self.now * 10**9)
         self.said = self.files.prepare()
 
-    def write(self, *batches: Batch, lost: Counter[int] | None = None):
+    def write(self, *batches: Batch, lost: Losses | None = None):
         return self.files.write(batches, lost or Counter())
 
     def names(self) -> list[str]:
@@ -319,7 +319,7 @@ def test_a_full_disk_leaves_whole_blocks_and_gives_the_rest_back(
     assert outbox.offered == outbox.delivered + outbox.queued == 100
     disk.room = 1 << 20
     taken = outbox.take(1 << 20)
-    done = bench.write(*taken, lost=Counter({0: 3, 1: 4}))
+    done = bench.write(*taken, lost=Counter({(0, "disk-full"): 3, (1, "disk-full"): 4}))
     outbox.sent(taken, done.left)
     assert (done.error, done.untold, outbox.delivered, outbox.queued) == (None, Counter(), 100, 0)
     monkeypatch.undo()
