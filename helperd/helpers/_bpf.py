@@ -7,8 +7,10 @@ Rules:
      and snap length. Only words that read what the kernel keeps beside a packet (``vlan``, ``inbound``) make
      it look at the interface itself, which must be up then.
   3. Without an expression the program has one instruction: keep so many bytes.
+  4. A cooked header is made behind the filter, by us. What reads its fields is made to read what the kernel knows
+     beside the packet; what reads behind it reads that much earlier; the length is counted with it.
 
-Source of facts: tcpdump(1), pcap-filter(7); Linux, Documentation/networking/filter.rst.
+Source of facts: tcpdump(1), pcap-filter(7); Linux, Documentation/networking/filter.rst and include/uapi/linux/filter.h.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import struct
 from typing import Final
 
 from helperd.errors import HelperdError
+from helperd.helpers._packetlink import Framing
 from helperd.helpers.sdk import Refused
 
 PROGRAMS: Final = (
@@ -30,6 +33,22 @@ PROGRAMS: Final = (
 MAX_EXPRESSION: Final = 8192
 COMPILE_S: Final = 5.0
 _RETURN: Final = 0x06
+_LOAD, _JUMP, _ADD, _EQUAL = 0x00, 0x05, 0x04, 0x15
+_ABSOLUTE, _INDEXED, _LENGTH, _HEADER_LENGTH = 0x20, 0x40, 0x80, 0xA0  # where a load reads
+_SIZE, _HALF, _BYTE, _WORD = 0x18, 0x08, 0x10, 0x00
+_BESIDE_PACKET: Final = 0xFFFFF000  # from here on a load reads what the kernel knows beside the packet
+_PROTOCOL, _DIRECTION, _INTERFACE, _HARDWARE = 0, 4, 8, 28
+_FIELDS: Final = {
+    Framing.SLL: {(0, _HALF): _DIRECTION, (2, _HALF): _HARDWARE, (14, _HALF): _PROTOCOL},
+    Framing.SLL2: {
+        (0, _HALF): _PROTOCOL,
+        (4, _WORD): _INTERFACE,
+        (8, _HALF): _HARDWARE,
+        (10, _BYTE): _DIRECTION,
+    },
+}
+"""Fields of cooked headers, by offset and size, and where the kernel has them."""
+_LOOPBACK, _OUTGOING = 772, 4
 _MAX_ROWS: Final = 4096  # the kernel takes no more
 _BESIDE = re.compile(r"\b(vlan|inbound|outbound|ifindex)\b")
 Program = list[tuple[int, int, int, int]]
@@ -41,14 +60,29 @@ def keep(snaplen: int) -> Program:
     return [(_RETURN, 0, 0, snaplen)]
 
 
-def compile_filter(expression: str, linktype: int, snaplen: int, interface: str) -> Program:
+def heard_once(program: Program) -> Program:
+    """A program that passes over what a loopback interface sends, which is heard again as it is received."""
+    return [
+        (_LOAD | _ABSOLUTE, 0, 0, _BESIDE_PACKET + _HARDWARE),
+        (_EQUAL, 0, 3, _LOOPBACK),
+        (_LOAD | _ABSOLUTE, 0, 0, _BESIDE_PACKET + _DIRECTION),
+        (_EQUAL, 0, 1, _OUTGOING),
+        (_RETURN, 0, 0, 0),
+        *program,
+    ]
+
+
+def compile_filter(
+    expression: str, linktype: int, snaplen: int, interface: str, framing: Framing = Framing.PLAIN
+) -> Program:
     """Compile an expression.
 
     Args:
         expression: in tcpdump's language; empty: none.
-        linktype: of the packets as they pass the filter, a LINKTYPE number of files.
+        linktype: of the packets as they are handed on, a LINKTYPE number of files.
         snaplen: bytes to keep of a packet that passes.
         interface: its name, for the words that need it.
+        framing: what the packets lack of that while they pass the filter.
 
     Raises:
         Refused: "bad-definition", in tcpdump's words; "not-installed".
@@ -63,7 +97,7 @@ def compile_filter(expression: str, linktype: int, snaplen: int, interface: str)
     from helperd.helpers._program import ask
 
     argv = [tcpdump, "-n", "-ddd"]
-    if _BESIDE.search(expression):
+    if not framing.header and _BESIDE.search(expression):
         argv += ["-p", "-s", str(snaplen), "-i", interface, "--", expression]
         said = ask(argv, COMPILE_S)
     else:
@@ -78,7 +112,8 @@ def compile_filter(expression: str, linktype: int, snaplen: int, interface: str)
         lines = [line.removeprefix("tcpdump: ") for line in said.errors.splitlines() if line.strip()]
         reason = next((line for line in reversed(lines) if not line.startswith("reading from")), "no reason")
         raise Refused(f"filter {expression!r}: {reason}; see pcap-filter(7)", "bad-definition")
-    return _rows(said.text)
+    program = _rows(said.text)
+    return _behind(program, framing, expression) if framing.header else program
 
 
 def _rows(text: str) -> Program:
@@ -92,3 +127,44 @@ def _rows(text: str) -> Program:
     except ValueError:
         raise HelperdError("bug", f"tcpdump -ddd printed no program: {text[:80]!r}") from None
     return program
+
+
+def _behind(program: Program, framing: Framing, expression: str) -> Program:
+    """A program for packets with a cooked header, for those that still lack it.
+
+    Raises:
+        Refused: "bad-definition"; it reads what cannot be known so early.
+    """
+    header, fields = framing.header, _FIELDS[framing]
+    found: Program = []
+    places: list[int] = []
+    for code, jt, jf, k in program:
+        places.append(len(found))
+        mode = code & 0xE0
+        if code & 6 or mode not in {_ABSOLUTE, _INDEXED, _LENGTH, _HEADER_LENGTH} or k >> 31:
+            found.append((code, jt, jf, k))
+        elif code == _LOAD | _LENGTH:
+            found += [(code, jt, jf, k), (_ADD, 0, 0, header)]
+        elif mode != _LENGTH and k >= header:
+            found.append((code, jt, jf, k - header))
+        elif mode == _ABSOLUTE and (k, code & _SIZE) in fields:
+            found.append((code, jt, jf, _BESIDE_PACKET + fields[k, code & _SIZE]))
+        else:
+            raise Refused(
+                f"filter {expression!r}: reads what no filter knows of a cooked header; see pcap-filter(7)",
+                "bad-definition",
+            )
+    places.append(len(found))
+    for old, new in enumerate(places[:-1]):
+        code, jt, jf, k = found[new]
+        if code & 7 == _JUMP:
+            if code & 0xF0:
+                jt, jf = (places[old + 1 + to] - new - 1 for to in (jt, jf))
+            else:
+                k = places[old + 1 + k] - new - 1
+            if max(jt, jf) > 255 or len(found) > _MAX_ROWS:
+                raise Refused(
+                    f"filter: {len(found)} instructions are too many; write a shorter one", "bad-definition"
+                )
+            found[new] = (code, jt, jf, k)
+    return found

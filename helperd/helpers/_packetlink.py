@@ -17,25 +17,54 @@ import fcntl
 import os
 import socket
 import struct
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 from helperd.helpers.sdk import Refused
 
 MAX_NAME: Final = 15
-ETHERNET, RAW_IP, COOKED = 1, 101, 113
+ANY: Final = "any"
+"""What stands for all interfaces at once, as in tcpdump; one that is really called so cannot be captured on alone."""
+RAW_IP: Final = 101
+
+
+class Framing(IntEnum):
+    """What is put in front of a packet that the kernel hands over; the value is its bytes."""
+
+    PLAIN = 0
+    """Nothing, but a VLAN tag that was taken off is put back."""
+    CAN = 1
+    """Nothing, but its fields are put into the byte order that its link type demands."""
+    SLL = 16
+    """A cooked header of the first version."""
+    SLL2 = 20
+    """A cooked header of the second version, which has the number of the interface."""
+
+    @property
+    def header(self) -> int:
+        """Bytes of the header."""
+        return self if self >= Framing.SLL else 0
+
+
 LINKTYPES: Final = {
-    1: ETHERNET,
-    772: ETHERNET,  # loopback
-    65534: RAW_IP,  # tun and its like: no header at all
-    519: RAW_IP,
-    801: 105,  # 802.11
-    802: 119,  # with a Prism header
-    803: 127,  # with radiotap
-    804: 230,  # 802.15.4, no checksum behind it
-    805: 230,
-    824: 253,  # netlink
+    1: (1, Framing.PLAIN),  # Ethernet
+    772: (1, Framing.PLAIN),  # loopback
+    280: (227, Framing.CAN),
+    801: (105, Framing.PLAIN),  # 802.11
+    802: (119, Framing.PLAIN),  # with a Prism header
+    803: (127, Framing.PLAIN),  # with radiotap
+    804: (230, Framing.PLAIN),  # 802.15.4, no checksum behind it
+    824: (253, Framing.SLL),  # netlink: its family stands in the header
+    826: (271, Framing.PLAIN),  # vsock monitor
+    65534: (RAW_IP, Framing.PLAIN),  # tun, WireGuard and their like: no header at all
 }
-"""Kind of hardware (ARPHRD_) to LINKTYPE of its packets; the others get a cooked header."""
+"""Kind of hardware (ARPHRD_) to LINKTYPE of its packets and what is put in front of them.
+
+Only where the bytes are certain. So 519 (raw IP, but multiplexed below some modems) and 805 (802.15.4 with a checksum
+behind it) are not here, nor are PPP, tunnels and whatever else has a header on some drivers and none on others.
+"""
+COOKED: Final = (276, Framing.SLL2)
+"""The same for all others, and for all interfaces at once: the kernel takes their own header off."""
 
 _DLT_RAW: Final = 12
 _FLAGS, _ADDRESS, _ETHTOOL = 0x8913, 0x8927, 0x8946
@@ -53,8 +82,8 @@ class Link(NamedTuple):
 
     Attributes:
         name: as the system shows it.
-        number: what the kernel calls it.
-        kind: what hardware it is, an ARPHRD_ value.
+        number: what the kernel calls it; 0: all of them.
+        kind: what hardware it is, an ARPHRD_ value; -1: of any kind.
         up: it is up.
         loopback: it is one.
         driver: name and place of its driver; empty: not known.
@@ -68,24 +97,19 @@ class Link(NamedTuple):
     driver: str
 
     @property
-    def cooked(self) -> bool:
-        """Whether its packets get a cooked header, because its own has no link type."""
-        return self.kind not in LINKTYPES
-
-    @property
     def linktype(self) -> int:
         """LINKTYPE of its packets as we hand them on."""
-        return LINKTYPES.get(self.kind, COOKED)
+        return LINKTYPES.get(self.kind, COOKED)[0]
+
+    @property
+    def framing(self) -> Framing:
+        """What has to be done to its packets for that."""
+        return LINKTYPES.get(self.kind, COOKED)[1]
 
     @property
     def dlt(self) -> int:
-        """The same as libpcap's programs number it in memory."""
+        """The link type as libpcap's programs number it in memory."""
         return _DLT_RAW if self.linktype == RAW_IP else self.linktype
-
-    @property
-    def filtered(self) -> int:
-        """LINKTYPE of its packets as a filter sees them: cooked ones still lack their header."""
-        return RAW_IP if self.cooked else self.linktype
 
 
 def check_name(name: str) -> None:
@@ -111,11 +135,13 @@ def names() -> list[str]:
 
 
 def look(name: str) -> Link:
-    """What an interface is now.
+    """What an interface is now, or ``ANY``.
 
     Raises:
         Refused: it does not exist.
     """
+    if name == ANY:
+        return Link(ANY, 0, -1, True, False, "")  # noqa: FBT003 - up, no loopback
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         raw = os.fsencode(name)
         try:
@@ -145,7 +171,7 @@ def _driver(sock: socket.socket, name: bytes) -> str:
 
 
 class Watch:
-    """Tells what happens to one interface.
+    """Tells what happens to one interface; all of them at once (0) never go.
 
     Attributes:
         up: it was up when last heard of.
@@ -166,6 +192,8 @@ class Watch:
 
     def ask(self) -> None:
         """Ask for the present state; the answer comes as any news does."""
+        if not self._index:
+            return
         body = _LINK.pack(0, 0, self._index, 0, 0)
         head = _MESSAGE.pack(_MESSAGE.size + len(body), _GET_LINK, _REQUEST, 1, 0)
         self.socket.sendto(head + body, (0, 0))

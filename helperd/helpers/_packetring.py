@@ -21,6 +21,7 @@ import contextlib
 import ctypes
 import errno
 import mmap
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -29,6 +30,8 @@ from helperd.helpers.sdk import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from helperd.helpers._packetlink import Framing
 
 BLOCK: Final = 256 << 10
 """Bytes of a block; also the longest packet, with its head. One block becomes one or two frames."""
@@ -50,6 +53,9 @@ _BLOCK_HEAD = struct.Struct("=3I").unpack_from
 _STATISTICS_V3 = struct.Struct("=3I")
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
 class Statistics(NamedTuple):
     """What the kernel counted since it was asked last: packets past the filter, and those without room."""
 
@@ -63,7 +69,7 @@ class PacketRing:
     Args:
         buffer: bytes of the ring; rounded up to whole blocks, two at least.
         timeout_ms: how long a block may wait for more packets once it has one.
-        cooked: leave the link header to the kernel and get addresses beside each packet.
+        framing: what is put in front of the packets; with a cooked header, the kernel takes theirs off.
         program: BPF instructions ``(code, jt, jf, k)``; what the last one returns is the snap length.
 
     Raises:
@@ -75,15 +81,15 @@ class PacketRing:
         *,
         buffer: int,
         timeout_ms: int,
-        cooked: bool,
+        framing: Framing,
         program: Sequence[tuple[int, int, int, int]],
     ) -> None:
-        self.cooked = cooked
+        self.framing = framing
         with contextlib.ExitStack() as undo:
-            sock = make_socket(cooked=cooked)
+            sock = make_socket(cooked=framing.header > 0)
             undo.callback(sock.close)
             sock.setsockopt(_SOL_PACKET, _VERSION, _V3)
-            sock.setsockopt(_SOL_PACKET, _RESERVE, _RESERVED)
+            sock.setsockopt(_SOL_PACKET, _RESERVE, _RESERVED + framing.header)
             _attach(sock, program)
             self.blocks = max(2, -(-buffer // BLOCK))
             size = self.blocks * BLOCK
@@ -107,24 +113,25 @@ class PacketRing:
         self._next = 0
         self.losing = False
 
-    def bind(self, interface: str, index: int, *, promiscuous: bool, loopback: bool) -> None:
+    def bind(self, index: int, *, promiscuous: bool, loopback: bool) -> None:
         """Begin to hear.
 
         Args:
-            interface: its name.
-            index: its number.
+            index: number of the interface; 0: all of them.
             promiscuous: also what is for other stations.
             loopback: leave out what is sent, which is heard again as it is received.
 
         Raises:
             OSError: ENODEV; the interface has gone.
         """
-        if promiscuous:
+        if promiscuous and index:
             membership = struct.pack("=iHH8x", index, _MR_PROMISC, 0)
             self.socket.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, membership)
         if loopback:
             self.socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-        self.socket.bind((interface, _ETH_P_ALL))
+        address = struct.pack("=HHi12x", socket.AF_PACKET, socket.htons(_ETH_P_ALL), index)
+        if _libc.bind(self.socket.fileno(), address, len(address)):  # Python's own knows no number 0
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def take(self) -> tuple[int, int] | None:
         """The next block.

@@ -3,12 +3,14 @@
 ::
 
     definition:  eth0:type=interface,filter="tcp port 443",snaplen=256,promisc=false
+                 any:type=interface                    all interfaces at once, those to come included
 
 Rules:
   1. The kernel fills blocks of a shared ring; under helperd their packets leave from where they lie, as ready
      pcapng, without a copy of ours and without an object per packet. Another server gets a frame per packet.
   2. Packets are as they were on the wire: a VLAN tag that the hardware took off is put back. Stamps are the
-     kernel's, in nanoseconds.
+     kernel's, in nanoseconds. Where it is not certain what a packet begins with, and on all interfaces at once, it
+     begins with Linux's cooked header (SLL2).
   3. What the kernel had no room for is counted by it and told at once.
   4. An interface that goes down is waited for. One that vanishes ends the helper; the next start is refused
      until it exists again.
@@ -20,6 +22,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 from typing import TYPE_CHECKING, Final
 
 from helperd.errors import HelperdError
@@ -27,6 +30,7 @@ from helperd.helpers import _bpf, _packetlink
 from helperd.helpers._bulk import BulkWriter
 from helperd.helpers._clock import monotonic
 from helperd.helpers._packetblock import Blocks
+from helperd.helpers._packetlink import ANY
 from helperd.helpers._packetring import BLOCK, PacketRing, make_socket
 from helperd.helpers._packetsend import BulkSender
 from helperd.helpers._writer import MAX_CONTENT
@@ -43,6 +47,7 @@ MIN_SNAPLEN: Final = 16
 BUFFER: Final = 32 << 20
 MAX_BUFFER: Final = 1 << 30
 TIMEOUT_MS: Final = 10
+SHOWN: Final = 50  # interfaces whose numbers are told
 SETTLE_MS: Final = 200  # after the last block: ask once more what was dropped
 UNITS: Final = {
     "": 1,
@@ -73,7 +78,7 @@ class InterfaceCapture(Helper):
     def probe(self, definition: SourceDefinition) -> Device | bool:
         """Ours: any interface there is, and whatever says ``type=interface``."""
         name = definition.interface
-        if definition.get("type").lower() != self.TYPE and name not in _packetlink.names():
+        if definition.get("type").lower() != self.TYPE and name not in {ANY, *_packetlink.names()}:
             return False
         _packetlink.check_name(name)
         link = _packetlink.look(name)
@@ -85,27 +90,36 @@ class InterfaceCapture(Helper):
         name = definition.interface
         _packetlink.check_name(name)
         link = _packetlink.look(name)
-        snaplen = _number(definition, "snaplen", MAX_SNAPLEN, MIN_SNAPLEN, MAX_SNAPLEN)
+        snaplen = max(
+            _number(definition, "snaplen", MAX_SNAPLEN, MIN_SNAPLEN, MAX_SNAPLEN), link.framing.header + 1
+        )
         timeout = _number(definition, "timeout", TIMEOUT_MS, 1, 1000)
         promiscuous = definition.flag("promisc", default=True)
         expression = definition.get("filter")
-        program = _bpf.compile_filter(expression, link.filtered, snaplen, name)
+        program = _bpf.compile_filter(expression, link.linktype, snaplen, name, link.framing)
+        if name == ANY:
+            program = _bpf.heard_once(program)
         self._link = link
         self._timeout_ms = timeout
         self._watch = _packetlink.Watch(link.number, up=link.up)
         self._ring = PacketRing(
             buffer=_size(definition, "buffer", BUFFER),
             timeout_ms=timeout,
-            cooked=link.cooked,
+            framing=link.framing,
             program=program,
         )
-        self._blocks = Blocks(self._ring, snaplen)
+        self._blocks = Blocks(self._ring, snaplen, ordered=bool(definition.get("snaplen")))
         try:
-            self._ring.bind(name, link.number, promiscuous=promiscuous, loopback=link.loopback)
+            self._ring.bind(link.number, promiscuous=promiscuous, loopback=link.loopback)
         except OSError as error:
             raise Refused(f"cannot capture on {name}: {error.strerror}; does it still exist?") from None
         self._dlt = link.dlt
-        return _device(link, expression)
+        device = _device(link, expression)
+        if name == ANY and promiscuous and definition.get("promisc"):
+            return device._replace(
+                warning="promisc: not possible on all interfaces at once; name one of them"
+            )
+        return device
 
     def list(self) -> list[Interface]:
         """All interfaces; what cannot be used says why and what helps."""
@@ -119,6 +133,7 @@ class InterfaceCapture(Helper):
             link = _packetlink.look(name)
             reason = forbidden or ("" if link.up else f"down: ip link set {name} up")
             found.append(Interface(name, hardware="; ".join(text for text in (link.driver, reason) if text)))
+        found.append(Interface(ANY, hardware="; ".join(filter(None, ("all interfaces at once", forbidden)))))
         return found
 
     # the capture thread
@@ -129,6 +144,7 @@ class InterfaceCapture(Helper):
         self._in_hand = 0
         self._untold = 0
         self._told_at = 0.0
+        self._cut = 0
         emit = self._emitter(writer)
         try:
             self._run(emit)
@@ -146,6 +162,8 @@ class InterfaceCapture(Helper):
                 for pieces in blocks.pieces(at, count, sender.interface):
                     sender.send(pieces)
                     self._in_hand -= pieces.packets
+                if blocks.cut:
+                    self._count_cut()
 
             return in_place
 
@@ -193,6 +211,16 @@ class InterfaceCapture(Helper):
             if ring.losing:
                 self._count_drops()
         return done
+
+    def _count_cut(self) -> None:
+        """Packets longer than a block of the ring."""
+        cut, self._blocks.cut = self._blocks.cut, 0
+        before, self._cut = self._cut, self._cut + cut
+        self._writer.count(cut, "cut")
+        if not before or len(str(self._cut)) > len(str(before)):
+            self._writer.warning(
+                f"{self._cut} packets cut: they were longer than the {BLOCK} bytes of a block"
+            )
 
     def _count_drops(self) -> None:
         """Ask the kernel, and tell: helperd at once, a server that shows it to a user once a second."""
@@ -243,7 +271,11 @@ def _device(link: _packetlink.Link, expression: str = "") -> Device:
     warning = ""
     if not link.up:
         warning = f"{link.name} is down; packets come when it is up: ip link set {link.name} up"
-    message = f"captures on {link.name}" + (f", only {expression}" if expression else "")
+    what = link.name
+    if what == ANY:
+        numbered = ", ".join(f"{number} {name}" for number, name in sorted(socket.if_nameindex())[:SHOWN])
+        what = f"all interfaces, by their numbers: {numbered}"
+    message = f"captures on {what}" + (f", only {expression}" if expression else "")
     return Device(
         dlt=link.dlt,
         hardware=link.driver,

@@ -401,15 +401,6 @@ def test_absurd_expressions_are_refused(expression):
         _bpf.compile_filter(expression, 1, 96, "x")
 
 
-@pytest.mark.parametrize(
-    ("kind", "linktype", "dlt", "seen"),
-    [(1, 1, 1, 1), (772, 1, 1, 1), (803, 127, 127, 127), (65534, 101, 12, 101), (778, 113, 113, 101)],
-)
-def test_link_types(kind, linktype, dlt, seen):
-    link = _packetlink.Link("x", 1, kind, True, False, "")
-    assert (link.linktype, link.dlt, link.filtered) == (linktype, dlt, seen)
-
-
 def test_news_of_others_and_garbage_change_nothing():
     watch = _packetlink.Watch(5, up=True)
     try:

@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import struct
+import sys
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from helperd import pcapng
 from helperd.helpers._packetblock import PER_FRAME, Blocks
+from helperd.helpers._packetlink import Framing
 from helperd.helpers._packetring import BLOCK
 from helperd.wire import bulk
 
@@ -20,12 +22,12 @@ FIRST = 48
 class Ring:
     """Memory laid out as the kernel lays it out, one block and the beginning of the next."""
 
-    def __init__(self, packets, *, cooked=False):
+    def __init__(self, packets, *, framing=Framing.PLAIN, hardware=778, protocol=0x0800):
         """``packets``: (sec, nsec, content, original, mac, status, tag, kind)."""
         self.memory = mmap.mmap(-1, 2 * BLOCK)
         self.anchor = ctypes.c_char.from_buffer(self.memory)
         self.address = ctypes.addressof(self.anchor)
-        self.cooked = cooked
+        self.framing = framing
         self.count = 0
         at = FIRST
         last = None
@@ -35,8 +37,8 @@ class Ring:
                 break
             fields = (size, sec, nsec, len(content), original, status, mac, mac + 14, tag, kind, 0)
             struct.pack_into("=6I2H4xI2H", self.memory, at, *fields)
-            address = (17, 0x0008, 3, 778, 4, 4, b"\1\2\3\4\0\0\0\0")
-            struct.pack_into("=HHiHBB8s", self.memory, at + 48, *address)
+            address = (17, protocol.to_bytes(2, "big"), 3, hardware, 4, 4, b"\1\2\3\4junk")
+            struct.pack_into("=H2siHBB8s", self.memory, at + 48, *address)
             self.memory[at + mac : at + mac + len(content)] = content
             # stale bytes, as the last use of the block left them
             self.memory[at + mac + len(content) : at + size] = b"\xee" * (size - mac - len(content))
@@ -169,12 +171,53 @@ def test_a_packet_too_short_for_a_tag_stays_as_it_is():
     assert gathered(ring) == expected([(1, 1, b"short", 5)])
 
 
+SLL = struct.pack(">HHH8s2s", 4, 778, 4, b"\1\2\3\4\0\0\0\0", b"\x08\x00")
+SLL2 = struct.pack(">2sHIHBB8s", b"\x08\x00", 0, 3, 778, 4, 4, b"\1\2\3\4\0\0\0\0")
+
+
 @pytest.mark.parametrize("count", [1, 30])
-def test_a_cooked_header_says_who_sent_it_how(count):
-    packets = [(1, n, b"payload", 7, 96, 1, 0, 0) for n in range(count)]
-    header = struct.pack(">HHH8s", 4, 778, 4, b"\1\2\3\4\0\0\0\0") + b"\x08\x00"
-    cooked = [(1, n, header + b"payload", 23) for n in range(count)]
-    assert gathered(Ring(packets, cooked=True)) == expected(cooked)
+@pytest.mark.parametrize(("framing", "header"), [(Framing.SLL, SLL), (Framing.SLL2, SLL2)])
+def test_a_cooked_header_says_who_sent_it_how(count, framing, header):
+    packets = [(1, n, b"payload", 7, 106, 1, 0, 0) for n in range(count)]
+    cooked = [(1, n, header + b"payload", framing.header + 7) for n in range(count)]
+    assert gathered(Ring(packets, framing=framing)) == expected(cooked)
+
+
+@pytest.mark.parametrize(("status", "kind", "word"), [(17, 0, b"\x81\0"), (81, 0x88A8, b"\x88\xa8")])
+def test_a_tag_stands_behind_a_cooked_header(status, kind, word):
+    packets = [(1, n, b"payload", 7, 106, status, 0x2005, kind) for n in range(9)]
+    cooked = [(1, n, word + SLL2[2:] + b"\x20\x05\x08\0payload", 31) for n in range(9)]
+    assert gathered(Ring(packets, framing=Framing.SLL2)) == expected(cooked)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "ours", "files"),
+    [
+        (0x0C, (0x80000123, b"\x83\x04\0\0abc"), (0x80000123, b"\x03\0\0\0abc")),
+        (0x0D, (0x123, b"\x03\0\0\0abc"), (0x123, b"\x03\x04\0\0abc")),
+        (0x0E, (0x456, b"\0\x07\x03\0\x01\0\0\0abc"), (0x456, b"\x80\x07\x03\0\x01\0\0\0abc")),
+    ],
+)
+def test_a_can_frame_has_the_byte_order_and_the_flags_of_its_link_type(protocol, ours, files):
+    if protocol == 0x0E and sys.byteorder == "big":
+        ours = (ours[0], b"\0\x07\0\x03\0\0\0\x01abc")
+    content = struct.pack("=I", ours[0]) + ours[1]
+    packets = [(1, n, content, len(content), 82, 1, 0, 0) for n in range(9)]
+    packets.append((2, 0, b"short", 5, 82, 1, 0, 0))
+    wanted = [(1, n, struct.pack(">I", files[0]) + files[1], len(content)) for n in range(9)]
+    ring = Ring(packets, framing=Framing.CAN, hardware=280, protocol=protocol)
+    assert gathered(ring) == expected([*wanted, (2, 0, b"short", 5)])
+
+
+@pytest.mark.parametrize(("ordered", "cut"), [(False, 2), (True, 1)])
+@pytest.mark.parametrize("way", ["pieces", "packets"])
+def test_what_nobody_asked_to_shorten_is_counted_when_it_is_short(ordered, cut, way):
+    sizes = [(60, 60), (100, 500), (90, 500)]  # a snap length of 100: one cut as ordered, one shorter still
+    ring = Ring([(1, n, bytes(size), original, 84, 1, 0, 0) for n, (size, original) in enumerate(sizes)])
+    blocks = Blocks(ring, 100, ordered=ordered)
+    arguments = (FIRST, ring.count, 0) if way == "pieces" else (FIRST, ring.count)
+    assert list(getattr(blocks, way)(*arguments))
+    assert blocks.cut == cut
 
 
 def test_more_packets_than_one_frame_takes_become_several():

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import socket
@@ -81,3 +82,35 @@ def statistic(interface, name):
     shown = subprocess.run(["ip", "-s", "-j", "link", "show", interface], check=True, capture_output=True)
     side, word = name.split("_")
     return json.loads(shown.stdout)[0]["stats64"][side][word]
+
+
+class Tun:
+    """A tun device whose hardware is of any kind, and a writer of packets that it then receives.
+
+    Args:
+        kind: an ARPHRD_ value.
+        name: of the device.
+    """
+
+    SET_DEVICE, SET_KIND = 0x400454CA, 0x400454CD  # TUNSETIFF, TUNSETLINK
+    TUN = 1
+
+    def __init__(self, kind, name="hdt"):
+        self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(self.fd, self.SET_DEVICE, struct.pack("16sH22x", name.encode(), self.TUN))
+            fcntl.ioctl(self.fd, self.SET_KIND, kind)
+            ip(f"link set {name} up")
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        os.close(self.fd)
+
+    def receive(self, protocol, content):
+        """Let the device receive a packet of an Ethernet protocol, or whatever its kind has in that place."""
+        os.write(self.fd, struct.pack(">HH", 0, protocol) + content)
