@@ -197,7 +197,12 @@ def _pcap_cuts() -> Iterator[tuple[str, bytes]]:
     yield "pcap-empty", b""
     yield "pcap-zeros-behind", whole + bytes(16)
     yield "pcap-junk-behind", whole + b"\xff" * 100
-    yield "pcap-gzip", gzip.compress(whole, mtime=0)
+    packed = gzip.compress(whole, mtime=0)
+    yield "pcap-gzip", packed
+    yield "pcap-gzip-zeros-behind", packed + bytes(512)
+    yield "pcap-gzip-junk-behind", packed + b"not gzip at all"
+    yield "pcap-gzip-checksum-wrong", packed[:-8] + b"\0\0\0\0" + packed[-4:]
+    yield "pcap-gzip-length-wrong", packed[:-4] + b"\0\0\0\0"
     yield "pcap-gzip-twice", gzip.compress(whole[:50], mtime=0) + gzip.compress(whole[50:], mtime=0)
     yield (
         "pcap-gzip-cut",

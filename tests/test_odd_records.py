@@ -72,7 +72,7 @@ def kismet_log(path: Path) -> None:
 
 def live_capture(path: Path) -> None:
     """A stamp of the year 2107, which is legal, and one of 1969, which is not."""
-    early = interface(offset(-SECOND - 10) + END)
+    early = interface(offset(-SECOND - 10) + END, snaplen=0xFFFFFFFF)
     path.write_bytes(
         BEGIN + packet(4_323_283_200_000_000) + GOOD + section() + early + packet() + BEGIN + GOOD
     )

@@ -519,6 +519,8 @@ class Runner:
 
     def _run_capture(self, writer: _writer.Writer) -> str | None:
         """Run the author's ``capture`` to its end; a coroutine runs under asyncio and is cancelled by ``_end``."""
+        if self._helper.hold is None:
+            self._helper.hold = not self._helperd
         found = self._helper.capture(writer)
         if not isinstance(found, Coroutine):
             return found
@@ -540,10 +542,7 @@ class Runner:
         if self._ending:
             return
         self._send(Text(Severity.INFO, reason))
-        hold = self._helper.hold
-        if hold is None:
-            hold = not self._helperd
-        if not hold:
+        if not self._helper.hold:
             self._send(Shutdown(reason))
             self._finish()
 

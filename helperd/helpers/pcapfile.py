@@ -9,7 +9,7 @@ pcap and pcapng, also inside gzip or zstd, and the logs of Kismet (``.kismet``),
 
 Rules:
   1. Probe and open look at the head of the file and refuse what is no capture; damage further on ends the
-     replay, after every whole packet before it, and is told.
+     replay, after every whole packet before it, and is told. Who holds at the end holds then, too.
   2. Packets keep their bytes, their true lengths and their stamps; each carries its own link type, the open
      report names the first. Packets without a stamp get the time of reading.
   3. A loop repeats the file as it is, old stamps included; the pace restarts with it. With ``stamps=now`` all stamps
@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from helperd.errors import HelperdError
 from helperd.helpers._capturefile import LAST_STAMP
 from helperd.helpers._clock import monotonic
 from helperd.helpers._recording import CaptureRecording, open_file, open_recording
@@ -94,6 +95,10 @@ class PcapFile(Helper):
                 done += 1
                 if writer.written == sent:
                     break  # nothing in it: once is enough
+        except HelperdError as error:
+            if not self.hold:
+                raise
+            writer.warning(error.text)  # whoever would start us anew would read the same
         finally:
             self._recording.close()
         cut = f", {writer.cut} cut because the peer takes no longer frames" if writer.cut else ""

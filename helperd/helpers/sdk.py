@@ -122,7 +122,7 @@ class Helper:
     words: tuple[str, ...] = ()
     hold: bool | None = None
     """Whether to stay after ``capture`` has returned; None: only under a Kismet server, which would start
-    the source anew."""
+    the source anew. When ``capture`` is called this has been decided."""
 
     SEALED: bool = False
     """True: between ``open`` and ``capture`` the process gives up its capabilities and everything it has not open:

@@ -19,6 +19,7 @@ from helperd.wire.messages import (
     OpenRequest,
     ProbeReport,
     ProbeRequest,
+    Severity,
     Shutdown,
     Text,
 )
@@ -232,6 +233,29 @@ def test_all_whole_packets_before_a_cut_are_delivered_and_the_cut_is_told(tmp_pa
         assert "499 whole packets came before" in texts[-1]
         assert "is cut" in peer.expect(ErrorReport).message
         assert peer.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "peer_options"), [("", {"helperd": False}), (",hold=true", {"helperd": True})]
+)
+@pytest.mark.parametrize("how", ["cut", "gzip", "junk"])
+def test_who_would_begin_a_damaged_file_anew_has_it_once(tmp_path, options, peer_options, how):
+    """A Kismet server opens a source again that ends: it is told what is wrong, and the helper stays."""
+    whole = pcap(LITTLE, some(50))
+    data = {"cut": whole[:-10], "gzip": gzip.compress(whole)[:-4], "junk": whole + b"\xff" * 99}[how]
+    path = write(tmp_path / "x.pcap", data)
+    with Peer("pcapfile", **peer_options) as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,realtime=false,loop=3{options}"))
+        assert peer.expect(OpenReport).success
+        packets = peer.until_packets(49 if how == "cut" else 50)
+        while not any(isinstance(each, Text) and each.text.startswith("end of ") for each in peer.messages):
+            peer.read()
+        texts = [each for each in peer.messages if isinstance(each, Text)]
+        assert [each.severity for each in texts] == [Severity.ERROR, Severity.INFO]
+        assert path in texts[0].text
+        assert texts[1].text.startswith(f"end of {path}: {len(packets)} packets")
+        assert not any(isinstance(each, ErrorReport | Shutdown) for each in peer.messages)
+        peer.ping()
 
 
 @pytest.mark.parametrize("generation", ["v0", "v2", "v3"])
