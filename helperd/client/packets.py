@@ -44,7 +44,9 @@ class Packet(NamedTuple):
         timestamp_ns: nanoseconds since 1970.
         content: the captured bytes.
         original: length on the air or wire, in bytes.
-        comment: signal and position, where the helper told them apart from the content.
+        comment: signal and position, where the helper told them apart from the content, and what comments it has; of
+            several, one a line.
+        options: all options of its pcapng block, comments among them, as code and value.
     """
 
     interface: Interface
@@ -52,6 +54,7 @@ class Packet(NamedTuple):
     content: bytes
     original: int
     comment: str
+    options: tuple[tuple[int, bytes], ...] = ()
 
 
 class PacketReader:
@@ -111,10 +114,19 @@ class PacketReader:
             if end > stop - 4:
                 raise IndexError(f"{size} captured bytes do not fit")
             comment = ""
+            options: tuple[tuple[int, bytes], ...] = ()
             if option < stop - 4:
-                comment = _text(dict(_options(data, option, stop - 4)).get(pcapng.OPT_COMMENT, b""))
+                options = tuple(_options(data, option, stop - 4))
+                comment = "\n".join(_text(value) for code, value in options if code == pcapng.OPT_COMMENT)
             packets.append(
-                Packet(self.interfaces[number], high << 32 | low, data[start + 28 : end], original, comment)
+                Packet(
+                    self.interfaces[number],
+                    high << 32 | low,
+                    data[start + 28 : end],
+                    original,
+                    comment,
+                    options,
+                )
             )
         elif kind == pcapng.INTERFACE_DESCRIPTION:
             linktype = struct.unpack_from("<H", data, start + 8)[0]

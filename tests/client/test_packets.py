@@ -39,6 +39,13 @@ def test_any_cut_gives_the_same_packets(found, cuts):
     assert (reader.pending, reader.at) == (0, len(stream))
 
 
+def test_all_options_of_a_packet_are_there_and_comments_in_their_order():
+    own = pcapng.comments("one") + pcapng.flags(2) + pcapng.comments("two")
+    (packet,) = PacketReader().feed(HEAD + pcapng.packet_block(0, 1, b"abc", 3, options=own))
+    assert packet.comment == "one\ntwo"
+    assert packet.options == ((1, b"one"), (2, bytes([2, 0, 0, 0])), (1, b"two"))
+
+
 @given(st.binary(max_size=200))
 def test_bytes_either_parse_or_are_refused(data):
     for stream in (data, HEAD + data):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from helperd import pcapng
 from helperd.wire import v0, v2, v3
 from tests.patience import HANGS_S
 from tests.rig import ROOT, daemon
@@ -63,6 +64,7 @@ class SpecReader(threading.Thread):
         self.packets: collections.Counter[str] = collections.Counter()
         self.lost: collections.Counter[str] = collections.Counter()
         self.begin: dict[str, int] = {}
+        self.linktypes: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
         self.frames: list[bytes] = []
 
     def run(self) -> None:
@@ -99,7 +101,7 @@ class SpecReader(threading.Thread):
             if record["kind"] == 1:
                 self.names[number] = dict(line.split("=", 1) for line in body.decode().splitlines())
                 assert body.endswith(b"\n")
-                self.lives[self.names[number]["name"]] += 1
+                self.lives[self.names[number]["name"]] += lives.get(number) != record["incarnation"]
                 lives[number] = record["incarnation"]
                 continue
             name = self.names[number]["name"]
@@ -125,7 +127,17 @@ class SpecReader(threading.Thread):
                 assert record["kind"] == 3
                 held = sum(int.from_bytes(frame[20:24], "little") for frame in frames)
                 assert held == record["packets"]
+                for frame in frames:
+                    self.linktypes[name][self.linktype(number, frame)] += int.from_bytes(
+                        frame[20:24], "little"
+                    )
             self.frames += frames
+
+    def linktype(self, number: int, frame: bytes) -> int:
+        """The link type of a bulk frame: by the interface number of its first block, and what SOURCE says of that."""
+        interfaces = dict(pair.split(":") for pair in self.names[number]["interfaces"].split(","))
+        first = 20 + 8 + 8 * int.from_bytes(frame[24:28], "little")
+        return int(interfaces[str(int.from_bytes(frame[first + 8 : first + 12], "little"))])
 
     @staticmethod
     def cut(body: bytes, header: int) -> list[bytes]:
@@ -177,6 +189,38 @@ def test_a_reader_from_the_specification_reads_lives_and_bulk(rundir):
     assert reader.packets["bystander"] == rows["bystander"]["packets"] - reader.begin["bystander"]
     assert reader.lost.total() == 0
     assert any(frame[12:14] == b"\x48\x44" for frame in reader.frames), "bulk frames were among them"
+
+
+SEVERAL = """
+[[helper]]
+name = "pcapfile"
+command = ["builtin:pcapfile"]
+types = ["pcapfile"]
+[[source]]
+name = "victim"
+definition = "{file}:type=pcapfile,realtime=false"
+start = "manual"
+restart = "temporary"
+"""
+
+
+def test_a_reader_from_the_specification_knows_the_link_type_of_every_bulk_frame(rundir, tmp_path):
+    """Interfaces are numbered while the stream runs; SOURCE says so before the first frame that needs it."""
+    linktypes = (1, 113, 127, 195)
+    data = pcapng.section_header() + b"".join(map(pcapng.interface_block, linktypes))
+    for at in range(4000):
+        data += pcapng.packet_block(at * 4 // 4000 if at % 2 else 0, at, bytes(60), 60)
+    file = tmp_path / "x.pcapng"
+    file.write_bytes(data)
+    with daemon(rundir, CONFIG + SEVERAL.format(file=file)) as rig, connected(rig, "all.frames.sock") as sock:
+        reader = SpecReader(sock)
+        reader.start()
+        rig.call("Start", source="victim")
+        rig.wait(lambda status: any(row["packets"] == 4000 for row in status["sources"]))
+        rig.stop()
+        reader.ended()
+    assert reader.linktypes["victim"] == {1: 2500, 113: 500, 127: 500, 195: 500}
+    assert reader.lives["victim"] == 1
 
 
 def test_a_reader_from_the_specification_is_told_of_every_loss(rundir):
