@@ -163,9 +163,9 @@ def early(helper: Helper) -> None:
 
 
 def reports(helper: Helper) -> None:
-    """A packet in a data report, as to any server."""
-    helper.say(m.DataReport(m.Packet(b"abcd", 127, 1_700_000_000, 123_456, 4)))
-    print(f"accepted: {helper.accepted}", file=sys.stderr, flush=True)
+    """A packet in a data report, as to any server; it says whether the offer was accepted."""
+    content = b"yes" if helper.accepted else b"no"
+    helper.say(m.DataReport(m.Packet(content, 127, 1_700_000_000, 123_456, len(content))))
 
 
 DOES = {
