@@ -609,15 +609,27 @@ def _invite(runtime_dir: str, settings: Config) -> None:
     command = os.path.join(checkout, ".venv", "bin", "helperd")
     if not os.access(command, os.X_OK):
         command = "helperd"
-    where = f"--runtime-dir={runtime_dir}"
-    shown = f"{len(settings.sources)} sources, each a real process"
-    for line in (
-        f"helperd demo: {shown}; needs no root, no hardware. In another terminal, try:",
-        f"  tshark -i {runtime_dir}/{ALL_SOCKET}",
-        f"  {command} tap {where} radio0 | tcpdump -n -r -",
-        f"  {command} status {where}",
+    found = runtime_dir == default_runtime_dir() and "RUNTIME_DIRECTORY" not in os.environ
+    where = [] if found else [f"--runtime-dir={runtime_dir}"]
+    print(f"helperd demo: {len(settings.sources)} sources, each a real process; no root, no hardware.")
+    print("In another terminal, try:")
+    for words in (
+        ["tshark", "-i", f"{runtime_dir}/{ALL_SOCKET}"],
+        [command, "tap", *where, "radio0", "|", "tcpdump -n -r -"],
+        [command, "status", *where],
     ):
-        print(line, flush=True)
+        print(_fitting(words), flush=True)
+
+
+def _fitting(words: list[str], width: int = 80) -> str:
+    """A command line, continued where a terminal ends: it can be copied all the same."""
+    line, lines = " ", []
+    for word in words:
+        if len(line) + len(word) + 3 > width and line.strip():
+            lines.append(line + " \\")
+            line = "     "
+        line += f" {word}"
+    return "\n".join([*lines, line])
 
 
 if __name__ == "__main__":

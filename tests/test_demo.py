@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -36,6 +37,21 @@ def test_it_leaves_nothing_behind(rundir: Path, options: tuple[str, ...]) -> Non
         line for line in (rundir / "log").read_text().splitlines() if line.startswith("helperd demo: ")
     ]
     assert said.startswith("helperd demo: 2 sources, each a real process; ")
+
+
+def test_the_hints_fit_a_terminal_and_can_be_copied(rundir: Path) -> None:
+    with daemon(rundir / "r", SHIPPED, command="demo", log=rundir / "log") as rig:
+        rig.wait_running()
+        text = (rundir / "log").read_text()
+        head, *_ = text.partition('{"time"')
+        assert all(len(line) <= 80 for line in head.splitlines() if str(rundir) not in line), head
+        hints = [line for line in head.replace(" \\\n", " ").splitlines() if line.startswith("  ")]
+        tshark, tap, status = hints
+        assert tshark.split() == ["tshark", "-i", f"{rundir}/r/all.sock"]
+        assert re.search(r" tap --runtime-dir=\S+ radio0 \|\s+tcpdump -n -r -$", tap)
+        done = subprocess.run(status, shell=True, capture_output=True, text=True, timeout=HANGS_S)
+        assert done.returncode == 0
+        assert "radio0" in done.stdout
 
 
 def test_what_the_options_add_is_good() -> None:

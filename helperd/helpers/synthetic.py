@@ -130,7 +130,7 @@ class Synthetic(Helper):
         "count": "packets in all; default without end",
         "seed": "number the air is made from; default 0",
         "size": f"bytes of every packet, {_SMALLEST} to {_LARGEST}; default as long as they come, about 80",
-        "signal": "true: a signal block with every packet; default true unless rate=0",
+        "signal": "true: a signal block with every packet; false, the default: its radiotap header says it all",
         "dead": "channels that cannot be tuned to, to see a radio fail",
         "hold": "true: stay when the count is reached; default only under a Kismet server",
     }
@@ -157,7 +157,7 @@ class Synthetic(Helper):
         size = int(_number(definition, "size", default=0, least=0, most=_LARGEST)) or None
         if size is not None and size < _SMALLEST:
             raise Refused(f"size={size}: packets are {_SMALLEST} to {_LARGEST} bytes long", "bad-definition")
-        self._signals = definition.flag("signal", default=self._rate > 0)
+        self._signals = definition.flag("signal", default=False)
         if definition.get("hold"):
             self.hold = definition.flag("hold", default=False)
         self._dead = frozenset(definition.channels("dead"))
