@@ -41,6 +41,12 @@ def _runs(*argv: str) -> str | None:
     return None if done.returncode == 0 else f"{' '.join(argv)}: {(done.stderr or done.stdout).strip()[:120]}"
 
 
+def _installed(*programs: str) -> str | None:
+    """None if all are there; for those that answer no harmless question."""
+    absent = [program for program in programs if shutil.which(program, path=PATH) is None]
+    return f"{', '.join(absent)}: not installed" if absent else None
+
+
 def _root() -> str | None:
     return None if os.geteuid() == 0 else f"runs as uid {os.geteuid()}"
 
@@ -140,6 +146,11 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "ip": lambda: _runs("ip", "-V"),
     "mandoc": lambda: None if shutil.which("mandoc", path=PATH) else "mandoc is not installed",
     "gcc": lambda: _runs("gcc", "--version"),
+    "rtl_433": lambda: _runs("rtl_433", "-V"),
+    "jq": lambda: _runs("jq", "--version"),
+    "mosquitto": lambda: _installed("mosquitto", "mosquitto_pub", "mosquitto_sub"),
+    "nc": lambda: _installed("nc"),
+    "promtool": lambda: _runs("promtool", "--version"),
     "git": lambda: _runs("git", "--version"),
     "kismetexternal": lambda: _runs(KISMETEXTERNAL, "-W", "ignore", "-c", "import kismetexternal"),
     "protoc": lambda: _runs("protoc", "--version"),
