@@ -130,6 +130,7 @@ def test_reports_and_messages_reach_the_log_as_printed(garden: Rig, tmp_path: Pa
             ["/bin/sh", "-c", text.replace("logger", logger)], cwd=ROOT, check=True, timeout=HANGS_S
         )
         assert re.search(rb"helperd: .* garden: ", log.recv(65536))
+    (tmp_path / "log").unlink()
 
 
 def until_open(port: int) -> None:
