@@ -78,6 +78,13 @@ DIFFERENT: dict[str, tuple[str, list[int]]] = {
         "junk makes Wireshark take it for a variant of pcap with longer heads",
         [FIFTH, LATER + 5000],
     ),
+    "pcap-gzip-zeros-behind": (
+        "Wireshark takes what is behind a member for more of it",
+        [FIFTH, LATER + 5000],
+    ),
+    "pcap-gzip-junk-behind": ("as above", [FIFTH, LATER + 5000]),
+    "pcap-gzip-checksum-wrong": ("the packets are there, and the checksum is told", [FIFTH, LATER + 5000]),
+    "pcap-gzip-length-wrong": ("as above", [FIFTH, LATER + 5000]),
     "ng-version-1-1": ("Wireshark knows versions 1.0 and 1.2; a minor version changes no block", [GOOD]),
     "ng-section-option-overrun": ("nothing depends on the option", [GOOD]),
     "ng-interface-option-overrun": ("nothing depends on the option", [GOOD]),

@@ -7,6 +7,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import zlib
 from typing import TYPE_CHECKING, Final, Protocol
@@ -59,9 +60,12 @@ class Gzip:
         self._file = file
         self._member = zlib.decompressobj(_GZIP_WINDOW)
         self._packed = b""
+        self._fault: HelperdError | None = None
 
     def read(self) -> bytes:
         """The next piece."""
+        if self._fault is not None:
+            raise self._fault
         while True:
             if not self._packed:
                 self._packed = self._file.read(READ) or b""
@@ -74,16 +78,30 @@ class Gzip:
                     self._packed = b""  # padding
                     continue
                 self._member = zlib.decompressobj(_GZIP_WINDOW)
+            before = self._member.copy()
             try:
                 data = self._member.decompress(self._packed, READ)
             except zlib.error as error:
-                raise HelperdError("bad-capture", f"{self._path} is damaged: gzip: {error}") from None
+                self._fault = HelperdError("bad-capture", f"{self._path} is damaged: gzip: {error}")
+                data = self._before_the_fault(before)
+                if not data:
+                    raise self._fault from None
+                return data
             self._packed = self._member.unconsumed_tail or self._member.unused_data
             if data:
                 return data
 
+    def _before_the_fault(self, member: zlib._Decompress) -> bytes:
+        """What the bytes in hand give up to the fault, which may be no more than a wrong checksum at their end."""
+        found = bytearray()
+        with contextlib.suppress(zlib.error):
+            for at in range(len(self._packed)):
+                found += member.decompress(self._packed[at : at + 1])
+        return bytes(found)
+
     def rewind(self) -> None:
         """Begin anew."""
+        self._fault = None
         self._file.seek(0)
         self._member = zlib.decompressobj(_GZIP_WINDOW)
         self._packed = b""

@@ -33,7 +33,7 @@ from helperd.wire.messages import (
 )
 from tests.helpers import sshd
 from tests.helpers.peer import Peer
-from tests.helpers.test_capturefile import pcap
+from tests.helpers.test_capturefile import interface, pcap, section
 from tests.patience import promptly
 
 LITTLE = bytes.fromhex("d4c3b2a1")
@@ -89,6 +89,24 @@ def test_pipe_passes_every_packet_on_and_ends_with_its_program(tmp_path):
         assert (report.dlt, report.hardware) == (1, "tool")
         assert peer.until_eof() == [(1, *packet) for packet in PACKETS]
         assert peer.expect(Shutdown).reason == "tool has ended after 1000 packets"
+        assert peer.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "dlt"),
+    [
+        (section("<"), None),
+        (section(">") + section("<"), None),
+        (section("<") + interface("<", 105), 105),
+        (pcap(LITTLE, [], snaplen=0xFFFFFFFF), 1),
+    ],
+)
+def test_pipe_takes_a_capture_without_a_packet(tmp_path, data, dlt):
+    tool = program(tmp_path, f"sys.stdout.buffer.write({data!r})")
+    with Peer("pipe", "--", tool) as peer:
+        assert opened(peer, "x:type=pipe").dlt == dlt
+        assert peer.until_eof() == []
+        assert peer.expect(Shutdown).reason == "tool has ended after 0 packets"
         assert peer.wait() == 0
 
 
