@@ -221,6 +221,26 @@ def test_every_script_prints_help_and_does_nothing_else(name: str, word: str, tm
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_peer_that_cannot_be_installed_is_one_line(tmp_path: Path) -> None:
+    text = (ROOT / "scripts" / "bootstrap").read_text()
+    function = text[text.index("want_apart() {") :]
+    function = function[: function.index("\n}\n") + 3]
+    script = (
+        f"set -euo pipefail\nroot={tmp_path}; python={BASE}\nsay() {{ printf 'bootstrap: %s\\n' \"$*\" >&2; }}\n"
+        f"{function}want_apart fuzz 'the fuzzer will not run' 'helperd-no-such-package==1'\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull},
+        capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "bootstrap: could not install helperd-no-such-package==1: the fuzzer will not run; "
+    )
+    assert "No matching distribution" in line
+    assert not (tmp_path / ".venv-fuzz").exists()
+
+
 def test_an_unknown_argument_is_usage(root: Path) -> None:
     done = run(root, "bootstrap", "--wiht-tests", check=False)
     assert (done.returncode, "unknown argument '--wiht-tests'" in done.stderr) == (64, True)
