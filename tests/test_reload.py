@@ -30,6 +30,7 @@ implicit_sinks = true
 name = "radio"
 command = ["{command}"]
 types = ["{kind}"]
+exclusive = false
 """
 SOURCE = """
 [[source]]
