@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from helperd.wire.frames import Generation
     from helperd.wire.greeting import GenerationCache, Program
 
-ASK_S: Final = 2.0
-"""Seconds from the question to the answer, the process's start included; for list, of all helpers together."""
 LATE_S: Final = 0.5
 """Seconds past the deadline after which an answer is not waited for any more, were the launcher that slow."""
 LEAVE_S: Final = 0.25
@@ -81,8 +79,7 @@ class Asked:
         helper: who is asked.
         profile: its number there.
         request: what.
-        deadline: in the loop's time.
-        limit: seconds that this was, for the text of a time-out.
+        now: when it is asked, in the loop's time.
         programs: what is known of how programs are greeted; learns what comes out.
 
     Attributes:
@@ -100,8 +97,7 @@ class Asked:
         profile: int,
         request: ListRequest | ProbeRequest,
         *,
-        deadline: float,
-        limit: float = ASK_S,
+        now: float,
         programs: GenerationCache | None = None,
     ) -> None:
         self.helper = helper
@@ -113,8 +109,10 @@ class Asked:
         self._launcher = launcher
         self._profile = profile
         self._request = request
-        self._deadline = deadline
-        self._limit = limit
+        lists = isinstance(request, ListRequest)
+        self._limit = helper.list_timeout if lists else helper.probe_timeout
+        self._key = "list_timeout" if lists else "probe_timeout"
+        self._deadline = now + self._limit
         self._scope = trio.CancelScope()
         self._unheard: Failure | None = None
         self._programs = programs
@@ -130,13 +128,17 @@ class Asked:
         Raises:
             Exception: ``error``.
         """
-        with trio.move_on_at(self._deadline + LATE_S):
-            await self.answered.wait()
+        await self.answered_in_time()
         if self.error is not None:
             raise self.error
         if self.report is not None:
             return self.report
         return self.failure or self._timed_out()
+
+    async def answered_in_time(self) -> None:
+        """Wait for the answer, or until it is too late for one."""
+        with trio.move_on_at(self._deadline + LATE_S):
+            await self.answered.wait()
 
     async def run(self) -> None:
         """Ask; returns when no process is left."""
@@ -254,7 +256,8 @@ class Asked:
             await incarnation.stop(reason="stopped")
 
     def _timed_out(self, incarnation: Incarnation | None = None, talk: _Talk | None = None) -> Failure:
-        text = f"no answer within {self._limit:g} s"
+        within = f"within {self._limit:g} s ({self._key} of [[helper]] {self.helper.name})"
+        text = f"no answer {within}"
         if incarnation is None or talk is None:
             return Failure(
                 self.helper.name, "timed-out", f"{text}: the launcher was not even done starting it"
@@ -262,7 +265,7 @@ class Asked:
         if self._unheard is not None:
             return self._unheard
         if not incarnation.channel.session.received:
-            text = f"not a byte came within {self._limit:g} s"
+            text = f"not a byte came {within}"
         return Failure(self.helper.name, "timed-out", text + talk.words(incarnation))
 
     def _fail(self, error: BaseException, words: str = "") -> None:

@@ -2,8 +2,10 @@
 
 Rules:
   1. Each helper is asked in a process of its own with a time limit of its own; a broken one is one line in the answer.
-  2. The answer always comes, within one limit for all, and names every helper that failed with its reason.
-  3. A probe's winner is the first positive answer in the order of the configuration, not in the order of arrival.
+  2. The answer always comes, within the longest of the limits that their blocks give, and names every helper that
+     failed with its reason.
+  3. A probe's winner is the first positive answer in the order of the configuration, not in the order of arrival; but
+     one that is later than ``SOON_S`` gives way to one that is not.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from helperd.asking import ASK_S, Asked, Failure
+from helperd.asking import Asked, Failure
 from helperd.errors import UsageError, reason_word
 from helperd.wire.definition import SourceDefinition, check_options, quote
 from helperd.wire.greeting import GenerationCache
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from helperd.config.specs import HelperSpec
     from helperd.launcher import Launcher
 
+SOON_S: Final = 2.0
+"""Seconds that a probe waits for the helpers ahead of one that has said yes."""
 GONE_S: Final = 0.5
 """Seconds that an answer waits for the processes that gave it to be gone."""
 _NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
@@ -220,7 +224,6 @@ async def list_devices(
     launcher: Launcher,
     helpers: Sequence[HelperSpec],
     tail: trio.Nursery,
-    limit: float = ASK_S,
     programs: GenerationCache | None = None,
 ) -> Listing:
     """Ask every helper for its devices, side by side.
@@ -229,12 +232,11 @@ async def list_devices(
         launcher: starts them.
         helpers: all that are configured; one with ``can_list = false``, or not there, is left alone.
         tail: where the questions run: it ends once the last process is gone, which the answer does not wait for.
-        limit: seconds for all together.
         programs: how they are greeted, as far as it is known; learns.
     """
-    deadline = trio.current_time() + limit
+    now = trio.current_time()
     questions = [
-        Asked(launcher, helper, number, ListRequest(), deadline=deadline, limit=limit, programs=programs)
+        Asked(launcher, helper, number, ListRequest(), now=now, programs=programs)
         for number, helper in enumerate(helpers, 1)
         if helper.can_list is not False and helper.present
     ]
@@ -261,6 +263,31 @@ def _refusal(name: str, report: ListReport | ProbeReport, problem: str, text: st
     return Failure(name, problem if word == "open-refused" else word, report.message or text)
 
 
+def _says_yes(asked: Asked) -> bool:
+    return isinstance(asked.report, ProbeReport) and asked.report.success
+
+
+async def _one_says_yes(questions: list[Asked], soon_at: float) -> None:
+    """Wait for the first in order that says yes, from ``soon_at`` on for any that does, or until all have answered."""
+    with trio.move_on_at(soon_at):
+        for asked in questions:
+            await asked.answered_in_time()
+            if _says_yes(asked):
+                return
+        return
+    if any(map(_says_yes, questions)):
+        return
+    async with trio.open_nursery() as nursery:
+
+        async def wait(asked: Asked) -> None:
+            await asked.answered_in_time()
+            if _says_yes(asked):
+                nursery.cancel_scope.cancel()
+
+        for asked in questions:
+            nursery.start_soon(wait, asked)
+
+
 async def _gone(questions: list[Asked]) -> None:
     with trio.move_on_after(GONE_S):
         for asked in questions:
@@ -275,7 +302,7 @@ async def probe(
     name: str | None = None,
     programs: GenerationCache | None = None,
 ) -> Probing:
-    """Find the helper that recognises a definition; each has ``ASK_S`` seconds.
+    """Find the helper that recognises a definition.
 
     Args:
         launcher: starts them.
@@ -290,9 +317,9 @@ async def probe(
         UsageError: "bad-definition"; "unknown-helper": ``type=`` or ``name`` names none.
     """
     only = driver_for(helpers, definition, name)
-    deadline = trio.current_time() + ASK_S
+    now = trio.current_time()
     questions = [
-        Asked(launcher, helper, number, ProbeRequest(definition), deadline=deadline, programs=programs)
+        Asked(launcher, helper, number, ProbeRequest(definition), now=now, programs=programs)
         for number, helper in enumerate(helpers, 1)
         if (helper.can_probe is not False and helper.present if only is None else helper is only)
     ]
@@ -300,8 +327,12 @@ async def probe(
         raise UsageError("unknown-helper", "no [[helper]] is configured, so nobody can be asked")
     for asked in questions:
         tail.start_soon(asked.run)
+    await _one_says_yes(questions, now + SOON_S)
     found = Probing(definition)
+    decided = any(map(_says_yes, questions))
     for asked in questions:
+        if decided and not asked.answered.is_set():
+            continue  # another says yes, and this one is late
         answer = await asked.answer()
         if isinstance(answer, Failure):
             found.failed.append(answer)

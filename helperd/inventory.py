@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from helperd.hotplug import Hotplug
     from helperd.launcher import Launcher
 
+SOON_S: Final = 2.0
+"""Seconds that a round may take before what was known is shown in its place: a slow helper is waited for once."""
 FRESH_S: Final = 60.0
 """Seconds for which an answer is shown again, unless the one who asks wants another limit."""
 
@@ -61,6 +63,7 @@ class Inventory:
         self._drivers = drivers
         self._hotplug = hotplug
         self._last: _Look | None = None
+        self._known: _Look | None = None
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -85,7 +88,8 @@ class Inventory:
             assert self._nursery is not None
             look = self._last = _Look(self._config(), trio.current_time())
             self._nursery.start_soon(self._ask, look)
-        await look.done.wait()
+        await look.done.wait() if max_age_s is not None or not self._shows(look) else await self._soon(look)
+        look = look if look.done.is_set() or self._known is None else self._known
         if look.error is not None:
             raise look.error
         answer = look.listing.as_dict(in_use)
@@ -100,6 +104,15 @@ class Inventory:
         old = trio.current_time() - look.began > max_age_s
         return look.error is None and not old and self._hotplug.moved_at < look.began
 
+    def _shows(self, look: _Look) -> bool:
+        """Whether what was known before a round may be shown in its place: nothing has changed that we know of."""
+        known = self._known
+        return known is not None and known.config is look.config and self._hotplug.moved_at < known.began
+
+    async def _soon(self, look: _Look) -> None:
+        with trio.move_on_after(SOON_S):
+            await look.done.wait()
+
     async def _ask(self, look: _Look) -> None:
         assert self._nursery is not None
         self.looks += 1
@@ -110,5 +123,7 @@ class Inventory:
             self._drivers.learn_listing(look.config.helpers, look.listing)
         except Exception as error:  # noqa: BLE001 - handed to those who asked
             look.error = error
+        else:
+            self._known = look
         finally:
             look.done.set()

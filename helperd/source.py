@@ -89,9 +89,8 @@ if TYPE_CHECKING:
     from helperd.wire.frames import Generation
     from helperd.wire.greeting import Program
 
-GREET_S: Final = 5.0
-OPEN_S: Final = 15.0
-CONFIGURE_S: Final = 10.0
+BUSY_S: Final = 30.0
+"""Seconds that a source waits for another that is opening its device, where that may take as long as it likes."""
 _SAMPLE_S: Final = 1.0
 MAX_TEXT: Final = 1000
 """Characters that are kept of what a helper says about itself."""
@@ -463,7 +462,9 @@ class Source:
             self.incarnation = incarnation
             now = trio.current_time()
             watch = Watch(incarnation.channel, incarnation.process.pid, self.helper, self.route, now)
-            watch.await_until(now + GREET_S, f"the answer to PING did not come within {GREET_S:g} s")
+            watch.await_within(
+                self.helper.greet_timeout, now, "the answer to the first PING", "greet_timeout"
+            )
             self.watch = watch
             life.post(Event.LAUNCHED, trio.current_time(), number)
             life.enter(State.GREETING, trio.current_time())
@@ -474,8 +475,8 @@ class Source:
                 inside.start_soon(self._watch_end, incarnation, number)
                 await incarnation.channel.greet()
                 watch.greeted = True
-                watch.await_until(
-                    trio.current_time() + OPEN_S, f"its open report did not come within {OPEN_S:g} s"
+                watch.await_within(
+                    self.helper.open_timeout, trio.current_time(), "its open report", "open_timeout"
                 )
                 slot.release()
                 await self._open(incarnation, number, watch)
@@ -606,7 +607,9 @@ class Source:
         if not helper.exclusive:
             return
         claim = claim_of(helper, self.spec.definition)
-        with trio.move_on_after(GREET_S + OPEN_S):
+        with trio.move_on_after(
+            helper.greet_timeout + helper.open_timeout if helper.open_timeout else BUSY_S
+        ):
             while (other := self._rival(claim)) is not None and other.claim is not None:
                 if other.claim.opened:
                     break
@@ -805,7 +808,7 @@ class Source:
             raise HelperdError(
                 "not-supported", f"{self.name}: its helper named no channels, so it cannot be tuned"
             )
-        with trio.move_on_after(CONFIGURE_S):
+        with trio.move_on_after(helper.configure_timeout):
             report = await incarnation.channel.configure(request)
             if not report.success:
                 raise HelperdError(
@@ -814,7 +817,9 @@ class Source:
                 )
             return report
         raise PeerTimedOut(
-            "timed-out", f"{self.name}: no answer to the configure request in {CONFIGURE_S:g} s"
+            "timed-out",
+            f"{self.name}: no answer to the configure request within {helper.configure_timeout:g} s "
+            f"(configure_timeout of [[helper]] {helper.name})",
         )
 
     # packets and messages

@@ -44,6 +44,8 @@ def _slept() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
+OPENING_S: Final = 10.0
+"""Seconds for which an order waits for a source that may take as long as it likes to open."""
 NEEDS_PROCESS: Final = frozenset((key.table, key.name) for key in KEYS if key.needs_process)
 HEARTBEAT_S: Final = 0.25
 LAG_S: Final = 0.5
@@ -385,6 +387,8 @@ class Supervisor:
     async def order(self, name: str, verb: str) -> None:
         """Carry out an operator's order to a source or service and wait until it is done, or its failure known.
 
+        A source that may take as long as it likes to open is waited for ``OPENING_S``.
+
         Raises:
             UnknownSource: no such source or service.
             HelperdError: what it ended with instead.
@@ -403,8 +407,15 @@ class Supervisor:
         number = life.incarnation + (life.state not in {State.STARTING, State.GREETING, State.OPENING})
         if verb == "start" and life.state is State.RUNNING:
             return
-        while not (life.state is State.RUNNING and life.incarnation >= number):
-            failed = life.state in {State.BACKOFF, State.FAILED, State.DOWN} and life.incarnation >= number
-            if failed and not life.woken and life.exit is not None:
-                raise HelperdError(life.exit.problem, f"{name}: {life.exit.text}")
-            await self.wait_change()
+        with trio.CancelScope() as patience:
+            while not (life.state is State.RUNNING and life.incarnation >= number):
+                failed = (
+                    life.state in {State.BACKOFF, State.FAILED, State.DOWN} and life.incarnation >= number
+                )
+                if failed and not life.woken and life.exit is not None:
+                    raise HelperdError(life.exit.problem, f"{name}: {life.exit.text}")
+                helper = source.helper
+                opens = life.state is State.OPENING and life.incarnation >= number
+                if opens and helper is not None and not helper.open_timeout:
+                    patience.deadline = life.since + OPENING_S
+                await self.wait_change()

@@ -63,7 +63,7 @@ class Watch:
 
     Attributes:
         greeted: PINGs may be sent; before, the greeting is one.
-        running: it is judged; before, a time limit does that.
+        running: it is judged; before, a time limit does that, or whether it answers PING where there is none.
         word: what status shows; ``reason`` beside it.
         limit_at: when what is awaited now must have come; None: nothing is. ``limit_text`` names it.
     """
@@ -107,9 +107,18 @@ class Watch:
             return WINDOWS * self.interval
         return FOREIGN_DEADLINE_S
 
-    def await_until(self, at: float, text: str) -> None:
-        """Let ``turn`` find "timed-out" at a time, unless ``arrived`` comes first."""
-        self.limit_at, self.limit_text = at, text
+    def await_within(self, seconds: float, now: float, what: str, key: str) -> None:
+        """Let ``turn`` find "timed-out" after a time, unless ``run`` comes first.
+
+        Args:
+            seconds: the limit; 0: none, for as long as it answers PING.
+            now: from when on.
+            what: what is awaited, for people.
+            key: the key of the helper's block that says how long.
+        """
+        self.limit_at = now + seconds if seconds else None
+        self.limit_text = f"{what} did not come within {seconds:g} s ({key} of [[helper]] {self.helper.name})"
+        self.renewed_at = now
 
     def run(self, now: float) -> None:
         """What was awaited came, and the source runs: from now on it is judged."""
@@ -126,12 +135,14 @@ class Watch:
                 return Finding("timed-out", "timed-out", self.limit_text)
         if self.greeted:
             self._ask(now)
-        if not self.running:
+        if not self.greeted or self.limit_at is not None:
             return None
         judged = self._judge(moment)
         if judged is not None and judged.hung:
             silent = f"no byte for {now - max(self.channel.life_at, self.since):.1f} s, PING unanswered"
             return Finding("hung", judged.reason, silent)
+        if not self.running:
+            return None
         if self.helper.needs_child:
             found = self._childless(now)
             if found is not None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     Question = Callable[[Launcher, Config, Nursery], Awaitable[dict[str, Any]]]
 
 
+ANSWER_S = 660.0
+"""Seconds for an answer: the daemon has the limits, and the longest that a block can give is 600 s."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of both commands."""
     add_config(parser)
@@ -43,7 +47,7 @@ def answer_of(
     if args.config is None:
         path = os.path.join(find_runtime_dir(args.runtime_dir), CONTROL_SOCKET)
         try:
-            with Client(path) as client:
+            with Client(path, ANSWER_S) as client:
                 return client.call(method, **parameters)
         except UnavailableError:
             if args.runtime_dir is not None:

@@ -25,6 +25,15 @@ HELPERS_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 SERVICES_DIR = os.path.join(os.path.dirname(HELPERS_DIR), "services")
 SHARED = frozenset({"interface", "pcapfile", "synthetic"})
 """Builtin helpers that any number of sources may use on one device."""
+PATIENT = frozenset({"pipe", "extcap"})
+"""Builtin helpers that open when their program has something to say, whenever that is."""
+OPEN_S = 30.0
+"""Seconds that others have to open, as under Kismet's servers."""
+ASKED = ("list_timeout", "probe_timeout")
+ASK_S = 2.0
+"""Seconds for a list or a probe, as under the newest of Kismet's servers."""
+TOOL_S = 10.0
+"""Seconds where a tool is asked that was made for Wireshark, which waits for as long as it takes."""
 _IMPLICIT = ("", ".frames", ".jsonl")
 """What stands before the ".sock" of the sockets that are made without any [[sink]]."""
 _NO_LINK_TYPES = {
@@ -320,6 +329,8 @@ class _Check:
             for word, builtin, other in (
                 ("seal", 3, 1),
                 ("obeys_shutdown", True, False),
+                ("open_timeout", 0.0 if match and match[1] in PATIENT else OPEN_S, OPEN_S),
+                *((word, TOOL_S if match and match[1] == "extcap" else ASK_S, ASK_S) for word in ASKED),
                 ("status_meaningful", True, False),
                 ("exclusive", match is None or match[1] not in SHARED, True),
             ):

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from helperd.config import values as v
 
+MAX_TIMEOUT_S = 600.0
+"""The longest time limit for an answer that a block can give; 0 where a key allows it: none."""
+
 
 class Key(NamedTuple):
     """One key.
@@ -332,6 +335,44 @@ KEYS: tuple[Key, ...] = (
         "Time between PINGs. A helper from which nothing comes for two and a half times as long is judged, and "
         "restarted if it hangs. Kismet's own helpers need a PING within 15s.",
         otherwise="1s for builtin helpers; 5s for others, which are judged after 15s",
+    ),
+    Key(
+        "helper",
+        "greet_timeout",
+        v.duration(0.1, MAX_TIMEOUT_S, zero=True),
+        "How long its first answer may take: its start, and the answer to the first PING. 0s: as long as it lives.",
+        default="15s",
+    ),
+    Key(
+        "helper",
+        "list_timeout",
+        v.duration(0.1, MAX_TIMEOUT_S),
+        "How long it may take to name its devices, its start included. What it has named is remembered, so that a slow "
+        "one is waited for once.",
+        otherwise="10s for builtin:extcap, whose tools may ask their devices first; else 2s",
+    ),
+    Key(
+        "helper",
+        "probe_timeout",
+        v.duration(0.1, MAX_TIMEOUT_S),
+        "How long it may take to say whether a definition is its own, its start included; and how long the tool of "
+        "builtin:extcap may take to answer one question.",
+        otherwise="10s for builtin:extcap, whose tools may ask their devices first; else 2s",
+    ),
+    Key(
+        "helper",
+        "open_timeout",
+        v.duration(0.1, MAX_TIMEOUT_S, zero=True),
+        "How long it may take to open its device. 0s: as long as it answers PING.",
+        otherwise="0s for builtin:pipe and builtin:extcap, whose programs may be silent for as long as they live; "
+        "else 30s",
+    ),
+    Key(
+        "helper",
+        "configure_timeout",
+        v.duration(0.1, MAX_TIMEOUT_S),
+        "How long it may take to tune, or to take a list of channels over.",
+        default="10s",
     ),
     Key(
         "helper",

@@ -166,6 +166,8 @@ def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) ->
         program, script = os.path.realpath(sys.executable), f"{package}/helpers/__main__.py"
         argv = (program, "-I", "-S", script, spec.builtin, *spec.command[1:])
     env = {"PATH": PATH, "LANG": "C.UTF-8", "HELPERD_PATH": places, "HELPERD_SEAL": str(spec.seal)}
+    if spec.builtin == "extcap":
+        env["HELPERD_ASK_TIMEOUT"] = f"{spec.probe_timeout:g}"
     if spec.devices:
         env["HELPERD_DEVICES"] = os.pathsep.join(spec.devices)
     limits = LIMITS | dict(spec.limits)

@@ -46,6 +46,7 @@ class HelperSpec:
         term_grace: seconds.
         exclusive: one source at a time may have one of its devices.
         keepalive: seconds between PINGs; None: 1 for builtin helpers, 5 for others.
+        greet_timeout, list_timeout, probe_timeout, open_timeout, configure_timeout: seconds for an answer; 0: no limit.
         can_list, can_probe, can_tune, can_hop: what to ask it for; None: whatever it answers counts.
         options: that its definitions may have, lower case, besides everybody's; None: not known.
         when: "always", or "present": it is offered, and counts while its program is there.
@@ -74,6 +75,11 @@ class HelperSpec:
     on_child_gone: str = "restart"
     term_grace: float = 1.0
     keepalive: float | None = None
+    greet_timeout: float = 15.0
+    list_timeout: float = 2.0
+    probe_timeout: float = 2.0
+    open_timeout: float = 30.0
+    configure_timeout: float = 10.0
     can_list: bool | None = None
     can_probe: bool | None = None
     can_tune: bool | None = None

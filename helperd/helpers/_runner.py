@@ -409,7 +409,7 @@ class Runner:
 
     def _check_options(self, definition: SourceDefinition) -> SourceDefinition:
         """Refuse options nobody knows, but leave out and tell what a Kismet server may have made up (section 5.2)."""
-        known, who = self._helper.known_options(), self._helper.TYPE
+        known, who = self._helper.options_for(definition), self._helper.TYPE
         if self._helperd:
             check_options(definition, known, who)
             return definition

@@ -120,6 +120,15 @@ class Extcap(Helper):
         except HelperdError:
             return {}
 
+    def options_for(self, definition: SourceDefinition) -> Mapping[str, str]:
+        """Those of its interface: to ask for all of them may take a slow tool long."""
+        try:
+            if definition.interface not in _extcap.interfaces(self._ask(*_INTERFACES)):
+                return definition.options  # there is no such interface: that is the reason, and is told
+            return {_name(option): option.meaning for option in self._options(definition.interface).values()}
+        except HelperdError:
+            return {}
+
     def _options(self, interface: str) -> dict[str, _extcap.Option]:
         return _extcap.options(self._ask("--extcap-interface", interface, "--extcap-config"))
 

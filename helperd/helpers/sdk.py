@@ -149,6 +149,10 @@ class Helper:
         """The options of a definition, each with its meaning; ``OPTIONS`` unless the command line has a say."""
         return self.OPTIONS
 
+    def options_for(self, definition: SourceDefinition) -> Mapping[str, str]:
+        """The options that this definition may have; ``known_options`` unless they differ from device to device."""
+        return self.known_options()
+
     def probe(self, definition: SourceDefinition) -> Device | bool:
         """Say whether a definition is for this helper, without opening the device for long.
 

@@ -85,7 +85,7 @@ _TABLE: dict[Event, str] = {
     Event.REPLACE: "        wake     end         end        end        end     keep       wake     wake",
     Event.REMOVE: "         go:leave end         end        end        end     keep       go:leave go:leave",
     Event.ENDED: "          bug      end         end        end        end     note       bug      bug",
-    Event.HUNG: "           bug      bug         bug        bug        end     note       bug      bug",
+    Event.HUNG: "           bug      bug         bug        end        end     note       bug      bug",
     Event.DUE: "            bug      end         end        end        bug     go:rung    wake     bug",
     Event.OUR_FAULT: "      note     end         end        end        end     go:rung    note     note",
     Event.LAUNCHED: "       bug      go:greeting bug        bug        bug     keep       bug      bug",

@@ -46,7 +46,7 @@ AGREED = {
     },
     State.OPENING: {
         SAME: {"start"},
-        END: {"restart", "stop", "replace", "remove", "ended", "due", "our-fault"},
+        END: {"restart", "stop", "replace", "remove", "ended", "hung", "due", "our-fault"},
         go(State.RUNNING): {"opened"},
         KEEP: {"device-appeared"},
     },
