@@ -18,6 +18,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
+from helperd.errors import HelperdError
 from helperd.helpers._options import MAX_OPTIONS
 from helperd.helpers._writer import BATCH, V3Writer
 from helperd.pcapng import ENHANCED_HEAD, ENHANCED_PACKET, LENGTH, PADDING, comments
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _END_OF_OPTIONS = bytes(4)
 _MAX_COMMENTS = 4096  # comments kept of signals, which come again
 _MANY = 1000  # packets lost after which this is told at once, not with the next batch
+_NONE = -1  # no link type
 REFUSED = -1
 """In place of an interface number: packets of that link type are not taken."""
 
@@ -60,14 +62,14 @@ class BulkWriter(V3Writer):
     ) -> None:
         super().__init__(port, send, encode, dlt=dlt, limit=limit, next_seqno=next_seqno)
         self._number_of = number_of
-        self._current = -1  # link type of the blocks in the batch
+        self._current = _NONE  # link type of the blocks in the batch
         self._interface = -1  # and the number of its interface
         self._blocks: list[bytes] = []
         self._tails: dict[int, tuple[int, bytes]] = {}
         self._comments: dict[Signal, bytes] = {}
         self._untold = 0
 
-    def packet(  # noqa: C901 - one call less for each packet
+    def packet(
         self,
         data: bytes,
         timestamp_ns: int | None = None,
@@ -80,9 +82,6 @@ class BulkWriter(V3Writer):
     ) -> None:
         if dlt is None:
             dlt = self.dlt
-        if self._parts:
-            with self._port.lock:
-                self.seal()
         if dlt != self._current:
             number = self._turn_to(dlt)
             if number is None:
@@ -101,17 +100,8 @@ class BulkWriter(V3Writer):
             data = self._shorten(data)
         if timestamp_ns is None:
             timestamp_ns = time.time_ns()
-        given = options
-        if signal is not None or gps is not None:
-            options = self._comment(signal, gps) + options
-        if len(options) > MAX_OPTIONS:
-            self._leave_out_options(f"they have {len(options)} bytes, {MAX_OPTIONS} at most are taken")
-            options = b""
-        if options:
-            padding = PADDING[size & 3]
-            options += _END_OF_OPTIONS
-            total = 32 + size + len(padding) + len(options)
-            tail = padding + options + LENGTH.pack(total)
+        if options or signal is not None or gps is not None:
+            total, tail = self._tail_with(size, self._comment(signal, gps) + options)
         else:
             total, tail = self._tails.get(size) or self._tail(size)
         try:
@@ -128,25 +118,30 @@ class BulkWriter(V3Writer):
             stamp, length = self._possible(timestamp_ns, original)
             if (stamp, length) == (timestamp_ns, original):
                 raise  # it was another number
-            given += b"" if stamp == timestamp_ns else comments(f"time stamp {timestamp_ns} ns since 1970")
-            self.packet(data, stamp, dlt=dlt, original=length, signal=signal, gps=gps, options=given)
+            options += b"" if stamp == timestamp_ns else comments(f"time stamp {timestamp_ns} ns since 1970")
+            self.packet(data, stamp, dlt=dlt, original=length, signal=signal, gps=gps, options=options)
             return
         self._blocks.append(head + data + tail)
         self._appended(total)
 
     def _turn_to(self, dlt: int) -> int | None:
-        """Let the next blocks be of a link type; returns what ``number_of`` does."""
+        """Let the next blocks be of a link type; returns what ``number_of`` does.
+
+        Both batches leave first. Where there is no number the next packet comes here again.
+        """
         with self._port.lock:
             self.seal()
         number = self._number_of(dlt, self._patient)
-        if number is not None and number != REFUSED:
+        if number is None or number == REFUSED:
+            self._current = _NONE
+        else:
             self._current, self._interface = dlt, number
         return number
 
     def _comment(self, signal: Signal | None, gps: Gps | None) -> bytes:
         """Signal and position as an option; signals come again, places hardly."""
         if signal is None or gps is not None:
-            return comments(describe(signal, gps))
+            return b"" if gps is None else comments(describe(signal, gps))
         known = self._comments.get(signal)
         if known is None:
             if len(self._comments) >= _MAX_COMMENTS:
@@ -161,7 +156,7 @@ class BulkWriter(V3Writer):
         bytes_ = 0
         for dlt, stamp, data, original, options in captured:
             size = len(data)
-            if options or dlt != current or size > room or stamp is None or self._parts:
+            if options or dlt != current or size > room or stamp is None:
                 self._take(blocks, bytes_)
                 blocks, bytes_ = [], 0
                 self.packet(data, stamp, dlt=dlt, original=original, options=options)
@@ -192,6 +187,15 @@ class BulkWriter(V3Writer):
         known = self._tails[size] = (total, padding + LENGTH.pack(total))
         return known
 
+    def _tail_with(self, size: int, options: bytes) -> tuple[int, bytes]:
+        """The same of a block with options."""
+        if len(options) > MAX_OPTIONS:
+            self._leave_out_options(f"they have {len(options)} bytes, {MAX_OPTIONS} at most are taken")
+            return self._tail(size)
+        tail = PADDING[size & 3] + options + (_END_OF_OPTIONS if options else b"")
+        total = 32 + size + len(tail)
+        return total, tail + LENGTH.pack(total)
+
     def _lose(self) -> None:
         """Count a packet whose link type helperd has refused."""
         self._untold += 1
@@ -217,8 +221,13 @@ class BulkWriter(V3Writer):
         report is about, the numbers of frames.
 
         ``seal`` comes first, and the port's lock is held until the frame is written or queued.
+
+        Raises:
+            HelperdError: "not-supported"; there is no such number.
         """
-        self._turn_to(self.dlt)
+        if self._turn_to(self.dlt) in {None, REFUSED}:
+            text = f"helperd takes no packets of link type {self.dlt}: its source has had too many others"
+            raise HelperdError("not-supported", text)
         return self._port, self._interface, self._next_seqno
 
     @property
