@@ -88,7 +88,7 @@ def said(rig, source):
 
 
 def test_a_packet_longer_than_readers_take_is_cut_and_said_to_be_everywhere(rundir, tmp_path):
-    path = capture(tmp_path / "usb.pcap", [60, LONG, 100], linktype=1)
+    path = capture(tmp_path / "usb.pcap", [60, LONG, 100])
     with daemon(rundir, config(("usb", f"{path}:type=pcapfile,realtime=false", None))) as rig:
         packets, rows = run(rig, "usb")
         row = rows["usb"]

@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from helperd.errors import HelperdError
-from helperd.helpers._options import MAX_OPTIONS
+from helperd.helpers._options import MAX_OPTIONS, sound
 from helperd.helpers._writer import BATCH, V3Writer
 from helperd.pcapng import ENHANCED_HEAD, ENHANCED_PACKET, LENGTH, PADDING, comments
 from helperd.wire import bulk
@@ -192,7 +192,7 @@ class BulkWriter(V3Writer):
         if len(options) > MAX_OPTIONS:
             self._leave_out_options(f"they have {len(options)} bytes, {MAX_OPTIONS} at most are taken")
             return self._tail(size)
-        tail = PADDING[size & 3] + options + (_END_OF_OPTIONS if options else b"")
+        tail = PADDING[size & 3] + sound(options) + (_END_OF_OPTIONS if options else b"")
         total = 32 + size + len(tail)
         return total, tail + LENGTH.pack(total)
 

@@ -69,6 +69,19 @@ def _convert(raw: bytes, order: str) -> tuple[bytes, int]:
 _remembered = lru_cache(1024)(_convert)
 
 
+def sound(options: bytes) -> bytes:
+    """Options that an author has made, as they are.
+
+    Raises:
+        ValueError: they are none; helperd would refuse the whole frame.
+    """
+    if packet_options(options, 0, "<") != (options, 0):
+        raise ValueError(
+            "options: not as pcapng has them, padded and without an end; pcapng.option makes one"
+        )
+    return options
+
+
 def _turned(code: int, value: bytes) -> bytes | None:
     """A value of a big-endian section in little-endian; None: its layout is not known."""
     if code in _WHOLE:

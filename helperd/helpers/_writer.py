@@ -17,11 +17,13 @@ from __future__ import annotations
 import struct
 import time
 from collections import Counter
+from operator import index
 from typing import TYPE_CHECKING, Any, Final
 
 from helperd.helpers._page import counter
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
 from helperd.wire.messages import CHANGES, LOSSES, DataReport, Gps, Json, Packet, Severity, Signal, Text
+from helperd.wire.record import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -87,6 +89,7 @@ class Writer:
         self._send = send
         self._encode = encode
         self._room = min(limit - ENVELOPE, MAX_CONTENT)
+        self._limit = limit
         self.dlt = dlt
         self.cut = 0
         self.refused = 0
@@ -231,16 +234,36 @@ class Writer:
         self.report(DataReport(json=Json(kind, text, sec, ns // 1000), signal=signal, gps=gps))
 
     def report(self, report: DataReport) -> None:
-        """Send a data report of any shape.
+        """Send a data report of any shape; its packet is cut, and its time mended, as ``packet`` would.
 
         Raises:
             Stopped: as ``packet``.
+            ValueError: it is longer than the peer takes all the same, and counted as lost under ``too-long``.
         """
+        packet = report.packet
+        if packet is not None and (len(packet.content) > self._room or (packet.sec or 0) < 0):
+            report = replace(report, packet=self._fitting(packet))
         port = self._port
         with port.lock:
             self.seal()
-            port.put(self._encode(report))
+            frame = self._encode(report)
+            if len(frame) <= self._limit:
+                port.put(frame)
+        if len(frame) > self._limit:
+            self.count(1, "too-long")
+            raise ValueError(f"a report of {len(frame)} bytes; the peer takes {self._limit} at most")
         self._written()
+
+    def _fitting(self, packet: Packet) -> Packet:
+        """A packet that the peer can take."""
+        content = packet.content
+        if len(content) > self._room:
+            original = len(content) if packet.original is None else packet.original
+            packet = replace(packet, content=self._shorten(bytes(content)), original=original)
+        if packet.sec is not None and packet.sec < 0:
+            self.count_odd(Counter({"bad-stamp": 1}))
+            packet = replace(packet, sec=0, usec=0)
+        return packet
 
     def message(self, text: str, severity: Severity = Severity.INFO) -> None:
         """Show a line to the user."""
@@ -273,8 +296,10 @@ class Writer:
             word: why: of ``messages.LOSSES`` for those that do not leave, of ``messages.CHANGES`` for the others.
 
         Raises:
-            ValueError: it is none of these words.
+            ValueError: it is none of these words, or a number that is none of packets. TypeError: no whole number.
         """
+        if not 0 <= index(packets) < 1 << 64:
+            raise ValueError(f"{packets} is no number of packets")
         if word not in {*LOSSES, *CHANGES}:
             raise ValueError(f"{word!r} is none of {', '.join((*LOSSES, *CHANGES))}")
 

@@ -613,6 +613,46 @@ def test_what_does_not_leave_or_leaves_otherwise_is_counted_with_its_word(tmp_pa
         assert "'no-such-word' is none of kern" in said
 
 
+ODD_CALLS = {
+    "writer.report(DataReport(packet=Packet(bytes(2_000_000), 1, 1, 1)))": "cut",
+    "writer.report(DataReport(packet=Packet(b'x', 1, -1, 1, 1)))": "bad-stamp",
+    "writer.report(DataReport(json=Json('T', '{\"x\": \"' + 'y' * 2_000_000 + '\"}', 1, 1)))": "too-long",
+    "writer.json('T' * 2_000_000, '{}', 5)": "too-long",
+    "writer.lost(-5)": "",
+    "writer.count(1.5, 'cut')": "",
+    "writer.packet(b'x', 5, options=b'junk')": "",
+    "writer.packet(b'x', 5, options=b'\\1\\0\\xff\\xffabcd')": "",
+    "writer.packets([(1, 5, b'x', 1, b'\\1\\0\\4\\0abc')])": "",
+}
+"""What an author may get wrong, and the word that it is counted under; without one it is refused where it is said."""
+
+
+@pytest.mark.parametrize("call", ODD_CALLS)
+def test_an_odd_call_ends_no_channel(tmp_path, call):
+    with written(
+        tmp_path,
+        f"""
+        def open(self, definition):
+            return Device(dlt=1)
+        def capture(self, writer):
+            try:
+                {call}
+            except (ValueError, TypeError) as error:
+                writer.message("refused")
+            writer.packet(b"after", 7)
+            return "enough"
+        """,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        packets = peer.until_eof()
+        word = ODD_CALLS[call]
+        counted = [message.reason for message in peer.messages if isinstance(message, Lost | Changed)]
+        assert counted == ([word] if word else [])
+        assert ("refused" in texts(peer)) is (word in {"", "too-long"})
+        assert packets[-1][2] == b"after"
+        assert len(packets) == (2 if word in {"cut", "bad-stamp"} else 1)
+
+
 def test_a_lone_packet_leaves_within_milliseconds(tmp_path):
     with written(
         tmp_path,
