@@ -36,9 +36,11 @@ from helperd.helpers._leftout import LeftOut
 from helperd.helpers._options import packet_options
 
 MAX_PACKET: Final = 128 << 20
-"""Bytes; a record that claims more is damage. The most that any reader takes: Wireshark, of USB and D-Bus."""
+"""Bytes; a packet that claims more is damage. The most that any reader takes, of the link types of ``GIANTS``."""
 MAX_BLOCK: Final = 16 << 20
-"""Bytes; of longer packets only ``KEPT`` bytes are held."""
+"""Bytes; of longer packets only ``KEPT`` bytes are held. A record of pcap that claims more is damage, but for
+``GIANTS``: nothing else in it could tell."""
+GIANTS: Final = frozenset({231, 249, 279})  # D-Bus, USBPcap, EBHSCR
 KEPT: Final = 1 << 20
 LAST_STAMP: Final = (1 << 64) - 1
 """Nanoseconds since 1970: the last that pcapng holds, in the year 2554."""
@@ -240,6 +242,7 @@ class CaptureParser:
         assert dlt is not None
         unpack, unit, gap = self._record.unpack_from, self._unit, self._gap
         swapped = self._lengths_swapped or self._maybe_swapped
+        longest = MAX_PACKET if dlt in GIANTS else MAX_BLOCK
         end = len(data)
         while True:
             begin = at + _RECORD + gap
@@ -249,7 +252,7 @@ class CaptureParser:
             seconds, fraction, captured, original = unpack(data, at)
             if swapped and (self._lengths_swapped or captured > original):
                 captured, original = original, captured
-            if captured > MAX_PACKET:
+            if captured > longest:
                 raise self._bad(
                     f"is damaged: the record at byte {self._at + at} claims a packet of {captured} bytes"
                 )

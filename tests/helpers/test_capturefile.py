@@ -247,8 +247,8 @@ def test_aix_writes_nanoseconds_and_its_kernels_numbers(kernels, linktype):
 @pytest.mark.parametrize("step", [1 << 20, 1 << 26])
 def test_of_a_giant_packet_the_beginning_is_kept_and_the_next_is_found(size, step):
     giant = b"\1" * size
-    whole = pcap(b"\xd4\xc3\xb2\xa1", [(10**9, giant, size), (10**9, b"good", 4)])
-    assert parse(whole, step)[1] == [(1, 10**9, giant[:KEPT], size), (1, 10**9, b"good", 4)]
+    whole = pcap(b"\xd4\xc3\xb2\xa1", [(10**9, giant, size), (10**9, b"good", 4)], linktype=249)
+    assert parse(whole, step)[1] == [(249, 10**9, giant[:KEPT], size), (249, 10**9, b"good", 4)]
     data = section("<") + interface("<", 1) + enhanced("<", 0, 5, giant, size) + enhanced("<", 0, 5, b"x", 1)
     first, second = parse(data, step)[1]
     assert (first[1], first[3], second) == (5000, size, (1, 5000, b"x", 1))
@@ -299,7 +299,7 @@ def test_whole_packets_before_a_cut_are_delivered(step):
 
 def test_whole_packets_before_damage_are_delivered():
     good = pcap(b"\xd4\xc3\xb2\xa1", [(10**9, b"good", 4)])
-    found, text = refused(good + struct.pack("<4I", 1, 1, MAX_PACKET + 1, 9) + bytes(100))
+    found, text = refused(good + struct.pack("<4I", 1, 1, MAX_BLOCK + 1, 9) + bytes(100))
     assert found == [(1, 10**9, b"good", 4)]
     assert "record at byte 44 claims" in text
 
