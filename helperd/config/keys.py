@@ -325,7 +325,8 @@ KEYS: tuple[Key, ...] = (
         "helper",
         "term_grace",
         v.duration(0.0, 60.0),
-        "Time between SIGTERM and SIGKILL. Wi-Fi helpers want 2s, to remove the monitor interface they made.",
+        "Time between SIGTERM and SIGKILL, also for the program that pipe, jsonlines and extcap run. Wi-Fi helpers "
+        "want 2s, to remove the monitor interface they made.",
         default="1s",
     ),
     Key(

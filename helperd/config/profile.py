@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LIMITS = {"core": 0, "nofile": 256}
 POOL_NPROC = 64  # only where the uid is the helper's own: the kernel counts by uid
+ADAPTERS = frozenset({"pipe", "jsonlines", "extcap"})
+"""Builtin helpers that start a program."""
 INLINE = {"python": "cm", "perl": "eE", "ruby": "e", "node": "ep", "sh": "c", "bash": "c", "dash": "c"}
 """Interpreters, and the options of theirs that take the place of a script."""
 END_SIGNALS = (signal.SIGINT.value, signal.SIGTERM.value)  # numbers, as a forked child is told them
@@ -166,6 +168,8 @@ def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) ->
         program, script = os.path.realpath(sys.executable), f"{package}/helpers/__main__.py"
         argv = (program, "-I", "-S", script, spec.builtin, *spec.command[1:])
     env = {"PATH": PATH, "LANG": "C.UTF-8", "HELPERD_PATH": places, "HELPERD_SEAL": str(spec.seal)}
+    if spec.builtin in ADAPTERS:
+        env["HELPERD_TERM_GRACE"] = f"{spec.term_grace:g}"
     if spec.builtin == "extcap":
         env["HELPERD_ASK_TIMEOUT"] = f"{spec.probe_timeout:g}"
     if spec.devices:

@@ -23,12 +23,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from helperd.errors import NO_PROGRAM, HelperdError
 from helperd.helpers._clock import monotonic
+from helperd.sandbox import TERM_GRACE
 from helperd.wire.identity import uuid_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GRACE_S: Final = 0.3
+LINGER_S: Final = 0.3
+"""Seconds that a program has to end once it has closed its output, before it is asked to."""
+GRACE_S: Final = float(os.environ.get(TERM_GRACE) or 0.3)
+"""Seconds that a program has from SIGTERM to SIGKILL: ``term_grace`` of its block."""
 MAX_ANSWER: Final = 1 << 20  # bytes of an answer to a question
 KEPT_LINES: Final = 8
 MAX_LINE: Final = 2000
@@ -158,7 +162,7 @@ def ask(
     return Answer(
         said[out].decode("utf-8", "replace"),
         said[err].decode("utf-8", "replace"),
-        _reap(pid, pidfd, monotonic() + GRACE_S),
+        _reap(pid, pidfd, monotonic() + LINGER_S),
     )
 
 
@@ -180,7 +184,7 @@ def _listen(said: dict[int, bytearray], program: str, until: float, pidfd: int, 
                 raise HelperdError("exited", f"{program} was ended before it had answered")
             if fd == pidfd:
                 poll.unregister(fd)
-                ended, until = True, monotonic() + GRACE_S
+                ended, until = True, monotonic() + LINGER_S
                 continue
             data = os.read(fd, 65536)
             said[fd] += data
@@ -331,10 +335,11 @@ class Program:
             if self._status is None:
                 os.close(self.fd)
                 asked = self._stop_fd >= 0 and readable(self._stop_fd, 0.0)
-                if self._told_at is None and (asked or not readable(self._pidfd, GRACE_S)):
+                if self._told_at is None and (asked or not readable(self._pidfd, LINGER_S)):
                     _kill(self.pid, signal.SIGTERM)
+                    self._told_at = monotonic()
                 self._status = _reap(self.pid, self._pidfd, (self._told_at or monotonic()) + GRACE_S)
-        self._listener.join(GRACE_S)
+        self._listener.join(LINGER_S)
         return self._status
 
     def reason(self) -> str:

@@ -4,8 +4,9 @@ Rules:
   1. The main thread never blocks: the author's code runs in other threads, so PING is answered in every state.
   2. It ends at the end of the input, a reader that is gone, SHUTDOWN, SIGTERM or SIGINT, a frame that cannot be,
      or 15 s without PING under a server that is not helperd (whose launcher sees to it).
-  3. An end that was asked for, at whatever point, gives the job ``GRACE_S`` to return and the output as long to leave;
-     the server is told its reason if it does not know it. An end of our own waits until everything has left.
+  3. An end that was asked for, at whatever point, gives the job ``STOP_GRACE_S`` to return, then the output
+     ``GRACE_S`` to leave; the server is told its reason if it does not know it. An end of our own waits until
+     everything has left.
 
 Source of facts: kismet-protocol.md, sections 3.3 to 3.5 and 4.
 """
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 
 NUMBER_S = 2.0  # for helperd to number what was opened; after that, one packet goes in each frame
 WATCHDOG_S = 15.0  # without PING; what every Kismet helper waits
-GRACE_S = 0.5  # for the capture to return, and again for the output to leave
+GRACE_S = 0.5  # for the output to leave, once the capture has returned
 TICK_S = 0.002  # how old a batch gets before the main thread sends it
 READ = 64 << 10  # bytes per read of the input
 MAX_UNREAD = 2 * HIGH_WATER + MAX_FRAME  # bytes queued above which the input waits: whoever asks must read
@@ -232,7 +233,7 @@ class Runner:
         self._ending = True
         self._farewell = why if farewell else ""
         self._status = self._status or int(status)
-        self._end_by = monotonic() + 2 * GRACE_S
+        self._end_by = monotonic() + self._helper.STOP_GRACE_S + GRACE_S
         self._port.stopping.set()
         with self._numbered:
             self._numbered.notify_all()

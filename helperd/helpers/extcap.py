@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import HelperdError, UsageError
 from helperd.helpers import _extcap
 from helperd.helpers._fifo import Fifos
-from helperd.helpers._program import Program, ask, identity
+from helperd.helpers._program import GRACE_S, Program, ask, identity
 from helperd.helpers._template import Template
 from helperd.helpers.pipe import READ, TELL_S, CaptureStream
 from helperd.helpers.sdk import (
@@ -69,6 +69,7 @@ class Extcap(Helper):
     SUMMARY = "runs a Wireshark extcap tool"
     WORDS = "[NAME~PATTERN ...] /PATH/OF/TOOL"
 
+    STOP_GRACE_S = GRACE_S + 0.2
     _program: Program | None = None
     _control: Control | None = None
     _fifos: Fifos | None = None

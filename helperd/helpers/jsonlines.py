@@ -28,7 +28,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from helperd.errors import HelperdError
-from helperd.helpers._program import Program, identity
+from helperd.helpers._program import GRACE_S, Program, identity
 from helperd.helpers._template import Template
 from helperd.helpers._writer import is_round
 from helperd.helpers.sdk import Device, Helper, SourceDefinition, Writer
@@ -244,6 +244,7 @@ class JsonLines(Helper):
     SUMMARY = "reads one JSON object per line from a program's stdout"
     WORDS = "[kind=TYPE] [time=KEY] [NAME~PATTERN ...] /PROGRAM [ARGUMENT ...]"
 
+    STOP_GRACE_S = GRACE_S + 0.2
     _program: Program | None = None
 
     def _template(self) -> Template:

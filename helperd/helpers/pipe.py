@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import HelperdError
 from helperd.helpers._capturefile import CaptureParser
 from helperd.helpers._clock import monotonic
-from helperd.helpers._program import Program, identity, readable
+from helperd.helpers._program import GRACE_S, Program, identity, readable
 from helperd.helpers._template import Template
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
 
@@ -126,6 +126,7 @@ class Pipe(Helper):
     SUMMARY = "reads pcap or pcapng from a program's stdout or from a FIFO"
     WORDS = "[NAME~PATTERN ...] /PROGRAM [ARGUMENT ...]"
 
+    STOP_GRACE_S = GRACE_S + 0.2
     _program: Program | None = None
     _fd = -1
 

@@ -129,6 +129,9 @@ class Helper:
     files, sockets, programs, threads (``helperd.sandbox.seal``). What ``capture`` needs must be open by then;
     ``open`` may still set it for one device."""
 
+    STOP_GRACE_S: float = 0.5
+    """Seconds that a job may take to return once the helper shall end; helperd waits a second, then ``term_grace``."""
+
     stop_fd: int = -1
     """A descriptor that becomes readable, and stays so, when the helper shall end: for a ``poll`` in ``list``,
     ``probe``, ``open`` or ``capture`` that would wait for ever. -1 while nothing can end it."""

@@ -25,6 +25,9 @@ PRIVATE_DIR = "HELPERD_DIR"
 ASK_TIMEOUT = "HELPERD_ASK_TIMEOUT"
 """The variable that says how many seconds an adapter gives its program to answer a question; 0: any number."""
 
+TERM_GRACE = "HELPERD_TERM_GRACE"
+"""The variable that says how many seconds an adapter gives its program between SIGTERM and SIGKILL."""
+
 
 class Sealed(NamedTuple):
     """What ``seal`` reached: the tier in force, and in words what of the wanted one is lacking."""
@@ -96,4 +99,4 @@ def seal(
     return Sealed(reached, tuple(lacking))
 
 
-__all__ = ["ASK_TIMEOUT", "PRIVATE_DIR", "Sealed", "seal", "wanted_tier", "warm_up"]
+__all__ = ["ASK_TIMEOUT", "PRIVATE_DIR", "TERM_GRACE", "Sealed", "seal", "wanted_tier", "warm_up"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helperd.wire.messages import OpenReport, OpenRequest, ProbeReport, ProbeRequest, Severity, Text
+from helperd.wire.messages import OpenReport, OpenRequest, ProbeReport, ProbeRequest, Severity, Shutdown, Text
 from tests.helpers.peer import ENTRY, PYTHON, Peer
 from tests.helpers.test_adapters import LITTLE, PACKETS, opened, program
 from tests.helpers.test_capturefile import pcap
@@ -234,3 +234,38 @@ def test_extcap_control_nonsense_is_told_once_and_disturbs_nothing(tmp_path: Pat
         assert len(peer.until_eof()) == len(PACKETS)
         texts = [message.text for message in peer.messages if isinstance(message, Text)]
     assert sum("make no sense" in text for text in texts) == 1
+
+
+LEAVES_SLOWLY = """
+def leave(*_):
+    time.sleep(0.6)  # it puts its device in order
+    open(MARK, 'w').close()
+    os._exit(0)
+signal.signal(signal.SIGTERM, leave)
+sys.stdout.buffer.write(open(DATA, 'rb').read())
+sys.stdout.flush()
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("end", ["sigterm", "eof", "shutdown"])
+@pytest.mark.parametrize("grace", ["10", "0.1"])
+@pytest.mark.parametrize("adapter", ["pipe", "jsonlines"])
+def test_a_program_has_the_grace_of_its_block_to_end(
+    tmp_path: Path, adapter: str, grace: str, end: str
+) -> None:
+    data, mark = tmp_path / "data", tmp_path / "mark"
+    data.write_bytes(b'{"a": 1}\n' if adapter == "jsonlines" else pcap(LITTLE, PACKETS))
+    tool = program(tmp_path, f"DATA, MARK = {str(data)!r}, {str(mark)!r}\n{LEAVES_SLOWLY}")
+    with Peer(adapter, "--", tool, env={"HELPERD_TERM_GRACE": grace}) as peer:
+        opened(peer, f"x:type={adapter}")
+        while not peer.runs:  # its output comes behind its handler
+            assert peer.read()
+        if end == "shutdown":
+            peer.send(Shutdown("enough"))
+        else:
+            peer.terminate() if end == "sigterm" else peer.close_input()
+        peer.until_eof()
+        assert peer.wait() == 0
+    assert mark.exists() is (grace == "10")
