@@ -188,6 +188,7 @@ class Asked:
             deliver=lambda _runs, _size: None,
             on_message=talk.hear,
             generation=generation,
+            question=True,
         )
         ended, text = False, ""
         try:

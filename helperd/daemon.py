@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final, cast
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 
 from helperd import __version__, config, pcapng
+from helperd.alone import describe
 from helperd.config.check import source_name
 from helperd.config.profile import END_SIGNALS
 from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
@@ -30,6 +31,7 @@ from helperd.drivers import probe
 from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone, RequestRefused
 from helperd.inventory import Inventory
 from helperd.launcher import Launcher, open_launcher
+from helperd.launchers import with_installed
 from helperd.lifecycle import State
 from helperd.logs import Log
 from helperd.notify import Notifier
@@ -311,7 +313,7 @@ class Daemon:
         for wait_s in (0.3, 0.4, 0.5, None):
             new = config.load(self.supervisor.config.file)
             try:
-                await self.launcher.refresh(reload=True)
+                await self.launcher.refresh(new)
             except RequestRefused as error:
                 if error.problem != "busy" or wait_s is None:
                     raise
@@ -351,19 +353,7 @@ class Daemon:
 
     def helpers(self) -> list[dict[str, object]]:
         """The configured helpers, and what each can."""
-        drivers = self.supervisor.drivers
-        return [
-            {
-                "name": helper.name,
-                "types": list(helper.types),
-                "builtin": helper.builtin,
-                "capabilities": list(helper.capabilities),
-                **asdict(drivers.can(helper)),
-                "options": None if helper.options is None else list(helper.options),
-            }
-            for helper in self.supervisor.config.helpers
-            if helper.present
-        ]
+        return describe(self.supervisor.config, self.supervisor.drivers)
 
     async def probe(self, definition: str) -> dict[str, object]:
         """Ask who recognises a definition."""
@@ -403,9 +393,20 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
         listener.close()
 
 
+@asynccontextmanager
+async def _launchers(fd: int, settings: Config, installed: str | None) -> AsyncIterator[Launcher]:
+    async with open_launcher(fd, settings=settings) as own:
+        if installed is None:
+            yield own
+        else:
+            async with with_installed(own, settings, installed) as both:
+                yield both
+
+
 async def run(
     settings: Config,
     launcher_fd: int,
+    installed: str | None,
     runtime_dir: str,
     log: Log,
     view: LiveView | None,
@@ -418,7 +419,7 @@ async def run(
         LauncherGone: the launcher ended; so have all helpers.
     """
     notifier = Notifier()
-    async with open_launcher(launcher_fd, helpers=settings.programs) as launcher:
+    async with _launchers(launcher_fd, settings, installed) as launcher:
         table = RouteTable()
         write = partial(_write, log) if view is None else view.write
         supervisor = Supervisor(settings, launcher, table, write)
@@ -528,6 +529,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="helperd-supervisor", description="Started by the launcher; not by hand."
     )
     parser.add_argument("--launcher-fd", type=int, required=True)
+    parser.add_argument("--installed")  # socket of the launcher that serves what ours cannot
     parser.add_argument("--config", required=True)
     parser.add_argument("--runtime-dir")
     parser.add_argument("--demo", action="store_true")
@@ -548,7 +550,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Log(form=settings.helperd.log_format, level=settings.helperd.log_level) as log:
             if options.demo:
                 _invite(runtime_dir, settings)
-            return trio.run(_run_quietly, settings, options.launcher_fd, runtime_dir, log, view, early)
+            return trio.run(
+                _run_quietly, settings, options.launcher_fd, options.installed, runtime_dir, log, view, early
+            )
     except ConfigRefused as refused:
         print(refused, file=sys.stderr)
         return refused.exit_code
@@ -579,6 +583,7 @@ class _EarlySignals:
 async def _run_quietly(
     settings: Config,
     launcher_fd: int,
+    installed: str | None,
     runtime_dir: str,
     log: Log,
     view: LiveView | None,
@@ -586,7 +591,7 @@ async def _run_quietly(
 ) -> Code:
     """Turn a group of one into the error it holds."""
     try:
-        return await run(settings, launcher_fd, runtime_dir, log, view, early)
+        return await run(settings, launcher_fd, installed, runtime_dir, log, view, early)
     except BaseExceptionGroup as group:
         known, other = group.split(HelperdError)
         if other is None and known is not None:

@@ -153,10 +153,12 @@ class Incarnation:
         deliver: Callable[[list[Run], int], None],
         on_message: Callable[[Message], None],
         generation: Generation | None = None,
+        question: bool = False,
     ) -> Incarnation:
         """Ask the launcher for a process of this profile; shielded, so that its answer always finds an owner.
 
-        ``generation`` is what to greet it in; None: the PING that v2 and v3 helpers answer.
+        ``generation`` is what to greet it in; None: the PING that v2 and v3 helpers answer. ``question``: it is asked
+        one thing, and does not count among those that run.
 
         Raises:
             LaunchFailed: it said no, with the reason; or there are no descriptors left here.
@@ -171,7 +173,7 @@ class Incarnation:
             ) from error
         try:
             with trio.CancelScope(shield=True):
-                process = await launcher.launch(profile, ends.given)
+                process = await launcher.launch(profile, ends.given, question=question)
         except BaseException:
             ends.close_ours()
             raise

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import trio
 
+from helperd import access
+from helperd.config import INSTALLED
 from helperd.config.profile import script_of
 from helperd.config.request import AS_ROOT, EMPTY, EXITED, HOW, LAUNCH, LEAVES, MAGIC, PING, SIGNAL, WIRE
 from helperd.errors import LauncherGone, LaunchFailed, RequestRefused
@@ -29,21 +31,26 @@ from helperd.errors import LauncherGone, LaunchFailed, RequestRefused
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from helperd.config import HelperSpec
+    from helperd.config import Config
 
 REPLY_S = 20.0
 _SLICES = 40
 """Of that time; when we stood still ourselves, one of them is over, and not the launcher's time to answer."""
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
+OTHER = "the launcher has read another configuration than {} is now"
+
 # errno of a refusal -> problem word and what to do; texts may name the helper
 REFUSALS: dict[int, tuple[str, str]] = {
-    errno.EPERM: ("no-capability", "the launcher does not have what the profile declares"),
+    errno.EPERM: (
+        "no-capability",
+        "the launcher does not have what it declares; one of root has what was declared at its start: restart it",
+    ),
     errno.EACCES: (
         "not-permitted",
         "no [[allow]] rule of the launcher's configuration gives this user the helper",
     ),
-    errno.EAGAIN: ("launcher-busy", "the quota of running helpers is used up; stop one first"),
+    errno.EAGAIN: ("launcher-busy", "so many as max_running allows are running; stop one first"),
     errno.ESTALE: ("not-allowed-now", "the launcher has read a changed configuration; reload this side too"),
     errno.ENOENT: ("not-installed", "the program does not exist"),
     errno.ENOTDIR: ("not-installed", "the program's directory does not exist"),
@@ -119,7 +126,7 @@ class Process:
             LauncherGone: the connection ended before it was told.
         """
         await self._empty.wait()
-        if self._launcher.is_gone:
+        if self._launcher.is_gone and not self._launcher.lent:
             raise self._launcher.gone_error()
 
     async def signal(self, number: int) -> None:
@@ -128,6 +135,8 @@ class Process:
         Raises:
             LauncherGone: the connection has ended. RequestRefused: no such signal is passed on.
         """
+        if self._launcher.lent and self._launcher.is_gone:
+            return
         reply = await self._launcher.ask(SIGNAL, handle=self.handle, arg=int(number))
         if reply.errno not in {0, errno.ESRCH, errno.EPROTO}:
             raise RequestRefused(
@@ -159,20 +168,27 @@ class Launcher:
         fingerprint: which reading of the configuration.
         mode: ``root`` (each helper has a uid of its own) or ``unprivileged`` (all have the caller's).
         containment: how a process tree is ended as a whole: ``cgroup``, ``uid`` or ``ancestry``.
+        lent: others use it too, so that its end is no more to us than the end of our helpers.
     """
 
-    def __init__(self, sock: trio.socket.SocketType, helpers: Sequence[HelperSpec]) -> None:
+    def __init__(self, sock: trio.socket.SocketType, settings: Config | None, *, lent: bool = False) -> None:
         self.profiles = 0
         self.fingerprint = 0
         self.mode = self.containment = ""
+        self.lent = lent
         self._sock = sock
-        self._helpers = tuple(helpers)
+        self._settings = settings
         self._cookie = 0
         self._waiting: dict[int, trio.MemorySendChannel[Reply]] = {}
         self._processes: dict[int, Process] = {}
         self._early: dict[int, list[tuple[int, int, int]]] = {}
         self._gone = trio.Event()
         self._turn = trio.Lock()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs that was started over this connection."""
+        return not self._processes
 
     @property
     def is_gone(self) -> bool:
@@ -187,36 +203,47 @@ class Launcher:
         """Return what every wait raises from then on."""
         return LauncherGone("launcher-gone", "the launcher has ended, and with it every helper")
 
-    async def refresh(self, *, reload: bool = False) -> None:
-        """Ask for the number of profiles and the fingerprint; ``reload``: after reading its configuration again.
+    async def refresh(self, reload: Config | None = None) -> None:
+        """Ask for the number of profiles and the fingerprint.
+
+        Args:
+            reload: our new configuration; the launcher is to read its own again, too.
 
         Raises:
             LauncherGone: the connection has ended. RequestRefused: "bad-value" the new configuration is refused
-            (EINVAL) and the old one stays, "busy" it was read less than a second ago (EAGAIN).
+            (EINVAL) and the old one stays, "busy" it was read less than a second ago (EAGAIN); "not-allowed-now" it has
+            read another configuration than we have, so that its numbers mean something else.
         """
-        reply = await self.ask(PING, arg=int(reload))
+        reply = await self.ask(PING, arg=int(reload is not None))
         if reply.errno:
             word = "busy" if reply.errno == errno.EAGAIN else "bad-value"
             text = f"the launcher did not take its configuration over: {os.strerror(reply.errno)}; its log says why"
             raise RequestRefused(word, text, errno=reply.errno)
+        settings = reload or self._settings
+        if settings is not None and reply.arg != settings.fingerprint:
+            raise RequestRefused("not-allowed-now", OTHER.format(settings.file), errno=errno.ESTALE)
+        self._settings = settings
         self.profiles, self.fingerprint = reply.handle, reply.arg
         root = bool(reply.ways & AS_ROOT)
         self.mode = "root" if root else "unprivileged"
         self.containment = "cgroup" if reply.ways & LEAVES else "uid" if root else "ancestry"
 
-    async def launch(self, profile: int, fds: Sequence[int]) -> Process:
+    async def launch(self, profile: int, fds: Sequence[int], *, question: bool = False) -> Process:
         """Start a profile.
 
         Args:
             profile: its number, from 1.
             fds: what the helper gets as 3 (in), 4 (out), 2 (err) and, if sealed memory, 5; stay the caller's.
+            question: it is asked one thing and ends; the launcher kills it after ten seconds.
 
         Raises:
             LaunchFailed: the launcher refused; a problem word of ``REFUSALS``.
             LauncherGone: the connection has ended.
         """
         with trio.CancelScope(shield=True):  # once asked for, a process always has an owner
-            reply = await self.ask(LAUNCH, profile=profile, arg=self.fingerprint, fds=fds)
+            reply = await self.ask(
+                LAUNCH, profile=profile, handle=int(question), arg=self.fingerprint, fds=fds
+            )
             if reply.errno:
                 raise self._refusal(profile, reply.errno)
             process = Process(self, reply.handle, reply.pidfd)
@@ -226,15 +253,16 @@ class Launcher:
         return process
 
     def _refusal(self, profile: int, number: int) -> LaunchFailed:
-        spec = self._helpers[profile - 1] if 0 < profile <= len(self._helpers) else None
+        programs = self._settings.programs if self._settings else ()
+        spec = programs[profile - 1] if 0 < profile <= len(programs) else None
         name = spec.name if spec else f"profile {profile}"
         word, text = REFUSALS.get(number, ("bad-request", f"the launcher refused: {os.strerror(number)}"))
-        if number == errno.EPERM and spec and spec.capabilities:
+        if number == errno.EPERM and spec and spec.capabilities and self.mode == "unprivileged":
             return LaunchFailed(
-                word,
-                f"{name} needs {', '.join(spec.capabilities)}: start helperd-launcher.socket and join group helperd, "
-                'or use "sudo helperd run"',
+                word, f"{name} needs {access.lacks(spec) or ', '.join(spec.capabilities)}, {without()}"
             )
+        if number == errno.EACCES and self._settings and self._settings.file == INSTALLED:
+            return LaunchFailed(word, f"{name}: {access.no_rule(spec)}")
         files = ""
         if spec and word in {"not-installed", "unsafe-file", "exec-failed"}:
             files = f" ({' '.join(filter(None, (spec.command[0], script_of(spec.command))))})"
@@ -319,8 +347,17 @@ class Launcher:
         for waiting in self._waiting.values():
             waiting.close()
         for process in self._processes.values():
+            if self.lent and process._exit is None:
+                process._exit = Exit("signal", signal.SIGKILL)  # by whoever has ended it
             process._exited.set()
             process._empty.set()
+
+
+def without() -> str:
+    """Why this process' own rights are all there is."""
+    if os.geteuid() == 0:
+        return "which root does not have here: a container, for one, has to be given it"
+    return "which --unprivileged, or HELPERD_UNPRIVILEGED in the environment, forgoes: leave that out"
 
 
 def _pid_of(pidfd: int) -> int:
@@ -333,18 +370,21 @@ def _pid_of(pidfd: int) -> int:
 
 
 @asynccontextmanager
-async def open_launcher(fd: int, *, helpers: Sequence[HelperSpec] = ()) -> AsyncIterator[Launcher]:
+async def open_launcher(
+    fd: int, *, settings: Config | None = None, lent: bool = False
+) -> AsyncIterator[Launcher]:
     """Talk to the launcher at the other end of ``fd``, which belongs to the connection from then on.
 
     Args:
         fd: a SOCK_SEQPACKET socket.
-        helpers: the configured helpers, so that refusals can name them.
+        settings: our configuration: it has to be the launcher's, whose refusals then name the helpers.
+        lent: others use it too.
 
     Raises:
-        LauncherGone: nobody answers there.
+        LauncherGone: nobody answers there. RequestRefused: "not-allowed-now", it has read another configuration.
     """
     sock = trio.socket.from_stdlib_socket(socket.socket(fileno=fd))
-    launcher = Launcher(sock, helpers)
+    launcher = Launcher(sock, settings, lent=lent)
     with sock:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(launcher.read)
@@ -377,8 +417,7 @@ def connect_launcher(path: str) -> int:
         sock.connect(path)
     except OSError as error:
         sock.close()
-        fix = "start helperd-launcher.socket, and join group helperd"
-        raise LauncherGone("launcher-gone", f"{path}: {error.strerror}: {fix}") from None
+        raise LauncherGone("launcher-gone", access.no_connection(path, error.errno or 0)) from None
     return sock.detach()
 
 
@@ -406,7 +445,7 @@ def end_launcher(pid: int, pidfd: int) -> None:
 
 
 @asynccontextmanager
-async def own_launcher(config: str, *, helpers: Sequence[HelperSpec] = ()) -> AsyncIterator[Launcher]:
+async def own_launcher(config: str, *, settings: Config | None = None) -> AsyncIterator[Launcher]:
     """Start a launcher with this process's own rights as a child, and talk to it; it ends with the block.
 
     Raises:
@@ -415,7 +454,7 @@ async def own_launcher(config: str, *, helpers: Sequence[HelperSpec] = ()) -> As
     pid, fd = start_launcher(config)
     pidfd = os.pidfd_open(pid)
     try:
-        async with open_launcher(fd, helpers=helpers) as launcher:
+        async with open_launcher(fd, settings=settings) as launcher:
             yield launcher
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(6):

@@ -25,7 +25,6 @@ import select
 import signal
 import socket
 import sys
-import zlib
 from dataclasses import replace
 from time import monotonic  # noqa: TID251 - a shell of its own, and kill deadlines are real time
 from typing import TYPE_CHECKING
@@ -86,23 +85,21 @@ class Launcher:
             RequestRefused: the file cannot be trusted. ConfigRefused: it has mistakes.
         """
         self.read_at = monotonic()
-        config = conf.load(
-            self.path, lambda path: trust.open_checked(path, root=self.root, flags=os.O_RDONLY)
-        )
+        config = conf.load(self.path, lambda path: trust.open_text(path, root=self.root))
         self.accounts, where = profiling.Accounts(), os.pathsep.join(places())
         profiles = profiling.compile_profiles(config, self.accounts, f"{HERE}/helperd", where)
         self.config, self.profiles = replace(config, sources=(), sinks=()), profiles  # not its business
         for client in self.clients:  # numbers and rules are others now
-            client.allowed, client.quota = self.allowance(client.uid, client.gids)
+            client.quotas = self.quotas(client.uid, client.gids)
         self.custody.share([profile.name for profile in profiles if profile.uid == "shared"])
-        self.fingerprint = zlib.crc32(repr(profiles).encode()) or 1
+        self.fingerprint = config.fingerprint
         for profile in filter(profiling.weakness, profiles):
             self.say(f"warning: {profile.name} {profiling.weakness(profile)}")
         return config
 
-    def allowance(self, uid: int, gids: frozenset[int]) -> tuple[frozenset[int] | None, int]:
-        """Return which profiles a client may start (None: all) and how many at once; uid -1 is ours alone."""
-        return profiling.admission(self.config, self.accounts, uid, gids, len(custody.POOL))
+    def quotas(self, uid: int, gids: frozenset[int]) -> dict[int, int] | None:
+        """Return how many helpers of which profile a client may start (None: any); uid -1 is ours alone."""
+        return profiling.admission(self.config, self.accounts, uid, gids)
 
     def run(self) -> int:
         """Serve until the end; return the exit status."""
@@ -293,10 +290,7 @@ class Launcher:
             raise RequestRefused("launcher-busy", "it is ending", errno=errno.EAGAIN)
         if request.arg != self.fingerprint:
             raise RequestRefused("busy", "the profiles have changed: PING again", errno=errno.ESTALE)
-        if client.allowed is not None and request.profile not in client.allowed:
-            raise RequestRefused("not-permitted", f"no [[allow]] gives it {profile.name}", errno=errno.EACCES)
-        if sum(helper.asker == client.uid for helper in self.custody.helpers.values()) >= client.quota:
-            raise RequestRefused("launcher-busy", f"{client.quota} helpers are running", errno=errno.EAGAIN)
+        self.custody.check_quota(client, request.profile, request.handle)
         lacking = profile.want & ~self.have
         if lacking and (self.root or profile.no_new_privs or profile.privilege == "ambient"):
             words = ", ".join(word for word, bit in conf.CAPABILITIES.items() if lacking >> bit & 1)
@@ -309,7 +303,7 @@ class Launcher:
             uid = self.custody.take_uid(profile.uid, profile.name) if self.root else None
             what = profile.becoming(uid)
             child = Child(argv, profile.env, place, program, -1, self.have, os.getpid(), *what, filter=rules)
-            helper = self.custody.start(profile.name, child, client)
+            helper = self.custody.start(profile.name, child, client, request.profile, request.handle)
         except OSError as error:
             number = errno.EDQUOT if error.errno == errno.EAGAIN else error.errno or errno.ENOMEM
             raise RequestRefused("no-resources", str(error), errno=number) from None
@@ -360,7 +354,7 @@ class Launcher:
         self.loop.watch(errors, lambda _: self.on_error(errors))
         os.close(fd)
         theirs.close()
-        self.admit(Client(ours, "supervisor", -1, len(custody.POOL)))
+        self.admit(Client(ours, "supervisor", -1))
 
     def on_connection(self, listener: socket.socket) -> None:
         """Accept a connection if it comes from root, the supervisor's user, or one with an [[allow]] rule."""
@@ -371,11 +365,15 @@ class Launcher:
             self.loop.rest(listener.fileno())
             return
         pid, uid, gids = door.peer(sock)
-        allowed, quota = self.allowance(uid, gids)
-        client = Client(sock, f"uid {uid} (pid {pid})", uid, quota, allowed, gids)
+        if not self.clients and conf.changed(self.config):  # nobody's numbers change under them
+            try:
+                self.read()
+            except HelperdError as error:
+                self.say(f"what was read before holds: {error}")
+        client = Client(sock, f"uid {uid} (pid {pid})", uid, self.quotas(uid, gids), gids)
         same = sum(other.uid == uid for other in self.clients)
         full = same >= MAX_CLIENTS_PER_UID or len(self.clients) >= MAX_CLIENTS
-        if allowed != frozenset() and not full:
+        if client.quotas != {} and not full:
             self.admit(client)
             return
         self.say(f"{client.name} refused: {'too many connections' if full else 'no [[allow]] rule for it'}")
@@ -418,7 +416,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
             listener.setblocking(False)  # noqa: FBT003
             launcher.loop.watch(listener.fileno(), lambda _: launcher.on_connection(listener))
         elif client:
-            launcher.admit(Client(client, "client", -1, len(custody.POOL)))
+            launcher.admit(Client(client, "client", -1))
         else:
             launcher.start_supervisor(more + rest, ids, groups)
         gc.freeze()  # what is here stays: looking at it again would copy the pages that a fork shares

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SYSTEM_DIR = "/run/helperd"
+LAUNCHER_SOCKET = "/run/helperd-launcher/socket"
+"""Where the installed launcher listens: in a directory of root's alone, so that nobody else can take its name."""
 CONTROL_SOCKET = "control.sock"
 ALL_SOCKET = "all.sock"
 ALL_FRAMES_SOCKET = "all.frames.sock"

@@ -25,6 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helperd.config import INSTALLED
 from helperd.errors import UsageError
 from helperd.extcap import toolbar
 from helperd.extcap.words import Place, interface_of, parse, place_of, sentence
@@ -68,10 +69,10 @@ def rig() -> Iterator[Rig]:
 
 
 def program(folder: Path) -> Path:
-    """The shim as it is installed: one file that finds its package, and no other path."""
+    """The shim as it is installed: one file that finds its package, and what that needs."""
     path = folder / "helperd-extcap"
     path.write_text(
-        f"#!{sys.executable} -IS\nimport sys\n\nsys.path[:0] = [{str(ROOT)!r}]\n"
+        f"#!{sys.executable} -IS\nimport sys\n\nsys.path[:0] = {[str(ROOT), *filter(os.path.isabs, sys.path)]!r}\n"
         "from helperd.extcap.shim import main\n\nraise SystemExit(main())\n"
     )
     path.chmod(0o755)
@@ -163,12 +164,21 @@ def test_toolbar_messages_survive_every_cut() -> None:
 # listing
 
 
-def test_without_a_daemon_the_list_is_short_and_silent(shim: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    os.path.exists(INSTALLED), reason="helperd is installed here: tests/attack/tools.py has that"
+)
+def test_without_daemon_and_launcher_the_list_has_one_entry_that_says_what_to_do(
+    shim: Path, tmp_path: Path
+) -> None:
     done = ask(shim, tmp_path, "--extcap-interfaces", "--extcap-version=4.0")
-    assert done.returncode == 0
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("extcap {version=")
-    assert names(done.stdout) == []
+    assert names(done.stdout) == ["helperd"]
+    wanted = f"helperd is not installed on this machine: sudo {ROOT}/scripts/install"
+    assert wanted in done.stdout
+    (tmp_path / "fifo").touch()
+    done = ask(shim, tmp_path, "--extcap-interface=helperd", "--capture", f"--fifo={tmp_path}/fifo")
+    assert (done.returncode, wanted in done.stderr) == (69, True), done.stderr
 
 
 def test_sources_and_devices_are_listed_once_each(shim: Path, rig: Rig) -> None:

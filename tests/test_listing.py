@@ -209,7 +209,7 @@ async def test_odd_names_are_shown_and_only_possible_definitions_offered(
     )
     file.write_text(block("odd", sys.executable, "-I", "-S", str(script)))
     settings = config.load(str(file))
-    async with trio.open_nursery() as tail, own_launcher(str(file), helpers=settings.helpers) as launcher:
+    async with trio.open_nursery() as tail, own_launcher(str(file), settings=settings) as launcher:
         listing = await list_devices(launcher, settings.helpers, tail)
     assert listing.failed == []
     assert [device.interface.name for device in listing.devices] == ODD

@@ -339,7 +339,7 @@ told = []
 custody = Custody(print, lambda helper, what, code: told.append((what, helper.how)), root=False, folder="")
 program = os.open("/bin/sleep", os.O_PATH)
 child = Child(("sleep", "100"), (), {0: program, 1: program, 2: program}, program, -1, 0, os.getpid())
-helper = custody.start("h", child, Client(ours, "c", 0, 9))
+helper = custody.start("h", child, Client(ours, "c", 0), 1, 0)
 select.select([helper.errors], [], [])
 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
@@ -529,7 +529,7 @@ def test_where_no_process_is_left_the_rest_of_a_helper_is_killed_later(monkeypat
     program = os.open("/bin/true", os.O_PATH)
     child = Child(("true",), (), dict.fromkeys(range(3), program), program, -1, 0, os.getpid())
     with ours, theirs:
-        helper = custody.start("h", child, Client(ours, "c", 0, 9))
+        helper = custody.start("h", child, Client(ours, "c", 0), 1, 0)
         custody.ahead_at = 0.0
         code = os.waitstatus_to_exitcode(os.waitpid(helper.pid, 0)[1])
         helper.child = child._replace(uid=POOL[-1])  # nobody's: as if it had run under that
@@ -624,7 +624,7 @@ def test_every_field_is_checked():
     assert parse(WIRE.pack(*good), 3, 2) == Request(LAUNCH, 2, 0, 7, 1)
     for change, number in (
         ({0: b"HDL2"}, errno.EPROTO), ({1: 4}, errno.EOPNOTSUPP), ({1: 0}, errno.EOPNOTSUPP), ({2: 2}, errno.EBADMSG),
-        ({2: 5}, errno.EBADMSG), ({3: 0}, errno.EINVAL), ({3: 3}, errno.EINVAL), ({4: 1}, errno.EINVAL),
+        ({2: 5}, errno.EBADMSG), ({3: 0}, errno.EINVAL), ({3: 3}, errno.EINVAL), ({4: 2}, errno.EINVAL),
         ({6: 0}, errno.EPROTO),
     ):  # fmt: skip
         fields = list(good)

@@ -75,7 +75,7 @@ async def room(folder, monkeypatch, more: str = "") -> AsyncIterator[Room]:
     file.write_text(CONFIG.format(python=sys.executable, peer=PEER) + more)
     settings = config.load(str(file))
     said: list[tuple[str, str, str]] = []
-    async with own_launcher(str(file), helpers=settings.helpers) as launcher:
+    async with own_launcher(str(file), settings=settings) as launcher:
         supervisor = Supervisor(settings, launcher, RouteTable(), lambda *line: said.append(line))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.run)

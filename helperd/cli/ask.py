@@ -1,4 +1,4 @@
-"""What ``list`` and ``probe`` share: ask the running daemon, or be a launcher's client for a moment."""
+"""What ``list`` and ``probe`` share: ask the running daemon, or be the launcher's client for a moment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from helperd.cli.defaults import add_config, config_file
 from helperd.control.client import Client
-from helperd.errors import HelperdError, UnavailableError
+from helperd.errors import UnavailableError
 from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def answer_of(
     args: argparse.Namespace, method: str, parameters: dict[str, Any], question: Question
 ) -> dict[str, Any]:
-    """The running daemon's answer, or, without one and with ``-c``, an own launcher's.
+    """The running daemon's answer; without one, or with ``-c``, what the launcher's helpers say.
 
     Raises:
         HelperdError: as the question does.
@@ -59,20 +59,14 @@ def _alone(path: str, question: Question) -> dict[str, Any]:
     import trio
 
     from helperd import config
-    from helperd.launcher import own_launcher
+    from helperd.alone import run_alone
+    from helperd.launchers import find_launcher
 
     settings = config.load(path)
 
     async def run() -> dict[str, Any]:
-        async with trio.open_nursery() as tail, own_launcher(path, helpers=settings.helpers) as launcher:
+        async with trio.open_nursery() as tail, find_launcher(settings) as launcher:
             return await question(launcher, settings, tail)
 
-    try:
-        return trio.run(run)
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        if isinstance(error, HelperdError):
-            raise error from None
-        raise
+    answer: dict[str, Any] = run_alone(run)
+    return answer

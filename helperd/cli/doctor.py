@@ -16,15 +16,15 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from helperd import config
+from helperd import access, config
 from helperd.cli.defaults import SYSTEM_CONFIG, config_file
-from helperd.cli.launcher import SOCKET
 from helperd.config import request as wire
 from helperd.config import trust
 from helperd.config.profile import Accounts, compile_profiles, weakness
 from helperd.control.client import Client
 from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused
 from helperd.launch import cure
+from helperd.runtime import LAUNCHER_SOCKET as SOCKET
 from helperd.runtime import find_runtime_dir
 from helperd.sandbox import cgroup, custody, kernel, landlock, numbers, processes
 
@@ -231,35 +231,27 @@ def _accounts() -> Iterator[Row]:
 
 def _launcher() -> Iterator[Row]:
     if not os.path.exists(SOCKET):
-        text = f"nothing at {SOCKET}: helpers run with your own rights"
-        fix = "sudo ./scripts/install, then systemctl enable --now helperd-launcher.socket"
+        text, _, fix = access.no_launcher().rpartition(": ")
         yield Row("launcher", "socket", good=False, needed=False, text=text, fix=fix)
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(5)
         try:
             sock.connect(SOCKET)
+        except OSError as error:
+            text, _, fix = access.no_connection(SOCKET, error.errno or 0).partition(": ")
+            yield Row("launcher", "answers", good=False, needed=True, text=text, fix=fix)
+            return
+        data = b""
+        with contextlib.suppress(OSError):  # it has closed the connection already
             sock.send(wire.WIRE.pack(wire.MAGIC, wire.PING, 0, 0, 0, 0, 1))
             data = sock.recv(64) if select.select([sock], [], [], 5)[0] else b""
-        except OSError as error:
-            fix = "join group helperd, and let an [[allow]] rule name you"
-            yield Row(
-                "launcher", "answers", good=False, needed=True, text=f"{SOCKET}: {error.strerror}", fix=fix
-            )
-            return
     if len(data) == wire.WIRE.size:
         text = f"{wire.WIRE.unpack(data)[4]} profiles at {SOCKET}"
         yield Row("launcher", "answers", good=True, needed=True, text=text)
     else:
-        fix = f"write [[allow]] uid = {os.getuid()} into {SYSTEM_CONFIG}"
-        yield Row(
-            "launcher",
-            "answers",
-            good=False,
-            needed=True,
-            text="it closed the connection: no rule for you",
-            fix=fix,
-        )
+        text, _, fix = access.no_rule(None).partition(": ")
+        yield Row("launcher", "answers", good=False, needed=True, text=text, fix=fix)
 
 
 def _config(args: argparse.Namespace) -> Iterator[Row]:
@@ -284,9 +276,8 @@ def _config(args: argparse.Namespace) -> Iterator[Row]:
             os.close(trust.open_checked(os.path.abspath(path), root=root, flags=os.O_RDONLY))
             yield Row("configuration", path, good=True, needed=True, text=f"{len(profiles)} helpers")
         except RequestRefused as error:
-            yield Row(
-                "configuration", path, good=False, needed=True, text=error.text, fix="chown root, chmod go-w"
-            )
+            what, _, fix = error.text.partition(": ")
+            yield Row("configuration", path, good=False, needed=True, text=what, fix=fix)
     for profile in profiles:
         if weak := weakness(profile):
             yield Row(

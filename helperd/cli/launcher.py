@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from helperd.cli.defaults import add_config, config_file
 from helperd.cli.run import become_launcher
+from helperd.runtime import LAUNCHER_SOCKET as SOCKET
 
 if TYPE_CHECKING:
     import argparse
-
-SOCKET = "/run/helperd-launcher/socket"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

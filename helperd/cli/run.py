@@ -8,10 +8,12 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from helperd.access import no_connection
 from helperd.cli.check import checked
 from helperd.cli.defaults import add_config, config_file
 from helperd.config.profile import END_SIGNALS, supervisor_profile
 from helperd.errors import UnavailableError
+from helperd.runtime import LAUNCHER_SOCKET
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unprivileged",
         action="store_true",
-        help="as root: stay one process tree of root's, without uids of their own for supervisor and helpers",
+        help="use the caller's own rights alone: no installed launcher; as root: one process tree of root's, without "
+        "uids of their own for supervisor and helpers",
     )
 
 
@@ -49,7 +52,9 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.launcher:
         become_supervisor(config_file(args), args.runtime_dir, args.launcher)
-    become_launcher(config_file(args), args.runtime_dir, unprivileged=args.unprivileged)
+    alone = args.unprivileged or os.environ.get("HELPERD_UNPRIVILEGED") or os.geteuid() == 0
+    more = [] if alone else [f"--installed={LAUNCHER_SOCKET}"]
+    become_launcher(config_file(args), args.runtime_dir, *more, unprivileged=args.unprivileged)
 
 
 def become_supervisor(path: str, runtime_dir: str | None, launcher: str) -> NoReturn:
@@ -63,8 +68,7 @@ def become_supervisor(path: str, runtime_dir: str | None, launcher: str) -> NoRe
     try:
         sock.connect(launcher)
     except OSError as error:
-        fix = "start helperd-launcher.socket, and join group helperd"
-        raise UnavailableError("launcher-gone", f"{launcher}: {error.strerror}: {fix}") from None
+        raise UnavailableError("launcher-gone", no_connection(launcher, error.errno or 0)) from None
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     places = dict.fromkeys(
         [os.path.dirname(package), *(place for place in sys.path if place.startswith("/"))]

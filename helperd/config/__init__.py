@@ -11,6 +11,7 @@ nothing but the standard library, tomli and ``helperd.errors``.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from helperd.config.capabilities import CAPABILITIES
@@ -20,7 +21,9 @@ from helperd.config.specs import AllowSpec, Config, DaemonSpec, HelperSpec, Sink
 from helperd.errors import ConfigError, ConfigRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from helperd.config.specs import Stamp
 
 MAX_FILE = 1 << 20
 INSTALLED = "/etc/helperd/helpers.toml"
@@ -46,14 +49,45 @@ def load(path: str, opener: Callable[[str], int] = _open) -> Config:
     """
     documents = [Document(_text(path, opener), path)]
     mistakes: list[ConfigError] = []
-    for file in drop_ins(documents[0]):
+    folders = includes(documents[0])
+    files = drop_ins(documents[0])
+    looks = stamp([path, *folders, *files])
+    for file in files:
         try:
             documents.append(Document(_text(file, opener), file))
         except ConfigRefused as refused:
             mistakes += refused.mistakes
     if mistakes:
         raise ConfigRefused(mistakes)
-    return compose(documents)
+    return replace(compose(documents), stamp=looks)
+
+
+def stamp(paths: Iterable[str]) -> Stamp:
+    """Return how files and directories look now: when it is another one, they are worth reading again."""
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+            found.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
+        except OSError:
+            found.append((path, 0, 0, 0))
+    return tuple(found)
+
+
+def changed(config: Config) -> bool:
+    """Whether a configuration, or what it includes, looks other than when it was read."""
+    return stamp(path for path, *_ in config.stamp) != config.stamp
+
+
+def includes(main: Document) -> tuple[str, ...]:
+    """Return the directories that a main file includes, there or not."""
+    table = main.content.get("helperd")
+    written = table.get("include") if isinstance(table, dict) else None
+    if written is None:
+        return DROP_INS if os.path.abspath(main.file) == INSTALLED else ()
+    here = os.path.dirname(os.path.abspath(main.file))
+    given = written if isinstance(written, list) else []  # what is no path is the check's business
+    return tuple(os.path.join(here, word) for word in given if isinstance(word, str))
 
 
 def drop_ins(main: Document) -> list[str]:
@@ -65,21 +99,12 @@ def drop_ins(main: Document) -> list[str]:
     Raises:
         ConfigRefused: "bad-value", an included directory cannot be read.
     """
-    table = main.content.get("helperd")
-    written = table.get("include") if isinstance(table, dict) else None
-    folders: tuple[str, ...]
-    if written is None:
-        folders = DROP_INS if os.path.abspath(main.file) == INSTALLED else ()
-    else:
-        given = written if isinstance(written, list) else []  # what is no path is the check's business
-        here = os.path.dirname(os.path.abspath(main.file))
-        folders = tuple(os.path.join(here, word) for word in given if isinstance(word, str))
     found: dict[str, str] = {}
-    for folder in folders:
+    for folder in includes(main):
         try:
             names = sorted(os.listdir(folder))
         except OSError as error:
-            if written is None and isinstance(error, FileNotFoundError):
+            if folder in DROP_INS and isinstance(error, FileNotFoundError):
                 continue
             line, text = main.line(("helperd", "include")), f"include: {folder}: {error.strerror}"
             raise ConfigRefused(
@@ -130,6 +155,7 @@ __all__ = [
     "SourceSpec",
     "Table",
     "builtins",
+    "changed",
     "drop_ins",
     "load",
     "parse",

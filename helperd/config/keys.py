@@ -736,7 +736,8 @@ KEYS: tuple[Key, ...] = (
         "allow",
         "max_running",
         v.integer(1, 256),
-        "How many of each helper they may run at once.",
+        "How many of each helper each user may run at once. The short starts of list and probe do not count: they have "
+        "four of each helper.",
         default=4,
     ),
 )

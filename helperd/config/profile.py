@@ -219,31 +219,31 @@ def supervisor_profile(package: str, args: list[str], *, env: dict[str, str]) ->
     )
 
 
-def admission(
-    config: Config, accounts: Accounts, uid: int, gids: frozenset[int], everything: int
-) -> tuple[frozenset[int] | None, int]:
-    """Return which profiles a user may start and how many helpers at once.
+def admission(config: Config, accounts: Accounts, uid: int, gids: frozenset[int]) -> dict[int, int] | None:
+    """Return which profiles a user may start, and how many helpers of each at once.
 
     Args:
         config: with ``[[allow]]`` and the supervisor's user.
         accounts: this machine's.
         uid: the peer's; -1: who started the launcher for itself, which counts as root does.
         gids: its primary and supplementary groups.
-        everything: the quota of root and the supervisor's user, who may start every profile.
 
     Returns:
-        Profile numbers, None for all, empty for a stranger; and the quota.
+        Profile number to quota, of several rules the highest; None: everything; empty for a stranger.
     """
     daemon = accounts.user(config.helperd.user)
     if uid in {-1, 0} or (daemon is not None and uid == daemon[0]):
-        return None, everything
+        return None
     found = [
         rule
         for rule in config.allow
         if rule.uid == uid or (rule.group and accounts.group(rule.group) in gids)
     ]
-    numbers = {config.profile(name) for rule in found for name in rule.helpers}
-    return frozenset(numbers), max((rule.max_running for rule in found), default=0)
+    quotas: dict[int, int] = {}
+    for rule in found:
+        for number in map(config.profile, rule.helpers):
+            quotas[number] = max(rule.max_running, quotas.get(number, 0))
+    return quotas
 
 
 def given(config: Config) -> list[tuple[str, str, str, int]]:

@@ -7,7 +7,7 @@
 | B n      | descriptors attached                            | EXITED: how (``HOW``); LAUNCH: 1 = with a pidfd; |
 |          |                                                 | PING: 1 = as root, + 2 = cgroup per helper       |
 | H number | LAUNCH: profile, else 0                         | errno, 0 = fine                                  |
-| I handle | SIGNAL: handle, else 0                          | handle; PING: number of profiles                 |
+| I handle | SIGNAL: handle; LAUNCH: 1 = for a question      | handle; PING: number of profiles                 |
 | I arg    | LAUNCH: fingerprint; SIGNAL: signal; PING: 0, 1 | EXITED: code, signal, errno; PING: fingerprint   |
 | Q cookie | the client's own, never 0                       | echoed; 0 = event                                |
 | 8x       | zero                                            | zero                                             |
@@ -48,7 +48,10 @@ MALFORMED = frozenset({errno.EMSGSIZE, errno.EPROTO, errno.EBADMSG, errno.EOPNOT
 
 
 class Request(NamedTuple):
-    """One request; ``arg`` is LAUNCH: fingerprint, SIGNAL: signal, PING: 1 = read the configuration again."""
+    """One request; ``arg`` is LAUNCH: fingerprint, SIGNAL: signal, PING: 1 = read the configuration again.
+
+    A helper that is launched for a question (``handle`` 1) is ended soon, and does not count among the running ones.
+    """
 
     op: int
     profile: int
@@ -78,7 +81,7 @@ def parse(data: bytes, nfds: int, profiles: int) -> Request | int:
     if fds != nfds or not (2 <= fds <= MAX_FDS if op == LAUNCH else fds == 0):
         return errno.EBADMSG
     fields = {
-        LAUNCH: 1 <= profile <= profiles and handle == 0,
+        LAUNCH: 1 <= profile <= profiles and handle <= 1,
         SIGNAL: profile == 0 and handle != 0 and arg in PASSED,
         PING: profile == 0 and handle == 0 and arg <= 1,
     }

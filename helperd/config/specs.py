@@ -6,11 +6,15 @@ commented entries are equal.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Path, inode, size and time of change of each file and directory; 0 where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,18 +225,24 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One checked configuration. ``file`` is the main one's path as given, ``files`` are all that were read, in order;
-    neither takes part in comparisons.
+    """One checked configuration. ``file`` is the main one's path as given, ``files`` are all that were read, in order,
+    ``stamp`` is how these and their directories looked then; none takes part in comparisons.
     """
 
     file: str = field(default="", compare=False)
     files: tuple[str, ...] = field(default=(), compare=False)
+    stamp: Stamp = field(default=(), compare=False)
     helperd: DaemonSpec = DaemonSpec()
     helpers: tuple[HelperSpec, ...] = ()
     sources: tuple[SourceSpec, ...] = ()
     sinks: tuple[SinkSpec, ...] = ()
     allow: tuple[AllowSpec, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
+
+    @property
+    def fingerprint(self) -> int:
+        """A number for what the launcher may start, by number: the same for it and for whoever has read the same."""
+        return zlib.crc32(repr((self.helpers, self.services)).encode()) or 1
 
     def helper(self, name: str) -> HelperSpec | None:
         """Return the helper of that name, or None."""

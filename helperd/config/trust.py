@@ -44,8 +44,8 @@ def roots_face() -> int:
         return 0
 
 
-def judge(path: str, status: os.stat_result, *, root: bool) -> None:
-    """Refuse what somebody untrusted owns or may write.
+def judge(path: str, status: os.stat_result, *, root: bool, cure: str = "") -> None:
+    """Refuse what somebody untrusted owns or may write; ``cure`` is what to do when it is somebody else's.
 
     Without root a sticky directory (/tmp) and the caller's own primary group are trusted too: both are its
     usual home.
@@ -59,13 +59,15 @@ def judge(path: str, status: os.stat_result, *, root: bool) -> None:
         made = f"make {venv} with python3 -m venv --copies" if os.path.exists(f"{venv}/pyvenv.cfg") else ""
         raise unsafe(path, f"is a symbolic link: {made or f'write {os.path.realpath(path)}'}", errno.ELOOP)
     if status.st_uid != 0 and (root or status.st_uid not in {os.geteuid(), roots_face()}):
-        raise unsafe(path, f"belongs to uid {status.st_uid}, who is not trusted here: chown it to root")
+        who = "root" if os.geteuid() == 0 else "root or you"
+        cure = cure or f"what is used here has to be in a directory of {who}"
+        raise unsafe(path, f"belongs to uid {status.st_uid}, not to {who}: {cure}")
     sticky = not root and stat.S_ISDIR(mode) and bool(mode & stat.S_ISVTX)
     own_group = not root and status.st_gid == os.getegid()
     if (mode & stat.S_IWOTH and not sticky) or (mode & stat.S_IWGRP and not sticky and not own_group):
         cure = "chmod go-w it"
         if mode & stat.S_ISVTX and stat.S_ISDIR(mode):
-            cure = "move what is used below it to a directory of root's (/opt, /srv), or try it with --unprivileged"
+            cure = "move what is used below it to a directory of root's (/opt, /srv)"
         raise unsafe(path, f"can be written by others: {cure}")
 
 
@@ -82,17 +84,21 @@ def open_checked(path: str, *, root: bool, flags: int = os.O_PATH) -> int:
     """
     path = path if root else os.path.realpath(path)
     here, name = os.open("/", os.O_PATH | os.O_CLOEXEC), ""
+    cure = "make a copy of your own"
+    if os.geteuid() == 0:
+        copy = f"copy it, sudo install -m 755 {path} /usr/local/bin/, and name the copy"
+        cure = "run helperd as that user, without sudo" if flags == os.O_RDONLY else copy
     try:
         judge("/", os.fstat(here), root=root)
         parts = [part for part in path.split("/") if part]
         for position, part in enumerate(parts, 1):
             name += f"/{part}"
-            judge(name, os.stat(part, dir_fd=here, follow_symlinks=False), root=root)
+            judge(name, os.stat(part, dir_fd=here, follow_symlinks=False), root=root, cure=cure)
             step = flags if position == len(parts) else os.O_PATH | os.O_DIRECTORY
             down = os.open(part, step | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
             os.close(here)
             here = down
-            judge(name, os.fstat(here), root=root)
+            judge(name, os.fstat(here), root=root, cure=cure)
         if not stat.S_ISREG(os.fstat(here).st_mode):
             raise unsafe(path, "is not a regular file", errno.EACCES)
     except OSError as error:
@@ -103,6 +109,11 @@ def open_checked(path: str, *, root: bool, flags: int = os.O_PATH) -> int:
         os.close(here)
         raise
     return here
+
+
+def open_text(path: str, *, root: bool) -> int:
+    """Open a configuration file for reading; as ``open_checked``."""
+    return open_checked(path, root=root, flags=os.O_RDONLY)
 
 
 def check_folder(path: str, *, root: bool) -> None:
@@ -206,5 +217,7 @@ def check_closure() -> None:
     Raises:
         RequestRefused: "unsafe-file", naming the first one.
     """
+    script = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + "/scripts/install"
+    cure = f"as root use an installed copy: sudo {script}" if os.path.exists(script) else ""
     for path in loaded_files():
-        judge(path, os.stat(path), root=True)
+        judge(path, os.stat(path), root=True, cure=cure)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from helperd.control.client import Client
 from helperd.errors import Code, HelperdError, UnavailableError, UsageError
+from helperd.extcap.answers import NO_WAY, alone, tell
 
 if TYPE_CHECKING:
     import socket
@@ -32,9 +33,13 @@ _READ: Final = 1 << 20
 
 
 class Wanted(NamedTuple):
-    """What Wireshark asked for; ``control_in`` and ``control_out`` are empty without a toolbar."""
+    """What Wireshark asked for; ``control_in`` and ``control_out`` are empty without a toolbar.
+
+    ``alone``: without a daemon the installed launcher will do.
+    """
 
     control: str
+    alone: bool
     place: Place
     options: Mapping[str, str]
     filter: str
@@ -48,18 +53,59 @@ class _Stop(BaseException):
 
 
 def capture(wanted: Wanted) -> int:
-    """Capture until a signal, the reader's or the daemon's end.
+    """Capture until a signal, the reader's or the daemon's end; return the exit status.
 
     Raises:
-        HelperdError: why not, or why no longer.
-        OSError: the FIFO cannot be opened.
+        HelperdError: the FIFO cannot be opened.
     """
     try:
         _on_stop(_stop)  # in here: the first signal may come before the last handler is set
-        _capture(wanted)
+        fifo = _open_fifo(wanted.fifo)
+        try:
+            _capture_into(wanted, fifo)
+        except HelperdError as error:
+            tell(error)  # before the FIFO ends: then the reader looks for it
+            return error.exit_code
+        finally:
+            os.close(fifo)
     except _Stop:
         pass
+    finally:
+        _on_stop(signal.SIG_IGN)  # it is over: nothing is left to break off
     return Code.DONE
+
+
+def _open_fifo(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY)
+    except OSError as error:
+        raise HelperdError("sink-failed", f"{path}: {error.strerror}") from None
+
+
+def _capture_into(wanted: Wanted, fifo: int) -> None:
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(Client(wanted.control, OPEN_S))
+        except HelperdError as error:
+            if not wanted.alone or error.problem not in NO_WAY:
+                raise
+            answers = alone(error)
+        else:
+            try:
+                _capture(wanted, client, fifo, stack)
+            except HelperdError as error:
+                # the daemon opens devices for its admins alone; the launcher has rules of its own
+                if not wanted.alone or not wanted.place.helper or error.problem != "not-permitted":
+                    raise
+                try:
+                    answers = alone(error)
+                except HelperdError:
+                    raise error from None
+            else:
+                return
+    from helperd.extcap.direct import capture as direct
+
+    direct(answers, wanted.place, wanted.options, wanted.filter, fifo)
 
 
 def _on_stop(handler: Callable[[int, object], None] | signal.Handlers) -> None:
@@ -72,33 +118,26 @@ def _stop(_number: int, _frame: object) -> None:
     raise _Stop
 
 
-def _capture(wanted: Wanted) -> None:
-    with contextlib.ExitStack() as stack:
-        try:
-            fifo = os.open(wanted.fifo, os.O_WRONLY)
-        except OSError as error:
-            raise HelperdError("sink-failed", f"{wanted.fifo}: {error.strerror}") from None
-        stack.callback(os.close, fifo)
-        client = stack.enter_context(Client(wanted.control, OPEN_S))
-        name = _source(client, wanted)
-        if name:
-            stream = client.upgrade("Stream", sources=[name])
-        elif wanted.place.helper:
-            stream = _open(client, wanted)
-            name = stream.reply["source"]["name"]
-        else:
-            stream = client.upgrade("Stream")
-        stack.enter_context(stream.socket)
-        if wanted.control_in and wanted.control_out and name:
-            from helperd.extcap.toolbar import Toolbar
+def _capture(wanted: Wanted, client: Client, fifo: int, stack: contextlib.ExitStack) -> None:
+    name = _source(client, wanted)
+    if name:
+        stream = client.upgrade("Stream", sources=[name])
+    elif wanted.place.helper:
+        stream = _open(client, wanted)
+        name = stream.reply["source"]["name"]
+    else:
+        stream = client.upgrade("Stream")
+    stack.enter_context(stream.socket)
+    if wanted.control_in and wanted.control_out and name:
+        from helperd.extcap.toolbar import Toolbar
 
-            Toolbar(wanted.control, name, wanted.control_in, wanted.control_out).start()
-        if _pump(stream.socket, stream.head, fifo):
-            return
-        if not wanted.place.helper:
-            raise UnavailableError("no-daemon", "the daemon has ended the stream")
-        with Client(wanted.control) as still_there:  # then the device is done, as a file at its end
-            still_there.call("GetHealth")
+        Toolbar(wanted.control, name, wanted.control_in, wanted.control_out).start()
+    if _pump(stream.socket, stream.head, fifo):
+        return
+    if not wanted.place.helper:
+        raise UnavailableError("no-daemon", "the daemon has ended the stream")
+    with Client(wanted.control) as still_there:  # then the device is done, as a file at its end
+        still_there.call("GetHealth")
 
 
 def _source(client: Client, wanted: Wanted) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from helperd.errors import HelperdError, UnavailableError, UsageError
 
@@ -11,10 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from helperd.control.client import Client
     from helperd.extcap.words import Place
 
 _CHANNEL = "one channel to stay on"
+
+
+class Answers(Protocol):
+    """A daemon's client, or what answers in its place."""
+
+    def call(self, method: str, /, **parameters: Any) -> dict[str, Any]:
+        """Ask once."""
 
 
 class Option(NamedTuple):
@@ -24,7 +30,7 @@ class Option(NamedTuple):
     meaning: str
 
 
-def options_of(client: Client, place: Place) -> list[Option]:
+def options_of(client: Answers, place: Place) -> list[Option]:
     """What can be chosen for an interface; nothing for a source that cannot be tuned, and for all sources.
 
     Raises:
@@ -40,7 +46,7 @@ def options_of(client: Client, place: Place) -> list[Option]:
     return []
 
 
-def channels(client: Client, place: Place, options: Mapping[str, str]) -> list[str]:
+def channels(client: Answers, place: Place, options: Mapping[str, str]) -> list[str]:
     """What an interface can be tuned to; nothing when its helper does not say."""
     try:
         if place.source:
@@ -52,7 +58,7 @@ def channels(client: Client, place: Place, options: Mapping[str, str]) -> list[s
     return list(found or [])
 
 
-def helper_of(client: Client, place: Place) -> dict[str, Any]:
+def helper_of(client: Answers, place: Place) -> dict[str, Any]:
     """The helper of an interface, as the daemon describes it.
 
     Raises:
@@ -64,7 +70,7 @@ def helper_of(client: Client, place: Place) -> dict[str, Any]:
     raise UnavailableError("unknown-helper", f"the daemon has no helper {place.helper!r} any more")
 
 
-def definition_of(client: Client, place: Place, options: Mapping[str, str], filter_text: str) -> str:
+def definition_of(client: Answers, place: Place, options: Mapping[str, str], filter_text: str) -> str:
     """The definition of a device with these options.
 
     Raises:
@@ -93,7 +99,7 @@ def definition_of(client: Client, place: Place, options: Mapping[str, str], filt
     return base.with_options(**chosen).text()
 
 
-def _device(client: Client, place: Place) -> dict[str, Any]:
+def _device(client: Answers, place: Place) -> dict[str, Any]:
     for device in client.call("ListDevices")["devices"]:
         if (device["helper"], device["interface"]) == (place.helper, place.device):
             return dict(device)

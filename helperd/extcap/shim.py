@@ -1,7 +1,8 @@
 """What Wireshark asks, one question per process: interfaces, link types, options, a capture.
 
 Rules:
-  1. No daemon, or one that may not be asked: an empty list, at once and without a word. Wireshark starts with us.
+  1. Without a daemon the installed launcher's helpers are asked; where that cannot be either, the list has one entry
+     that says why and what to do. Wireshark starts with us: the answer comes within seconds, whatever is wrong.
   2. A capture says on stderr why it cannot be, and ends with helperd's exit code; Wireshark shows the text.
   3. Nothing but sentences goes to stdout, and nothing at all during a capture.
 """
@@ -16,6 +17,7 @@ import sys
 from helperd import __version__
 from helperd.control.client import Client
 from helperd.errors import Code, HelperdError, UsageError
+from helperd.extcap.answers import NO_WAY, alone, tell
 from helperd.extcap.words import Place, Words, interface_of, parse, place_of, plain, sentence
 from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
 
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _answer(parse(sys.argv[1:] if argv is None else argv))
     except HelperdError as error:
-        sys.stderr.write(f"helperd: {plain(error)}\n")
+        tell(error)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -86,6 +88,7 @@ def _answer(words: Words) -> int:
         return capture(
             Wanted(
                 control=_socket(words),
+                alone="runtime-dir" not in words.values,
                 place=place,
                 options=words.options,
                 filter=words.values.get("extcap-capture-filter", ""),
@@ -126,8 +129,7 @@ def _interfaces(words: Words) -> Iterator[str]:
         with Client(_socket(words), STATUS_S) as client:
             sources = client.call("GetStatus")["sources"]
     except HelperdError as error:
-        if sys.stderr.isatty():  # somebody asks by hand
-            sys.stderr.write(f"helperd: {plain(error)}\n")
+        yield from _without_daemon(words) if error.problem in NO_WAY else [_trouble(error)]
         return
     yield from CONTROLS
     yield sentence("interface", value=interface_of(Place()), display="helperd: all sources")
@@ -135,7 +137,12 @@ def _interfaces(words: Words) -> Iterator[str]:
         place = Place(source=source["name"])
         about = ", ".join(part for part in (source.get("hardware"), source["state"]) if part)
         yield sentence("interface", value=interface_of(place), display=f"helperd: {source['name']} ({about})")
-    for device in _devices(words):
+    yield from _devices(_listing(words)["devices"])
+
+
+def _devices(devices: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """What could be opened."""
+    for device in devices:
         if device.get("in_use") is None:
             place = Place(helper=device["helper"], device=device["interface"])
             about = device["hardware"] or device["helper"]
@@ -144,14 +151,47 @@ def _interfaces(words: Words) -> Iterator[str]:
             )
 
 
-def _devices(words: Words) -> list[dict[str, Any]]:
+def _without_daemon(words: Words) -> Iterator[str]:
+    """The devices of the installed launcher's helpers, or why there are none."""
+    try:
+        found = _answers(words).call("ListDevices")
+    except HelperdError as error:
+        yield _trouble(error)
+        return
+    yield from _devices(found["devices"])
+    if not found["devices"]:
+        failed = next(iter(found["failed"]), {"text": "no helper is configured"})
+        yield _trouble(HelperdError("no-daemon", failed["text"]))
+
+
+def _trouble(error: HelperdError) -> str:
+    """The one entry of a list that has nothing to capture from."""
+    if sys.stderr.isatty():  # somebody asks by hand
+        tell(error)
+    return sentence("interface", value=interface_of(Place()), display=f"helperd: {error.text}")
+
+
+def _answers(words: Words) -> Any:
+    """Who answers questions: the daemon, or, without one, the installed launcher's helpers.
+
+    Raises:
+        UnavailableError: neither does; the text says what is missing here.
+    """
+    try:
+        return Client(_socket(words), _PROBE_S)
+    except HelperdError as error:
+        if "runtime-dir" in words.values or error.problem not in NO_WAY:
+            raise
+        return alone(error)
+
+
+def _listing(words: Words) -> dict[str, Any]:
     """What could be opened; nothing when the helpers do not answer in time."""
     try:
         with Client(_socket(words), LIST_S) as client:
-            found: list[dict[str, Any]] = client.call("ListDevices")["devices"]
+            return client.call("ListDevices")
     except HelperdError:
-        return []
-    return found
+        return {"devices": [], "failed": []}
 
 
 def _linktypes(words: Words, place: Place) -> Iterator[str]:
@@ -173,7 +213,7 @@ def _options(words: Words, place: Place) -> Iterator[str]:
     """The dialog: what a driver's definitions may have, and the channel."""
     from helperd.extcap.options import channels, options_of
 
-    with Client(_socket(words), _PROBE_S) as client:
+    with _answers(words) as client:
         reload = words.values.get("extcap-reload-option")
         if reload is not None and reload != "channel":
             return
@@ -208,7 +248,7 @@ def _check_filter(words: Words, place: Place) -> int:
     if not text:
         return Code.DONE
     try:
-        with Client(_socket(words), _PROBE_S) as client:
+        with _answers(words) as client:
             definition = definition_of(client, place, words.options, text)
             found = client.call("Probe", definition=definition)
             if found["helper"] is None:

@@ -19,6 +19,7 @@ from collections import deque
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
 from typing import TYPE_CHECKING
 
+from helperd.errors import RequestRefused
 from helperd.sandbox import cgroup, processes
 from helperd.sandbox.become import SETUID, Child, differs
 from helperd.sandbox.forks import Blank, fork_blank, quiet_fork, read_errors
@@ -33,6 +34,7 @@ SHARED = range(61024, 61056)  # uid = "shared": one for each name of a helper
 KEEPERS = range(61056, 61184)  # of sweepers, whom no helper can signal; above are systemd's dynamic users
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
+QUESTION_S = 10.0  # a helper that was launched for a question has so long to answer and go
 SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
 TIDY_S = 1.0  # removing a directory that takes longer is given up
 
@@ -42,6 +44,7 @@ class Helper:
 
     Attributes:
         asker: the uid that asked for it, which its connection's end does not change.
+        until: when one that was launched for a question is killed; 0: it was not.
         errors: the error pipe; -1 once exec is confirmed.
         swept: nothing of its uid was left after its end.
         tidy: what it left in its directory is removed, or has been tried to be.
@@ -52,6 +55,7 @@ class Helper:
     ) -> None:
         self.handle = handle
         self.name = name
+        self.profile, self.until = 0, 0.0
         self.child = child
         self.client: Client | None = client
         self.asker = client.uid
@@ -128,8 +132,8 @@ class Custody:
             if not any(_sweep_now(uid) for _ in range(50)):
                 self.pool.remove(uid)
 
-    def start(self, name: str, child: Child, client: Client) -> Helper:
-        """Fork a helper and keep it.
+    def start(self, name: str, child: Child, client: Client, profile: int, question: int) -> Helper:
+        """Fork a helper and keep it; one for a question is killed when its time is over.
 
         Raises:
             OSError: no process, descriptor or uid is left.
@@ -144,8 +148,26 @@ class Custody:
             self._release(child)
             raise
         self.helpers[helper.handle] = helper
+        helper.profile = profile
+        if question:
+            helper.until = monotonic() + QUESTION_S
+            self.sweep_at = self.sweep_at or helper.until
         self.ahead_at = self.ahead_at or monotonic() + AHEAD_S
         return helper
+
+    def check_quota(self, client: Client, profile: int, question: int) -> None:
+        """Refuse a client what no rule gives it, or one more than that; those for questions count by themselves.
+
+        Raises:
+            RequestRefused: EACCES, EAGAIN.
+        """
+        most, kind = client.most(profile, question), (client.uid, profile, question > 0)
+        if not most:
+            raise RequestRefused(
+                "not-permitted", f"no [[allow]] gives it profile {profile}", errno=errno.EACCES
+            )
+        if sum((h.asker, h.profile, h.until > 0) == kind for h in self.helpers.values()) >= most:
+            raise RequestRefused("launcher-busy", f"it has {most} of profile {profile}", errno=errno.EAGAIN)
 
     def _become(self, child: Child) -> tuple[int, int, int]:
         """Let the blank that is there become the child if nobody has touched it, else one that is forked now."""
@@ -230,7 +252,10 @@ class Custody:
         self.sweep_at, self.pause = monotonic(), 0.001
 
     def sweep(self) -> None:
-        """Kill what is left of dying helpers; tell of those of whom nothing is left."""
+        """Kill what is left of dying helpers, and whose time is over; tell of those of whom nothing is left."""
+        for helper in self.helpers.values():
+            if helper.until and not helper.dying and monotonic() >= helper.until:
+                self.kill(helper)
         dying = [helper for helper in self.helpers.values() if helper.dying]
         try:
             strays = set() if all(helper.sweepable for helper in dying) else self._kill_strays()
@@ -249,7 +274,9 @@ class Custody:
                 self._release(helper.child._replace(leaf=""))
                 self.tell(helper, "empty", 0)
         self.pause = min(self.pause * 2, 0.1)
-        self.sweep_at = monotonic() + self.pause if any(h.dying for h in self.helpers.values()) else 0.0
+        ends = [h.until for h in self.helpers.values() if h.until]
+        ends += [monotonic() + self.pause for h in self.helpers.values() if h.dying]
+        self.sweep_at = min(ends, default=0.0)
 
     def _tidied(self, helper: Helper) -> bool:
         """Whether nothing is left of the directory that a dead helper may have made; a child of its uid removes it."""

@@ -12,6 +12,8 @@ import struct
 from collections import deque
 from typing import NamedTuple
 
+QUESTIONS = 4  # of each profile at once, for list and probe
+UNLIMITED = 1 << 16  # the pool is smaller
 MOST_FDS = 253  # in one packet: SCM_MAX_FD of the kernel
 MOST_QUEUED = 400  # packets in a socket: its buffer has 208 KiB, and each takes 768 bytes of it at least
 
@@ -45,8 +47,7 @@ class Client:
     Attributes:
         uid: -1: ours alone, its end is the launcher's end.
         gids: its groups when it connected.
-        allowed: profile numbers; None: every one.
-        quota: helpers at once, counted over all connections of its uid.
+        quotas: how many helpers at once of which profile, counted over all connections of its uid; None: any.
         ready: it has sent a PING.
         strikes: malformed requests so far.
     """
@@ -56,20 +57,24 @@ class Client:
         sock: socket.socket,
         name: str,
         uid: int,
-        quota: int,
-        allowed: frozenset[int] | None = None,
+        quotas: dict[int, int] | None = None,
         gids: frozenset[int] = frozenset(),
     ) -> None:
         sock.setblocking(False)  # noqa: FBT003
         self.sock = sock
         self.name = name
         self.uid = uid
-        self.allowed = allowed
+        self.quotas = quotas
         self.gids = gids
-        self.quota = quota
         self.ready = False
         self.strikes = 0
         self.out: deque[tuple[bytes, int]] = deque()  # a packet, and a descriptor to go with it or -1
+
+    def most(self, profile: int, question: int) -> int:
+        """How many helpers of a profile it may have at once; for questions as well as besides them."""
+        if self.quotas is None:
+            return UNLIMITED
+        return QUESTIONS if question and profile in self.quotas else self.quotas.get(profile, 0)
 
     def receive(self, size: int, max_fds: int) -> Packet | None:
         """Read one packet; None when there is none yet, empty data at the end."""

@@ -14,20 +14,45 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from helperd.sandbox import processes
 from tests.attack.scenes import Wrong
-from tests.attack.stage import ALLOWED, LIBRARY, OTHER, ROOT, STAGE, STRANGER, Stage, say
+from tests.attack.stage import ALLOWED, LIBRARY, OTHER, ROOT, STAGE, STRANGER, Stage, interpreter, say
 
 HELPERD = "/usr/local/bin/helperd"
 SOCKET = "/run/helperd-launcher/socket"
 CONFIG = "/etc/helperd/helpers.toml"
+SITE_CONFIG = "/etc/helperd/conf.d/test.toml"
+SITE_HELPERS = """
+[[helper]]
+name = "pcapfile"
+command = ["builtin:pcapfile"]
+types = ["pcapfile"]
+groups = ["tty"]                    # nobody's here: so the launcher is asked
+[[helper]]
+name = "synthetic"
+command = ["builtin:synthetic"]
+types = ["synthetic"]
+groups = ["tty"]
+[[allow]]
+group = "helperd"
+helpers = ["pcapfile", "synthetic"]
+"""
+SOURCES = """
+[[source]]
+name = "replay"
+definition = "demo:type=pcapfile,loop=true"
+[[source]]
+definition = "radio0:type=synthetic"
+"""
 SYSTEM_PYTHON = "/usr/bin/python3"
 SITE = "/opt/helperd/.venv/lib/python{}.{}/site-packages".format(*sys.version_info[:2])
 SCENES: dict[str, Callable[[Stage], list[str]]] = {}
@@ -41,11 +66,23 @@ def scene(function: Callable[[Stage], list[str]]) -> Callable[[Stage], list[str]
     return function
 
 
+def share() -> None:
+    """Give it a /usr/share that can be written: a directory of links into the real one."""
+    os.makedirs(f"{STAGE}/share")
+    os.makedirs(f"{STAGE}/copy/usr/share")
+    subprocess.run(["mount", "--bind", "/usr/share", f"{STAGE}/share"], check=True)
+    for name in os.listdir("/usr/share"):
+        if name != "helperd":
+            os.symlink(f"{STAGE}/share/{name}", f"{STAGE}/copy/usr/share/{name}")
+    subprocess.run(["mount", "--bind", f"{STAGE}/copy/usr/share", "/usr/share"], check=True)
+
+
 def machine() -> None:
     """Give this mount namespace an /etc, /opt and /usr/local of its own, without a user helperd."""
     for name in ("passwd", "group"):
         subprocess.run(["umount", f"/etc/{name}"], check=True)
     plugins = [str(path) for path in Path("/usr/lib").glob("**/wireshark/extcap")]
+    share()
     for folder in ("/etc", "/opt", "/usr/local", *plugins):
         copy = f"{STAGE}/copy{folder}"
         if folder in {"/etc", *plugins}:
@@ -152,7 +189,7 @@ def installed(stage: Stage) -> list[str]:
     """Install, install again, uninstall, install, purge: each leaves what it says, and a purge nothing."""
     wrong = Wrong()
     machine()
-    roots = ("/etc", "/opt", "/usr/local", "/run")
+    roots = ("/etc", "/opt", "/usr/local", "/run", "/usr/share")
     before = tree(*roots)
     said = install("--nonsense", status=64)
     wrong.same("usage", "usage:" in said, True)
@@ -180,7 +217,8 @@ def installed(stage: Stage) -> list[str]:
     said = install("--uninstall")
     wrong.same("the configuration is kept", os.path.exists(CONFIG), True)
     left = {path for path in tree(*roots) if path not in before}
-    wrong.same("left by --uninstall", sorted(left), ["/etc/helperd", CONFIG])
+    kept = ["/etc/helperd", "/etc/helperd/conf.d", CONFIG]
+    wrong.same("left by --uninstall", sorted(left), kept)
     install("--uninstall")  # twice is no error
     Path("/usr/local/bin/helperd").write_text("somebody else's")
     shutil.copytree(next(Path(f"{LIBRARY}/.venv").glob("lib/python*/site-packages")), SITE, symlinks=True)
@@ -206,12 +244,9 @@ def capture(stage: Stage) -> list[str]:
     wrong = Wrong()
     machine()
     install()
+    Path(SITE_CONFIG).write_text(SITE_HELPERS)
     text = Path(CONFIG).read_text()
-    text += '\n[[helper]]\nname = "interface"\ncommand = ["builtin:interface"]\ntypes = ["interface"]\n'
-    text += (
-        f'capabilities = ["net_raw"]\n[[allow]]\nuid = {ALLOWED}\nhelpers = ["interface"]\nmax_running = 1\n'
-    )
-    Path(CONFIG).write_text(text)
+    Path(CONFIG).write_text(text.replace('group = "helperd"', f"uid = {ALLOWED}", 1))
     Stage.veth()
     with launcher() as group:
         member: tuple[int, tuple[int, ...]] = (OTHER, (group,))
@@ -237,7 +272,7 @@ def capture(stage: Stage) -> list[str]:
             ("a helper of no rule", (*member, "capture", "hd0:type=interface", "-w", "-"), 1, "[[allow]]"),
             ("a full disk", (*member, "capture", DEMO, "-w", "/dev/full"), 111, "No space left"),
             ("a directory that is missing", (*member, "capture", DEMO, "-w", "/none/x"), 111, "No such file"),
-            ("no member", (STRANGER, (), "capture", DEMO, "-w", "-"), 69, "join group helperd"),
+            ("no member", (STRANGER, (), "capture", DEMO, "-w", "-"), 1, "sudo usermod -aG helperd 2003"),
         ]
         for name, words, wanted, text in rows:
             status, out, said = run(*words)
@@ -320,17 +355,22 @@ def doctor(stage: Stage) -> list[str]:
             (status, [row for row in rows.values() if row["needed"] and not row["good"]]),
             (0, []),
         )
-        wrong.same("a member's launcher", rows["launcher/answers"]["text"], f"2 profiles at {SOCKET}")
+        wrong.same("a member's launcher", f"profiles at {SOCKET}" in rows["launcher/answers"]["text"], True)
         status, rows = checks(STRANGER, ())
         wrong.same("a stranger's status", status, 1)
-        wrong.same("a stranger's launcher", "Permission denied" in rows["launcher/answers"]["text"], True)
+        wrong.same("a stranger's launcher", "not in group helperd" in rows["launcher/answers"]["text"], True)
         wrong.same("a stranger's membership", rows["accounts/membership"]["good"], False)
         wrong.same("to root", checks(0, ())[1]["launcher/answers"]["good"], True)
     text = Path(CONFIG).read_text()
     Path(CONFIG).write_text(text[: text.index("[[allow]]\ngroup")])
+    hidden = "/etc/helperd/conf.d/{}.toml".format  # hides the one of the package that has a rule of its own
+    for name in ("rtl_433", "tcpdump"):
+        Path(hidden(name)).write_text("")
     with launcher() as group:
         status, rows = checks(OTHER, (group,))
         wrong.same("without a rule", (status, "[[allow]]" in rows["launcher/answers"]["fix"]), (1, True))
+    for name in ("rtl_433", "tcpdump"):
+        os.unlink(hidden(name))
     Path(CONFIG).write_text(text + "\n[[helper]]\nname = 3\n")
     status, rows = checks(0, ())
     wrong.same(
@@ -347,6 +387,8 @@ def doctor(stage: Stage) -> list[str]:
         (1, True),
     )
     os.chmod(CONFIG, 0o644)
+    text += SITE_HELPERS.replace('groups = ["tty"]', "") + SOURCES
+    Path(CONFIG).write_text(text)
     uid = int(subprocess.getoutput("id -u helperd"))
     wrong.same("uid of helperd is no helper's", uid < 60800, True)
     with launcher() as group:
@@ -379,6 +421,321 @@ def doctor(stage: Stage) -> list[str]:
         wrong.same("its fix", "filter" in bad[0]["fix"] if bad else "", True)
         daemon.terminate()
         daemon.wait(15)
+    return wrong
+
+
+ME, MY_GROUP = 2010, 2010
+HOME = "/home/me"
+CHECKOUT = f"{HOME}/helperd"
+MINE = f"{CHECKOUT}/my.toml"
+
+
+def a_home() -> None:
+    """A plain user with a checkout in a home that others of its group may write; a stand-in for sudo."""
+    os.makedirs(f"{STAGE}/home")
+    subprocess.run(["mount", "--bind", f"{STAGE}/home", "/home"], check=True)
+    subprocess.run(["useradd", "--uid", str(ME), "--create-home", "me"], check=True)
+    os.symlink(f"{STAGE}/checkout", f"{STAGE}/unused")  # the stage's own is root's
+    shutil.copytree(f"{STAGE}/checkout", CHECKOUT)
+    library = next(Path(f"{LIBRARY}/.venv").glob("lib/python*/site-packages"))
+    shutil.copytree(library, f"{CHECKOUT}/.venv/lib/{library.parent.name}/site-packages")
+    os.makedirs(f"{CHECKOUT}/.venv/bin")
+    for name, module in (("helperd", "helperd.cli"), ("helperd-extcap", "helperd.extcap.shim")):
+        path = Path(f"{CHECKOUT}/.venv/bin/{name}")
+        path.write_text(
+            f"#!{interpreter()} -IS\nimport sys\n\nsys.path += ['{CHECKOUT}', "
+            f"'{CHECKOUT}/.venv/lib/{library.parent.name}/site-packages']\nfrom {module} import main\n\nsys.exit(main())\n"
+        )
+        path.chmod(0o755)
+    config = Path(f"{CHECKOUT}/config/helpers.toml").read_text()
+    begin, end = config.index('# [[helper]]\n# name = "interface"'), config.index("# --- sources")
+    block = config[begin:end].replace("# [[", "[[").replace("\n# ", "\n").replace("eth0:", "hd0:")
+    Path(MINE).write_text(config[:begin] + block.replace("\n#\n", "\n\n") + config[end:])
+    subprocess.run(["chown", "-R", f"{ME}:{MY_GROUP}", HOME], check=True)
+    sudo = Path("/usr/local/bin/sudo")
+    sudo.write_text('#!/bin/sh\nexec "$@"\n')
+    sudo.chmod(0o755)
+
+
+def my_groups() -> list[int]:
+    """The groups that a new login of the user would have."""
+    return [int(word) for word in subprocess.getoutput("id -G me").split() if int(word) != MY_GROUP]
+
+
+def mine(
+    *words: str, groups: list[int] | None = None, program: str = "", **options: Any
+) -> subprocess.Popen[str]:
+    """Start a command of the user's, with the groups of a new login."""
+    env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "XDG_RUNTIME_DIR": f"{HOME}/run", "HOME": HOME}
+    given = my_groups() if groups is None else groups
+    argv = [program or f"{CHECKOUT}/.venv/bin/helperd", *words]
+    return subprocess.Popen(
+        argv, cwd=CHECKOUT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        user=ME, group=MY_GROUP, extra_groups=given, **options,
+    )  # fmt: skip
+
+
+def said(*words: str, program: str = "", groups: list[int] | None = None) -> str:
+    """Run a command of the user's and return all that it says."""
+    return mine(*words, program=program, groups=groups).communicate(timeout=60)[0]
+
+
+def carry_out(text: str, running: list[subprocess.Popen[bytes]]) -> str:
+    """Do what the end of a refusal says, as root would; return the command."""
+    command = "sudo " + text[text.rindex("sudo ") :].removeprefix("sudo ").splitlines()[0]
+    if 'printf "' in text:
+        command = text[text.index('printf "') :].splitlines()[0]
+    command, _, then = command.partition(", ")
+    env = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+    if then == "in another terminal":
+        running.append(subprocess.Popen(command.split(), env=env, stderr=subprocess.DEVNULL, cwd="/"))
+        deadline = time.monotonic() + 15
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            while sock.connect_ex(SOCKET) != 0:
+                assert time.monotonic() < deadline, command
+                time.sleep(0.01)
+    else:
+        done = subprocess.run(
+            ["sh", "-c", command], env=env, cwd="/", capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return command
+
+
+@contextmanager
+def my_daemon() -> Iterator[None]:
+    """`helperd run -c my.toml` of the user's, until it ends."""
+    with mine("run", "-c", MINE) as process:
+        try:
+            out = said("wait", "--running", "replay", "--timeout", "20s")
+            assert process.poll() is None, process.communicate()[0]
+            assert "replay" in said("status"), out
+            yield
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+def flood() -> tuple[threading.Event, threading.Thread]:
+    """Send frames to the other end of the pair until told otherwise."""
+    enough = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind(("hd1", 0))
+            while not enough.wait(0.01):
+                sender.send(b"\xff" * 6 + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + bytes(60))
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return enough, thread
+
+
+def walk(wrong: Wrong, steps: list[str], attempt: Callable[[], str]) -> None:
+    """Try, do what the refusal says, try again, until it works; the cures have to be these, in this order."""
+    running: list[subprocess.Popen[bytes]] = []
+    taken: list[str] = []
+    try:
+        for _ in range(len(steps) + 1):
+            out = attempt()
+            if "sudo" not in out:
+                break
+            for word in ("chown", "--unprivileged"):
+                wrong.same(f"{word} in {out!r}", word in out, False)
+            taken.append(carry_out(out, running))
+        wrong.same("the road", taken, steps)
+        wrong.same(f"at its end {out!r}", "packets" in out, True)
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait(15)
+
+
+def my_capture(*options: str) -> str:
+    """`helperd capture` on hd0 as a new login of the user's would: what it says, and whether packets came."""
+    place = f"{HOME}/out.pcapng"
+    out = said("capture", *options, "hd0:type=interface", "-c", "3", "-w", place)
+    return out.lower() if "Packets captured: 3" in out else out
+
+
+def my_run() -> str:
+    """`helperd run` with hd0 among the sources: what status says of it, once it runs or has failed."""
+    with my_daemon():
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            (row,) = (row for row in json.loads(said("status", "--json"))["sources"] if row["name"] == "hd0")
+            if row["state"] == "running" and row["packets"]:
+                return "packets"
+            if row["state"] in {"backoff", "failed", "down"} and row["exit"]:
+                return str(row["exit"]["text"])
+            time.sleep(0.05)
+    return "nothing came of it"
+
+
+INSTALL = f"sudo {CHECKOUT}/scripts/install"
+START, JOIN = "sudo helperd launcher", "sudo usermod -aG helperd me"
+RULE = 'printf "[[allow]]\\nuid = 2010\\nhelpers = [\\"interface\\"]\\n" | sudo tee -a /etc/helperd/conf.d/site.toml'
+
+
+@scene
+def road(stage: Stage) -> list[str]:
+    """From the demo to one's own interface: each cure carried out as printed, until packets flow; by run and by capture."""
+    wrong = Wrong()
+    machine()
+    a_home()
+    Stage.veth()
+    enough, thread = flood()
+    try:
+        walk(wrong, [INSTALL, START, JOIN], my_run)
+        install("--purge")
+        shutil.copytree(next(Path(f"{LIBRARY}/.venv").glob("lib/python*/site-packages")), SITE, symlinks=True)
+        subprocess.run(["gpasswd", "-d", "me", "helperd"], check=False, capture_output=True)
+        walk(wrong, [INSTALL, START, JOIN], partial(my_capture, "--config", MINE))
+        Path(CONFIG).write_text(Path(CONFIG).read_text().partition("[[allow]]")[0])
+        for name in ("rtl_433", "tcpdump"):
+            Path(f"/etc/helperd/conf.d/{name}.toml").write_text("")
+        walk(wrong, [START, RULE], my_run)
+        os.unlink("/etc/helperd/conf.d/site.toml")
+        with launcher():
+            out = my_run()  # other users' rules: the connection is answered
+            wrong.same("the rule alone", RULE in out, True)
+            walk(wrong, [RULE], partial(my_capture, "--config", MINE))
+        with launcher():
+            before = my_groups()
+            subprocess.run(["gpasswd", "-d", "me", "helperd"], check=True, capture_output=True)
+            subprocess.run(["usermod", "-aG", "helperd", "me"], check=True)
+            out = said(
+                "capture", "--config", MINE, "hd0:type=interface", "-c", "3", "-w", f"{HOME}/old", groups=[]
+            )
+            wrong.same(f"an old session: {out!r}", "log in again" in out and "usermod" not in out, True)
+            wrong.same("the groups are back", my_groups(), before)
+        text = Path(MINE).read_text()
+        for change, said_of_it in (
+            (
+                ('capabilities = ["net_raw"]', 'capabilities = ["net_raw", "net_admin"]'),
+                "another capabilities",
+            ),
+            (('name = "interface"', 'name = "other"'), "has no helper other"),
+        ):
+            Path(MINE).write_text(text.replace(*change))
+            with launcher():
+                out = my_capture("--config", MINE)
+                wrong.same(f"{said_of_it}: {out!r}", said_of_it in out, True)
+        Path(MINE).write_text(text)
+        for words in (("run", "-c", MINE), ("run", "-c", MINE, "--unprivileged")):
+            done = subprocess.run(
+                [HELPERD, *words],
+                env={"PATH": "/usr/bin:/bin"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            told = done.stderr.strip()
+            fine = (
+                "as that user, without sudo" in told
+                and "chown" not in told
+                and not told.endswith("--unprivileged")
+            )
+            wrong.same(f"by sudo: {told!r}", (done.returncode > 0, fine), (True, True))
+    finally:
+        enough.set()
+        thread.join()
+    return wrong
+
+
+def queries() -> tuple[threading.Event, threading.Thread]:
+    """Send to UDP port 53 of the loopback interface, and to others, until told otherwise."""
+    enough = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not enough.wait(0.01):
+                for port in (53, 54, 55):
+                    with suppress(OSError):
+                        sender.sendto(bytes(20), ("127.0.0.1", port))
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return enough, thread
+
+
+@scene
+def analyst(stage: Stage) -> list[str]:
+    """Installed, a member of the group, nothing edited: tshark, list, probe and capture, without a daemon and with one."""
+    wrong = Wrong()
+    if not shutil.which("tshark"):
+        return wrong
+    machine()
+    a_home()
+    Stage.veth()
+    extcap = "/usr/bin/tshark"
+    out = said("-D", program=extcap)
+    wrong.same("not installed: nothing of ours", "helperd" in out, False)
+    install()
+    out = said("-D", program=extcap)
+    wrong.same(
+        f"no launcher: {out!r}",
+        "net_raw, and the installed launcher is not running: sudo helperd launcher" in out,
+        True,
+    )
+    enough, thread = queries()
+    try:
+        with launcher() as group:
+            out = said("-D", program=extcap, groups=[0])
+            wrong.same(
+                f"no member: {out!r}", "net_raw, and me is not in group helperd: sudo usermod" in out, True
+            )
+            wrong.same("once", out.count("(helperd: "), 1)
+            subprocess.run(["usermod", "-aG", "helperd", "me"], check=True)
+
+            def works(when: str) -> None:
+                out = said("-D", program=extcap)
+                wrong.same(f"{when}: listed {out!r}", "helperd.interface.lo (helperd: lo" in out, True)
+                out = said("-i", "helperd.interface.lo", "-f", "udp port 53", "-c", "10", "-T", "fields", "-e",
+                           "udp.dstport", "-Q", program=extcap)  # fmt: skip
+                wrong.same(f"{when}: captured {out!r}", out.removeprefix("tshark: ").split(), ["53"] * 10)
+                out = said("-i", "helperd.interface.lo", "-f", "nonsense here", "-c", "1", program=extcap)
+                wrong.same(
+                    f"{when}: a bad filter {out!r}", "Traceback" in out or "nonsense" not in out, False
+                )
+                out = said("list", program=HELPERD)
+                wrong.same(f"{when}: list {out!r}", "lo:type=interface" in out, True)
+                out = said("probe", "lo:type=interface", program=HELPERD)
+                wrong.same(f"{when}: probe {out!r}", "yes, by interface" in out, True)
+                place = f"{HOME}/lo.pcapng"
+                out = said("capture", "lo:type=interface", "-c", "10", "-w", place, program=HELPERD)
+                wrong.same(f"{when}: capture {out!r}", packets(Path(place).read_bytes()), 10)
+
+            works("without a daemon")
+            Path("/etc/helperd/conf.d/node.toml").write_text(
+                '[[source]]\nname = "mine"\ndefinition = "hd0:type=interface"\n'
+            )
+            uid = int(subprocess.getoutput("id -u helperd"))
+            os.makedirs("/run/helperd")
+            os.chown("/run/helperd", uid, group)
+            argv = [HELPERD, "run", "-c", CONFIG, "--launcher", SOCKET, "--runtime-dir", "/run/helperd"]
+            with open(f"{STAGE}/daemon.log", "ab") as log:
+                daemon = subprocess.Popen(
+                    argv,
+                    env={"PATH": "/usr/bin:/bin"},
+                    stderr=log,
+                    stdout=log,
+                    user=uid,
+                    group=group,
+                    extra_groups=[group],
+                )
+            try:
+                out = said("wait", "--running", "mine", "--timeout", "20s", program=HELPERD)
+                out = said("-D", program=extcap)
+                wrong.same(f"its source: {out!r}", "helperd.mine (helperd: mine" in out, True)
+                works("beside a daemon")
+            finally:
+                daemon.terminate()
+                daemon.wait(15)
+    finally:
+        enough.set()
+        thread.join()
     return wrong
 
 

@@ -99,11 +99,11 @@ def test_limits(config: Path, limit: str, wanted: int | None) -> None:
         (
             ("lo:type=interface", "-w", "-"),
             1,
-            "raw needs sys_resource, mac_admin: start helperd-launcher.socket",
+            "helperd: no-capability: raw needs sys_resource",
         ),
         ((DEMO, "-w", "/dev/full"), 111, "No space left on device"),
         ((DEMO, "-w", "/none/file"), 111, "cannot write /none/file"),
-        ((DEMO, "-w", "-", "--launcher", "/none/socket"), 69, "join group helperd"),
+        ((DEMO, "-w", "-", "--launcher", "/none/socket"), 69, "helperd launcher --listen /none/socket"),
         ((DEMO, "-w", "-", "-a", "nonsense:1"), 64, "must be one of duration, filesize, packets"),
     ],
 )

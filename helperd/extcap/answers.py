@@ -1,0 +1,37 @@
+"""Who answers when no daemon does, and how it is said when nobody can."""
+
+from __future__ import annotations
+
+import sys
+
+from helperd.errors import HelperdError, UnavailableError
+from helperd.extcap.words import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from helperd.alone import Alone
+
+NO_WAY: Final = ("no-daemon", "not-permitted")
+"""With these no daemon can be asked, but perhaps the launcher."""
+
+
+def alone(error: HelperdError) -> Alone:
+    """What answers without a daemon, which could not be asked for this reason.
+
+    Raises:
+        UnavailableError: nothing does; ConfigRefused.
+    """
+    try:
+        from helperd.alone import Alone
+    except ModuleNotFoundError as missing:
+        text = f"{error.text}; and without one, this Python lacks {missing.name}: apt install python3-{missing.name}"
+        raise UnavailableError("no-daemon", text) from None
+    return Alone()
+
+
+def tell(error: HelperdError) -> None:
+    """Say on standard error why something cannot be; Wireshark shows it."""
+    sys.stderr.write(f"helperd: {plain(error)}\n")
+    sys.stderr.flush()
