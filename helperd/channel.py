@@ -23,7 +23,7 @@ import trio
 from helperd.errors import HelperExited, RemoteProtocolError
 from helperd.gather import GATHER_S, rooms
 from helperd.wire.frames import Run
-from helperd.wire.messages import ConfigureReport, ConfigureRequest, Message, Ping, Pong, Register
+from helperd.wire.messages import ConfigureReport, ConfigureRequest, Message, Ping, Pong, Register, Shutdown
 from helperd.wire.session import Phase
 
 if TYPE_CHECKING:
@@ -280,6 +280,12 @@ class Channel:
             self._chatty = False
             self._deliver(cast("list[Run]", came), size)
             return
+        for at, item in enumerate(came):
+            if isinstance(item, Shutdown):  # what came before it counts, what comes behind it does not
+                self._hand_on(came[:at], size)
+                self._hear(item)
+                came = came[at + 1 :]
+                break
         runs = [item for item in came if isinstance(item, Run)]
         self._chatty = len(came) - len(runs) > MANY_MESSAGES
         if len(runs) < len(came):

@@ -45,6 +45,7 @@ RESERVED_FDS: Final = 32
 _AFTER_EMPTY_S: Final = 0.5
 _STRANGER_TURNS: Final = 10
 _LEAVE_S: Final = 0.25
+_SAID_S: Final = 1.0
 _HELD_LOOK_S: Final = 0.1
 
 
@@ -124,6 +125,7 @@ class Incarnation:
     Attributes:
         ended: how the main process ended, once it is known.
         climbed: a TERM or KILL of ours came before that.
+        leaving: it has said that it ends.
         on_line: called with each line it writes to stderr.
         holding, wait_for_room: whether reading is to wait for a consumer, and the wait itself.
     """
@@ -135,6 +137,7 @@ class Incarnation:
         self.stderr = StderrLines(trio.current_time())
         self.ended: ProcessExit | None = None
         self.climbed = False
+        self.leaving = False
         self.on_line: Callable[[str], None] = lambda _line: None
         self.holding: Callable[[], bool] = lambda: False
         self.wait_for_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -273,11 +276,13 @@ class Incarnation:
             obeys_shutdown=self.helper.obeys_shutdown or self.helper.builtin is not None,
             term_grace=self.helper.term_grace,
         )
-        if self.channel.eof:  # it is leaving: let it, so that its status is its own
-            with trio.move_on_after(_LEAVE_S):
+        if self.channel.eof or self.leaving:  # let it leave, so that its status is its own
+            with trio.move_on_after(_LEAVE_S if self.channel.eof else _SAID_S):
                 await self.wait_ended()
         for rung in steps:
             if self.ended is not None and rung.name in {"ask", "term"}:
+                continue
+            if self.leaving and rung.name == "ask":
                 continue
             entering(rung.name)
             self.climbed = self.climbed or (self.ended is None and rung.name in {"term", "kill"})

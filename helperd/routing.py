@@ -467,9 +467,9 @@ class Route:
             if self._blocks or self._lines:
                 self._translate(runs, packets, read, translate)
 
-    def refuse(self, runs: Sequence[Run]) -> None:
-        """Count packets that came from a helper which has opened nothing, and pass on none."""
-        self.ledger.lost["refused"] += self._receive(runs)[0]
+    def refuse(self, runs: Sequence[Run], reason: str = "refused") -> None:
+        """Count packets that came from a helper which has opened nothing, or is done; pass on none."""
+        self.ledger.lost[reason] += self._receive(runs)[0]
 
     def _receive(self, runs: Sequence[Run]) -> tuple[int, int]:
         """Count one read's packets; return how many there are, and the bytes of the reads they are slices of."""

@@ -415,6 +415,7 @@ class Source:
         incarnation = self.incarnation
         how, code, climbed = await self._stop(reason)
         life.post(Event.EMPTY, trio.current_time(), number)
+        opened = self._accepted
         self._release()
         return classify(
             Ending(
@@ -428,8 +429,9 @@ class Source:
                 climbed=climbed,
                 oom=(how, code, climbed) == ("signal", signal.SIGKILL, False)
                 and self.shell.ran_out_of_memory(),
-                greeted=bool(self.opened.generation),
+                greeted=bool(self.opened.generation) or self._has_spoken(),
                 unread=incarnation is not None and incarnation.channel.unread,
+                opened=opened,
                 v0_allowed=not self._last_way,
                 shutdown=self._shutdown,
                 **self._own_reason(),
@@ -828,6 +830,9 @@ class Source:
         if not self._accepted:
             self.route.refuse(runs)
             return
+        if self._shutdown is not None:
+            self.route.refuse(runs, "after-shutdown")
+            return
         assert self.incarnation is not None
         self.last_packet_at = self.incarnation.channel.life_at
         self.route.deliver(runs, self._translate)
@@ -864,6 +869,7 @@ class Source:
             self._on_register(message)
         elif isinstance(message, Shutdown):
             self._shutdown = message.reason[:MAX_TEXT]
+            self._hear_the_last()
         elif isinstance(message, ConfigureReport):
             self._note_tuning(message)
 
@@ -871,9 +877,16 @@ class Source:
         """Keep the helper's own reason for its end, and tell it once: helpers say why, and then that it is the end."""
         if not report.success:
             self._failed = report
+            self._hear_the_last()
         text = report.message or "the helper reports an error without words"
         if text != self._said:
             self._hear("error", text)
+
+    def _hear_the_last(self) -> None:
+        """The helper says that it is over: so it is, whether its process ends or not."""
+        if self.incarnation is not None:
+            self.incarnation.leaving = True
+        self.post(Event.ENDED, incarnation=self.life.incarnation)
 
     def _accept(self, report: OpenReport) -> None:
         """Take an open report over; from here on packets have a way. One that cannot be accepted is noted."""
@@ -998,6 +1011,10 @@ class Source:
         if failed is None:
             return {"said": None, "said_problem": ""}
         return {"said": failed.message[:MAX_TEXT], "said_problem": reason_word(failed.problem, "")}
+
+    def _has_spoken(self) -> bool:
+        """Whether it said that it is over, be it in place of its greeting."""
+        return self._failed is not None or self._shutdown is not None
 
     def _asked(self) -> str:
         if self.life.ended_by is None:

@@ -196,6 +196,7 @@ LOST_IN_WORDS: Final = {
     "sink-failed": "the file could not be written",
     "not-installed": "a program is missing",
     "refused": "the helper sent what cannot be",
+    "after-shutdown": "the helper had said that it is done",
     "bug": "an error of helperd's own",
     "partial-frame": "the helper died while writing",
     "died-unsent": "the helper died before it had sent them",

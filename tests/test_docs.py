@@ -95,7 +95,9 @@ def test_every_reason_for_which_a_packet_is_lost_is_in_the_table_and_no_other() 
     """Reasons are counted under a word in brackets or handed over as one; a sink of files counts under its problem."""
     code = "\n".join(path.read_text() for path in (ROOT / "helperd").rglob("*.py"))
     counted = re.findall(r'(?:upstream|lost|lost_by)\["([a-z-]+)"\] \+=', code)
-    handed = re.findall(r'(?:count_lost\(\w+, |_drop_queue\(|outbox\.clear\()"([a-z-]+)"', code)
+    handed = re.findall(
+        r'(?:count_lost\(\w+, |refuse\(runs, |_drop_queue\(|outbox\.clear\()"([a-z-]+)"', code
+    )
     files = {"disk-full", "sink-failed", "not-installed"}
     table = (DOCS / "troubleshooting.md").read_text().partition("## Where packets get lost")[2]
     shown = re.findall(r"(?m)^\| `([a-z-]+)` \|", table)

@@ -67,6 +67,7 @@ class Ending:
         oom: the kernel's count of kills for lack of memory rose just before a SIGKILL that nobody here sent.
         greeted: a valid frame was received.
         unread: it ended without having read its greeting, so that no other greeting would have done better.
+        opened: it had said yes to the open request.
         v0_allowed: the driver allows wire generation v0 and this incarnation did not use it.
         shutdown: text of the helper's own Shutdown message; None when none came.
         said: the helper's own reason, in its last ErrorReport; None when none came.
@@ -85,6 +86,7 @@ class Ending:
     climbed: bool = False
     oom: bool = False
     greeted: bool = True
+    opened: bool = True
     unread: bool = False
     v0_allowed: bool = False
     shutdown: str | None = None
@@ -192,6 +194,8 @@ def _by_refusal(ending: Ending) -> Exit | None:
     error = ending.error
     if isinstance(error, OpenRefused) or (isinstance(error, HelperdError) and error.problem in _REFUSALS):
         return Exit(Why.REFUSAL, error.problem, error.text)
+    if ending.said is not None and not ending.opened:  # an ERROR in place of a report
+        return Exit(Why.REFUSAL, ending.said_problem or "open-refused", ending.said or _without_words(ending))
     return None
 
 

@@ -30,6 +30,8 @@ Modes
   slow-open      answers the open request after --delay seconds (default 3)
   spin           burns the processor and does nothing else
   stop-self      SIGSTOP to itself
+  says-error     an ERROR with --text, and then goes on as if nothing were
+  says-shutdown  SHUTDOWN with --text, and then goes on as if nothing were
   chatter        text messages as fast as they go, no packets
 
 Options
@@ -39,6 +41,7 @@ Options
   --size=N       bytes in a packet (default 64, at least 16)
   --dlt=N        link type (default 147, USER0)
   --start=N      number of the first packet (default 0)
+  --behind=N     packets in the same write behind what says-error and says-shutdown say (default 0)
   --named=UUID   what the open report calls the device (default: nothing)
   --pid-file=F   where the pid of a child is written
   --list=a,b     interfaces of the list report (default bad0)
@@ -67,7 +70,7 @@ MODES = {
     "oversized": "stream", "half-frame": "stream", "wrong-version": "hello", "bad-payload": "stream",
     "flood": "stream", "ignore-term": "", "exit": "stream", "crash": "stream", "orphan": "stream",
     "hold-fd": "stream", "refuse-open": "open", "slow-open": "open", "spin": "stream", "stop-self": "stream",
-    "chatter": "stream", "mute-at-term": "",
+    "chatter": "stream", "mute-at-term": "", "says-error": "stream", "says-shutdown": "stream",
 }  # fmt: skip
 
 
@@ -307,6 +310,11 @@ class BadHelper:
                 signal.pause()
             case "orphan" | "hold-fd":
                 self.fork(keep=self.mode == "hold-fd")
+            case "says-error" | "says-shutdown":
+                kind = ERROR if self.mode == "says-error" else SHUTDOWN
+                words = pack({1: self.options.get("text", "that was that")})
+                more = b"".join(self.packet() for _ in range(int(self.number("behind", 0))))
+                self.write(frame(kind, words, seqno=self.next_seqno()) + more)
             case "spin":
                 while True:
                     pass
