@@ -76,10 +76,7 @@ class Launcher:
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     def read(self) -> conf.Config:
-        """Read the configuration and compile its profiles; nothing changes when it is refused.
-
-        Returns:
-            All of it; what is kept leaves out sources and sinks.
+        """Read the configuration and compile its profiles; return all of it. Nothing changes when it is refused.
 
         Raises:
             RequestRefused: the file cannot be trusted. ConfigRefused: it has mistakes.

@@ -22,6 +22,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from helperd.wire.messages import DataReport, Json
+from helperd.wire.nesting import too_deep
 
 if TYPE_CHECKING:
     from helperd.wire.messages import BluetoothReport, Gps, Signal
@@ -97,7 +98,7 @@ def _known(block: Signal | Gps) -> dict[str, object]:
 def _embedded(text: str) -> str:
     """``"report":`` and the text, if it is JSON; else ``"text":`` and a string."""
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = _refuse(text) if too_deep(text) else json.loads(text, parse_constant=_refuse)
         if "\n" in text or "\r" in text:
             text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -106,5 +107,5 @@ def _embedded(text: str) -> str:
 
 
 def _refuse(word: str) -> object:
-    """NaN and Infinity are words of Python's, not of JSON."""
+    """What readers of JSON do not take: NaN and Infinity, which are words of Python's, and very deep texts."""
     raise ValueError(word)

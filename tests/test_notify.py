@@ -68,6 +68,6 @@ def test_the_watchdog_is_ours_or_nobodys():
     ours = str(os.getpid())
     assert Notifier({"WATCHDOG_USEC": "3000000"}).watchdog_s == 3.0
     assert Notifier({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": ours}).watchdog_s == 3.0
-    assert Notifier({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}).watchdog_s is None
+    assert Notifier({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "4194305"}).watchdog_s is None
     for nothing in ({}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": ""}):
         assert Notifier(nothing).watchdog_s is None

@@ -153,7 +153,7 @@ def test_a_newer_python_under_its_own_name_is_found(tmp_path: Path, root: Path) 
 
 @pytest.mark.parametrize("manager", ["none", "without rights", "failing"])
 def test_what_cannot_be_installed_is_named_with_the_command(tmp_path: Path, root: Path, manager: str) -> None:
-    checkout, place = tree(tmp_path, root), tools(tmp_path, *BARE, "id", "mktemp", "tail")
+    checkout, place = tree(tmp_path, root), tools(tmp_path, *BARE, "id", "mktemp", "tail", "true")
     # An interpreter that lacks ensurepip, as Debian's does without python3-venv.
     lacking = tmp_path / "python3"
     script(lacking, f'#!/bin/sh\ncase "$*" in *"import venv"*) exit 1 ;; esac\nexec {BASE} "$@"\n')

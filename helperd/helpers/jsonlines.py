@@ -32,6 +32,7 @@ from helperd.helpers._program import GRACE_S, Program, identity
 from helperd.helpers._template import Template
 from helperd.helpers._writer import is_round
 from helperd.helpers.sdk import Device, Helper, SourceDefinition, Writer
+from helperd.wire.nesting import DEEPEST, too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,6 +140,8 @@ class Reader:
             raise NoRecord(_no_text(line, error)) from None
         if not text:
             return None
+        if too_deep(text):
+            raise NoRecord(f"nested deeper than {DEEPEST}")
         self._infinite = self._twice = False
         try:
             values = self._decode(text)

@@ -326,7 +326,7 @@ NO_RECORDS = {
     '{"utf": 16}'.encode("utf-16"): "not UTF-8 (byte 0, 0xff: invalid start byte)",
     b'{"two": 1} {"objects": 2}': "not a JSON object",
     b'{"digits": ' + b"9" * 5000 + b"}": "not a JSON object",
-    b'{"deep": ' + b"[" * 50_000 + b"NaN" + b"]" * 50_000 + b"}": "not a JSON object",
+    b'{"deep": ' + b"[" * 50_000 + b"NaN" + b"]" * 50_000 + b"}": "nested deeper than 256",
 }
 """What a program prints, and why it is left out."""
 
@@ -349,6 +349,18 @@ def test_jsonlines_says_why_a_line_is_no_record():
     assert [reader.read(blank) for blank in (b"", b" \r", b"\xef\xbb\xbf")] == [None] * 3
 
 
+def test_jsonlines_takes_what_every_reader_of_json_does():
+    """256 deep; brackets in strings, or beside each other, are no depth."""
+    for text in (
+        "{" + '"a":{' * 255 + "}" * 256,
+        '{"a":' + "[" * 255 + "]" * 255 + "}",
+        '{"' + "[{" * 500 + '\\"": [' + "[],{}," * 500 + "[]]}",
+    ):
+        assert Reader().read(text.encode()).text == text
+    with pytest.raises(NoRecord, match="nested deeper than 256"):
+        Reader().read(("{" + '"a":{' * 256 + "}" * 257).encode())
+
+
 def test_jsonlines_counts_in_the_ledger_what_it_changes_and_leaves_out(tmp_path):
     (tmp_path / "lines").write_bytes(
         b"\n".join([*LINES, *NO_RECORDS, b'{"long": "' + b"x" * 300_000 + b'"}', b""])
@@ -364,7 +376,7 @@ def test_jsonlines_counts_in_the_ledger_what_it_changes_and_leaves_out(tmp_path)
                 counted[message.reason] += message.packets
         assert counted == {"bad-record": len(NO_RECORDS), "too-long": 1, "not-finite": 1}
         said = [message.text for message in peer.messages if isinstance(message, Text)]
-        assert len(said) == 6, "the first of each kind, and the end"
+        assert len(said) == 7, "the first of each kind, and the end"
 
 
 def test_jsonlines_leaves_out_what_a_kismet_server_cannot_take(tmp_path):

@@ -772,7 +772,9 @@ def test_the_helper_leaves_no_descriptor_open_that_it_was_not_given():
         peer.until_packets(1)
         folder = f"/proc/{peer.process.pid}/fd"
         files = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
-        ours = [file for file in files if not file.endswith(".dump")]  # where tests/cover.py writes
+        ours = [
+            file for file in files if not file.endswith(".dump") and "libffi" not in file
+        ]  # tests/cover.py, ctypes
         assert len(ours) <= 3 + 2 + 2 + 1  # stdio, in and out, the waker, stop_fd
 
 
