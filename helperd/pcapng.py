@@ -54,6 +54,8 @@ LOST = "lost: "
 """What the comment of our statistics blocks begins with: ``lost: consumer-slow 12, link-type 3``."""
 MAX_OPTION = 0xFFFC  # longest option value, in bytes: what 16 bits take, cut to a multiple of 4
 MIN_BLOCK = 12
+LAST_STAMP = (1 << 64) - 1  # nanoseconds since 1970 that a packet's block holds at most: in the year 2554
+MAX_LENGTH = (1 << 32) - 1  # bytes that a packet can be said to have had at most
 
 PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
 

@@ -33,9 +33,6 @@ LINKTYPES: Final = {11: 100, 12: 101, 14: 101, 15: 102, 16: 103}
 """Link types whose number in memory (DLT_) differs from the one in files (LINKTYPE_), from libpcap's documentation."""
 
 MAX_LINKTYPE: Final = 0xFFFF
-MAX_LENGTH: Final = 0xFFFFFFFF
-LAST_STAMP: Final = (1 << 64) - 1
-"""Nanoseconds since 1970: the last that pcapng holds. Seconds of 64 bits with the highest bit set are before 1970."""
 UNKNOWN_LINKTYPE: Final = 147
 """DLT_USER0: for packets of a helper that never names a link type."""
 
@@ -229,8 +226,8 @@ class Translator:
                 if stamp >> 64:
                     comment = f"{comment} time stamp {sec} s and {usec} us".lstrip()
                     self.ledger.changed["bad-stamp"] += 1
-                    stamp = 0 if stamp < 0 or (sec or 0) >> 63 else LAST_STAMP
-                original = min(original, MAX_LENGTH)
+                    stamp = 0 if stamp < 0 or (sec or 0) >> 63 else pcapng.LAST_STAMP  # 64 bits, signed
+                original = min(original, pcapng.MAX_LENGTH)
                 if len(content) > MAX_CONTENT:
                     content = content[:MAX_CONTENT]
                     self.ledger.changed["cut"] += 1

@@ -42,8 +42,6 @@ MAX_BLOCK: Final = 16 << 20
 ``GIANTS``: nothing else in it could tell."""
 GIANTS: Final = frozenset({231, 249, 279})  # D-Bus, USBPcap, EBHSCR
 KEPT: Final = 1 << 20
-LAST_STAMP: Final = (1 << 64) - 1
-"""Nanoseconds since 1970: the last that pcapng holds, in the year 2554."""
 BAD_STAMP: Final = "bad-stamp"
 BAD_RECORD: Final = "bad-record"
 
@@ -362,10 +360,10 @@ class CaptureParser:
         if units is not None:  # a Simple Packet Block has neither stamp nor options
             options += self._options(body, begin + captured + (-captured & 3), size)
             stamp = units * interface.multiply // interface.divide + interface.offset_ns
-            if not 0 <= stamp <= LAST_STAMP:
+            if not 0 <= stamp <= pcapng.LAST_STAMP:
                 self.odd[BAD_STAMP] += 1
                 options += pcapng.comments(f"time stamp {stamp} ns since 1970")
-                stamp = LAST_STAMP if stamp > 0 else 0
+                stamp = pcapng.LAST_STAMP if stamp > 0 else 0
         found.append((interface.dlt, stamp, data, original, options))
 
     def _options(self, body: bytes, at: int, size: int) -> bytes:

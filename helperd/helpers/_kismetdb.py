@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from helperd.errors import HelperdError
-from helperd.helpers._capturefile import BAD_RECORD, BAD_STAMP, LAST_STAMP
+from helperd.helpers._capturefile import BAD_RECORD, BAD_STAMP
 from helperd.helpers._leftout import LeftOut
 from helperd.helpers._recording import Entry
-from helperd.pcapng import comments
+from helperd.pcapng import LAST_STAMP, comments
 from helperd.wire.messages import Gps, Signal
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from helperd.helpers._page import counter
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
+from helperd.pcapng import LAST_STAMP, MAX_LENGTH
 from helperd.wire.messages import CHANGES, LOSSES, DataReport, Gps, Json, Packet, Severity, Signal, Text
 from helperd.wire.record import replace
 
@@ -43,8 +44,6 @@ _HEADER = struct.Struct(">8sI4sI")
 _PACKET = struct.Struct(">4sH2sI2sI2sI2sI")
 _MAX_SIGNALS = 4096  # encoded signals kept
 
-LAST_STAMP = (1 << 64) - 1  # nanoseconds since 1970: the last that pcapng holds, in 2554
-MAX_LENGTH = (1 << 32) - 1
 _LATE = 10**9 << 32  # nanoseconds: what the seconds of the usual layout do not hold
 
 FOREIGN_V3_LIMIT = 16383  # bytes of a whole frame: what a Kismet server of 2023 and later takes

@@ -24,10 +24,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from helperd.errors import HelperdError
-from helperd.helpers._capturefile import LAST_STAMP
 from helperd.helpers._clock import monotonic
 from helperd.helpers._recording import CaptureRecording, open_file, open_recording
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
+from helperd.pcapng import LAST_STAMP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

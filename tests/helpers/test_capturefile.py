@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from helperd import pcapng
 from helperd.errors import HelperdError
-from helperd.helpers._capturefile import KEPT, LAST_STAMP, MAX_BLOCK, MAX_PACKET, PCAP_MAGICS, CaptureParser
+from helperd.helpers._capturefile import KEPT, MAX_BLOCK, MAX_PACKET, PCAP_MAGICS, CaptureParser
+from helperd.pcapng import LAST_STAMP
 
 SECOND = 1_600_000_000
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helperd.helpers._capturefile import LAST_STAMP
+from helperd.pcapng import LAST_STAMP
 from helperd.wire import v3
 from helperd.wire.frames import Kind
 from helperd.wire.messages import DataReport, ErrorReport, Json, OpenReport, OpenRequest
