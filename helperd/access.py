@@ -104,8 +104,8 @@ def no_rule(helper: HelperSpec | None) -> str:
     name = helper.name if helper else "interface"
     if helper is not None and helper.name in allowed():
         return (
-            "the launcher has not read its configuration since it was changed, because it is in use: "
-            "sudo helperd reload, or end what uses it"
+            "the launcher has too many connections of this user, or, being in use, has not read its configuration "
+            "since it was changed: end a capture, or sudo helperd reload"
         )
     rule = f'[[allow]]\\nuid = {uid}\\nhelpers = [\\"{name}\\"]\\n'
     return (

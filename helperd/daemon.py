@@ -395,7 +395,7 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _launchers(fd: int, settings: Config, installed: str | None) -> AsyncIterator[Launcher]:
-    async with open_launcher(fd, settings=settings) as own:
+    async with open_launcher(fd, settings=settings, reread=True) as own:
         if installed is None:
             yield own
         else:

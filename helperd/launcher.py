@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from helperd.config import Config
 
 REPLY_S = 20.0
+READ_AGAIN_S = 1.1
+"""After so long a launcher reads its configuration again: it does once a second at most."""
 _SLICES = 40
 """Of that time; when we stood still ourselves, one of them is over, and not the launcher's time to answer."""
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
@@ -371,7 +373,7 @@ def _pid_of(pidfd: int) -> int:
 
 @asynccontextmanager
 async def open_launcher(
-    fd: int, *, settings: Config | None = None, lent: bool = False
+    fd: int, *, settings: Config | None = None, lent: bool = False, reread: bool = False
 ) -> AsyncIterator[Launcher]:
     """Talk to the launcher at the other end of ``fd``, which belongs to the connection from then on.
 
@@ -379,6 +381,7 @@ async def open_launcher(
         fd: a SOCK_SEQPACKET socket.
         settings: our configuration: it has to be the launcher's, whose refusals then name the helpers.
         lent: others use it too.
+        reread: one that has read another configuration is told to read it again; a supervisor may.
 
     Raises:
         LauncherGone: nobody answers there. RequestRefused: "not-allowed-now", it has read another configuration.
@@ -389,7 +392,13 @@ async def open_launcher(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(launcher.read)
             try:
-                await launcher.refresh()
+                try:
+                    await launcher.refresh()
+                except RequestRefused:
+                    if not reread:
+                        raise
+                    await trio.sleep(READ_AGAIN_S)
+                    await launcher.refresh(settings)
                 yield launcher
             finally:
                 nursery.cancel_scope.cancel()

@@ -24,7 +24,15 @@ import trio
 from helperd import access, config
 from helperd.config.request import MAGIC, PING, WIRE
 from helperd.errors import ConfigRefused, HelperdError, LauncherGone, LaunchFailed, RequestRefused
-from helperd.launcher import OTHER, REPLY_S, Launcher, connect_launcher, open_launcher, own_launcher
+from helperd.launcher import (
+    OTHER,
+    READ_AGAIN_S,
+    REPLY_S,
+    Launcher,
+    connect_launcher,
+    open_launcher,
+    own_launcher,
+)
 from helperd.runtime import LAUNCHER_SOCKET
 
 if TYPE_CHECKING:
@@ -32,9 +40,6 @@ if TYPE_CHECKING:
 
     from helperd.config import Config, HelperSpec
     from helperd.launcher import Process
-
-READ_AGAIN_S = 1.1
-"""A launcher that nobody uses reads its changed configuration when somebody connects; who was too quick tries again."""
 
 
 class Launchers(Launcher):

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from helperd.sandbox.custody import Helper
 
 OWN = 1 << 5 | SETGID | SETUID | SETPCAP  # KILL, and these: what the launcher itself needs as root
-MAX_CLIENTS, MAX_CLIENTS_PER_UID = 64, 8
+MAX_CLIENTS, MAX_CLIENTS_PER_UID = 64, 16
 REAPED = 64  # children in a turn at most: their own children come back to us, as many as they like
 WORDS = {"config=", "runtime-dir=", "client-fd=", "listen=", "systemd", "unprivileged", "delegated"}
 KEPT = {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}

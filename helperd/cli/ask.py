@@ -6,8 +6,8 @@ import os
 
 from helperd.cli.defaults import add_config, config_file
 from helperd.control.client import Client
-from helperd.errors import UnavailableError
-from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
+from helperd.errors import HelperdError
+from helperd.runtime import CONTROL_SOCKET, NO_WAY, find_runtime_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def answer_of(
         try:
             with Client(path, ANSWER_S) as client:
                 return client.call(method, **parameters)
-        except UnavailableError:
-            if args.runtime_dir is not None:
+        except HelperdError as error:
+            if args.runtime_dir is not None or error.problem not in NO_WAY:
                 raise
     return _alone(config_file(args), question)
 

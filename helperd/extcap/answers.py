@@ -9,12 +9,7 @@ from helperd.extcap.words import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
-
     from helperd.alone import Alone
-
-NO_WAY: Final = ("no-daemon", "not-permitted")
-"""With these no daemon can be asked, but perhaps the launcher."""
 
 
 def alone(error: HelperdError) -> Alone:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from helperd.control.client import Client
 from helperd.errors import Code, HelperdError, UnavailableError, UsageError
-from helperd.extcap.answers import NO_WAY, alone, tell
+from helperd.extcap.answers import alone, tell
+from helperd.runtime import NO_WAY
 
 if TYPE_CHECKING:
     import socket

@@ -17,9 +17,9 @@ import sys
 from helperd import __version__
 from helperd.control.client import Client
 from helperd.errors import Code, HelperdError, UsageError
-from helperd.extcap.answers import NO_WAY, alone, tell
+from helperd.extcap.answers import alone, tell
 from helperd.extcap.words import Place, Words, interface_of, parse, place_of, plain, sentence
-from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
+from helperd.runtime import CONTROL_SOCKET, NO_WAY, find_runtime_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

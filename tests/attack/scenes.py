@@ -25,7 +25,7 @@ from helperd.config.request import EMPTY, EXITED
 from helperd.sandbox import cgroup, processes
 from tests.attack.asker import Asker, Refused, Running, connect
 from tests.attack.exact import INSIDE
-from tests.attack.seat import seat
+from tests.attack.seat import Seat, seat
 from tests.attack.stage import (
     ALLOWED,
     CAPTURE,
@@ -761,6 +761,79 @@ def doors(stage: Stage) -> list[str]:
 
 
 @scene
+def quotas(stage: Stage) -> list[str]:
+    """max_running is of each helper, over all connections of a user; questions have places of their own, and little time."""
+    wrong = Wrong()
+    second = PLAIN.replace("plain", "second")
+    rules = f'[[allow]]\nuid = {ALLOWED}\nhelpers = ["plain", "second"]\nmax_running = 3\n'
+    code = "result = launch(s, f, N, handle=Q)[0]"
+
+    def tries(place: Seat, number: int, times: int, *, question: bool = False) -> list[int]:
+        found = []
+        for _ in range(times):
+            try:
+                place.run(code.replace("N", str(number)).replace("Q", str(int(question))))
+                found.append(0)
+            except OSError as error:
+                found.append(error.errno or -1)
+        return found
+
+    full = errno.EAGAIN
+    with (
+        stage.listening(PLAIN + second + rules),
+        contextlib.closing(seat(ALLOWED, (DAEMON,), SOCKET=SOCKET)) as place,
+        contextlib.closing(seat(ALLOWED, (DAEMON,), SOCKET=SOCKET)) as other,
+    ):
+        for each in (place, other):
+            each.run("s, f = ready(); result = 1")
+        wrong.same("of one helper", tries(place, 1, 4), [0, 0, 0, full])
+        wrong.same("over another connection", tries(other, 1, 1), [full])
+        wrong.same("of the other helper", tries(other, 2, 4), [0, 0, 0, full])
+        began = time.monotonic()
+        wrong.same("questions beside them", tries(place, 1, 5, question=True), [0, 0, 0, 0, full])
+        wrong.same("of the other helper, too", tries(other, 2, 5, question=True), [0, 0, 0, 0, full])
+        deadline = time.monotonic() + 30
+        while (last := tries(place, 1, 1, question=True)) == [full] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        wrong.same(
+            "a question that is never answered ends", (last, time.monotonic() - began > 5), ([0], True)
+        )
+        wrong.same("what runs goes on", tries(place, 1, 1), [full])
+    return wrong
+
+
+@scene
+def read_when_idle(stage: Stage) -> list[str]:
+    """A launcher that nobody uses reads a changed configuration when somebody connects, and while it is used does not."""
+    wrong = Wrong()
+    rule = f'[[allow]]\nuid = {ALLOWED}\nhelpers = ["plain"]\n'
+    profiles = "s = connect(SOCKET); result = ask(s, 3)[0]"
+    with (
+        stage.listening(PLAIN + rule),
+        contextlib.closing(seat(ALLOWED, (DAEMON,), SOCKET=SOCKET)) as place,
+        contextlib.closing(seat(0, (), SOCKET=SOCKET)) as root,
+    ):
+        wrong.same("before", place.run(profiles), 1)
+        place.run("s.close(); result = 1")
+        stage.config(PLAIN + PLAIN.replace("plain", "second") + rule)
+        wrong.same("after a change", place.run(profiles), 2)
+        stage.config(PLAIN + rule)
+        wrong.same("while it is used", root.run(profiles), 2)
+        for each in (place, root):
+            each.run("s.close(); result = 1")
+        stage.config(PLAIN + "nonsense = 1\n" + rule)
+        wrong.same("a mistake", place.run(profiles), 2)
+        place.run("s.close(); result = 1")
+        wrong.same("it is told", "what was read before holds" in stage.said(), True)
+        stage.config(PLAIN + rule)
+        wrong.same("mended", place.run(profiles), 1)
+        place.run("s.close(); result = 1")
+        os.chmod(stage.config(PLAIN + RAW + rule), 0o666)
+        wrong.same("one that others may write", place.run(profiles), 1)
+    return wrong
+
+
+@scene
 def reload(stage: Stage) -> list[str]:
     """PING 1 reads the configuration again: good is taken, bad is refused, old fingerprints are stale, nothing comes back."""
     wrong = Wrong()
@@ -1037,7 +1110,7 @@ def supervisor(stage: Stage) -> list[str]:
                 stdout=subprocess.PIPE,
                 env={"TERM": "x", "HOME": "/root"},
             )
-            from tests.attack.seat import PRELUDE, Seat
+            from tests.attack.seat import PRELUDE
 
             assert process.stdin
             assert process.stdout
