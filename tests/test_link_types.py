@@ -50,7 +50,9 @@ def rig(rundir: Path, tmp_path: Path) -> Iterator[Rig]:
         program = tmp_path / f"{name}.py"
         program.write_text(PROGRAM.format(root=str(ROOT), linktypes=linktypes))
         config += HELPER.format(name=name, python=sys.executable, program=program)
-    with daemon(rundir, config) as running:
+    sink = f'[[sink]]\ntype = "file"\npath = "{tmp_path}/kept.pcapng"\ndlts = [113]\n'
+    socket = '[[sink]]\npath = "cooked.sock"\ndlts = [113]\n'
+    with daemon(rundir, config + sink + socket) as running:
         running.wait(
             lambda status: all(
                 set(row["linktypes"]) == set(LINKTYPES[row["name"]]) for row in status["sources"]
@@ -111,6 +113,17 @@ def test_one_link_type_of_several_sources_is_read_by_who_takes_one(rig: Rig, tmp
     assert tcpdump(file) == 60
 
 
+def test_a_sink_of_one_link_type_is_read_by_who_takes_one(rig: Rig, tmp_path: Path) -> None:
+    with rig.connect("cooked.sock") as sock:
+        stream = Stream(sock)
+        assert {stream.interfaces[packet.interface][0] for packet in stream.take(50)} == {113}
+        assert {linktype for linktype, _ in stream.interfaces} == {113}
+    rig.stop()
+    (file,) = tmp_path.glob("kept*.pcapng")
+    assert set(linktypes_of(file)) == {113}
+    assert tcpdump(file) == len(linktypes_of(file)) > 50
+
+
 @pytest.mark.parametrize("name", ["plain", "radio"])
 def test_a_source_of_one_link_type_needs_no_asking(rig: Rig, tmp_path: Path, name: str) -> None:
     """Other sources of other link types are there, and their interfaces have numbers."""
@@ -142,7 +155,7 @@ def test_a_sources_own_socket_carries_one_and_says_what_became_of_the_others(rig
     first = next(found)
     for _ in range(50):
         next(found)
-    (consumer,) = rig.wait(lambda status: bool(status["consumers"]))["consumers"]
+    (consumer,) = (row for row in rig.status()["consumers"] if row["sink"] == "sources/both.sock")
     assert set(consumer["lost_by"]) == {"link-type"}
     rig.call("Stop", source="both")
     rig.process.terminate()

@@ -36,6 +36,8 @@ NEEDED: Final = ("ts_sec", "ts_usec", "dlt", "packet")
 WANTED: Final = ("packet_full_len", "signal", "frequency", "lat", "lon", "alt", "speed", "heading")
 JSON_NEEDED: Final = ("ts_sec", "ts_usec", "type", "json")
 JSON_WANTED: Final = ("lat", "lon", "alt", "speed", "heading")
+OTHERS: Final = ("alerts", "datasources", "devices", "messages", "snapshots")
+"""Tables whose rows are neither packets nor JSON; they are counted, each as what it is called."""
 _DLT: Final = (1 << 16) - 1
 _LENGTH: Final = (1 << 32) - 1
 _WHOLE_DEGREES: Final = 5
@@ -111,6 +113,7 @@ class KismetDb:
         """All packets from the beginning."""
         entries: list[Entry] = []
         try:
+            self._count_others()
             for entry in merge(self._packets(), self._reports(), key=lambda entry: entry.timestamp_ns or 0):
                 entries.append(entry)
                 if len(entries) == ROWS:
@@ -120,6 +123,17 @@ class KismetDb:
             yield entries
             raise HelperdError("bad-capture", f"{self._path} is damaged: {error}") from None
         yield entries
+
+    def _count_others(self) -> None:
+        known = {
+            row[0] for row in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+        for table in OTHERS:
+            if table in known:
+                # the names are constants of this file
+                (rows,) = self._database.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+                if rows:
+                    self.left_out[table] += rows
 
     def _packets(self) -> Iterator[Entry]:
         for row in self._database.execute(self._query):

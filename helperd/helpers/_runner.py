@@ -568,6 +568,7 @@ class Runner:
 
         numbers = self._session.bulk
         assert numbers is not None
+        wait = wait and threading.current_thread() is not threading.main_thread()  # which hears the answer
         if dlt not in self._asked:
             self._asked.add(dlt)
             self._send(Register(bulk.SUBSYSTEM, dlt=dlt))

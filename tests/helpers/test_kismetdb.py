@@ -113,6 +113,19 @@ def test_a_log_damaged_in_the_middle_gives_what_stands_before(tmp_path: Path):
     assert "is damaged: database disk image is malformed" in text
 
 
+def test_what_a_log_has_besides_is_told(tmp_path: Path):
+    path = kismet_log(tmp_path / "x.kismet", [GOOD] * 3)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        for table, rows in (("devices", 4), ("alerts", 1), ("messages", 0), ("somebodys_own", 9)):
+            database.execute(f"CREATE TABLE {table} (ts_sec INT, json BLOB)")
+            database.executemany(f"INSERT INTO {table} VALUES (?, '{{}}')", [(n,) for n in range(rows)])
+        database.commit()
+    found, messages, _ = replay(path, "realtime=false")
+    assert len(found) == 3
+    assert messages[-1].reason.endswith(": 3 packets; left out: alerts (1), devices (4)")
+    assert any(getattr(message, "text", "").endswith("alerts, devices") for message in messages)
+
+
 def test_a_log_that_was_cut_is_refused(tmp_path: Path):
     file = Path(kismet_log(tmp_path / "x.kismet", [GOOD] * 2000))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
