@@ -106,19 +106,21 @@ class Hotplug:
 
     async def _follow_paths(self) -> None:
         """Watch the folders in which a path would appear, for as long as somebody wants one."""
-        while not any(True for _ in self._paths()):
-            await self.look.wait()
-        try:
-            folders = Folders()
-        except OSError:
-            return
-        one_at_a_time = trio.Lock()
-        with closing(folders):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_folders, folders, one_at_a_time)
-                while True:
-                    await self._watch(folders, one_at_a_time)
-                    await self.look.wait()
+        while True:
+            while not set(self._paths()):
+                await self.look.wait()
+            try:
+                folders = Folders()
+            except OSError:
+                return
+            one_at_a_time = trio.Lock()
+            with closing(folders):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read_folders, folders, one_at_a_time)
+                    while set(self._paths()):
+                        await self._watch(folders, one_at_a_time)
+                        await self.look.wait()
+                    nursery.cancel_scope.cancel()
 
     async def _watch(self, folders: Folders, one_at_a_time: trio.Lock) -> None:
         async with one_at_a_time:
