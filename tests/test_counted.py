@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 
+from helperd.services.exporter import page_of
 from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT, Stream, daemon
 
@@ -103,12 +104,14 @@ def test_a_packet_longer_than_readers_take_is_cut_and_said_to_be_everywhere(rund
         argv = [*HELPERD, "status", "usb", "--runtime-dir", str(rundir)]
         shown = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=HANGS_S)
         assert "changed:       cut 1\n" in shown.stdout
+        metrics = page_of(rig.status())
+        assert 'helperd_source_changed_packets_total{source="usb",reason="cut"} 1\n' in metrics
 
 
 def test_what_adapters_and_logs_leave_out_is_lost_with_its_reason(rundir, tmp_path):
     long = '{"long": "' + "x" * 270_000 + '"}'
     tool = lines(tmp_path / "tool", '{"n": 1}', "no json", '{"n": NaN}', long, "[]")
-    log = kismet_log(tmp_path / "x.kismet", ['{"n": 1}', long])
+    log = kismet_log(tmp_path / "x.kismet", ['{"n": 1}', *[long] * 12])
     sources = (
         ("tool", "0:type=tool", ["builtin:jsonlines", "--", str(tool)]),
         ("log", f"{log}:type=pcapfile,realtime=false", None),
@@ -121,9 +124,10 @@ def test_what_adapters_and_logs_leave_out_is_lost_with_its_reason(rundir, tmp_pa
             {"not-finite": 1},
         )
         assert rows["tool"]["produced"] == 5
-        assert (rows["log"]["lost"], rows["log"]["produced"]) == ({"too-long": 1}, 3)
+        assert (rows["log"]["lost"], rows["log"]["produced"]) == ({"too-long": 12}, 14)
         assert any("1 lines left out: not a JSON object" in text for text in said(rig, "tool"))
-        assert any("a record of 270012 characters" in text for text in said(rig, "log"))
+        told = [text for text in said(rig, "log") if "left out: a record of 270012 characters" in text]
+        assert [text.split()[0] for text in told] == ["1", "10"]
 
 
 def odd_capture(path):

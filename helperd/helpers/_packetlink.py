@@ -5,7 +5,8 @@ Rules:
      namespace this process is in, as /sys may not.
   2. A watch opens its socket before a sealed helper loses the right to, and only reads and writes afterwards.
 
-Source of facts: netdevice(7), rtnetlink(7), Linux's include/uapi/linux/if_arp.h; link types: libpcap's
+Source of facts: netdevice(7), rtnetlink(7), Linux's include/uapi/linux/if_arp.h and Documentation/ABI/testing/
+sysfs-class-net-dsa; link types: libpcap's
 documentation of LINKTYPE_ values.
 """
 
@@ -63,9 +64,13 @@ LINKTYPES: Final = {
 Only where the bytes are certain. So 519 (raw IP, but multiplexed below some modems) and 805 (802.15.4 with a checksum
 behind it) are not here, nor are PPP, tunnels and whatever else has a header on some drivers and none on others.
 """
+TAGGED: Final = {"brcm": 281, "brcm-prepend": 282, "dsa": 284, "edsa": 285}
+"""How an Ethernet interface before a switch marks the switch's ports (DSA), and the LINKTYPE for that. Marks
+that keep the shape of an Ethernet packet are not here."""
 COOKED: Final = (276, Framing.SLL2)
 """The same for all others, and for all interfaces at once: the kernel takes their own header off."""
 
+_ETHERNET: Final = 1
 _DLT_RAW: Final = 12
 _FLAGS, _ADDRESS, _ETHTOOL = 0x8913, 0x8927, 0x8946
 _DRIVER: Final = 3
@@ -87,6 +92,7 @@ class Link(NamedTuple):
         up: it is up.
         loopback: it is one.
         driver: name and place of its driver; empty: not known.
+        tagging: how it marks the ports of the switch behind it; empty: there is none.
     """
 
     name: str
@@ -95,10 +101,13 @@ class Link(NamedTuple):
     up: bool
     loopback: bool
     driver: str
+    tagging: str = ""
 
     @property
     def linktype(self) -> int:
         """LINKTYPE of its packets as we hand them on."""
+        if self.kind == _ETHERNET and self.tagging in TAGGED:
+            return TAGGED[self.tagging]
         return LINKTYPES.get(self.kind, COOKED)[0]
 
     @property
@@ -155,7 +164,26 @@ def look(name: str) -> Link:
                 if error.errno in {None, errno.ENODEV, errno.ENXIO}
                 else f"{name}: {error.strerror}"
             ) from None
-        return Link(name, index, kind, bool(flags & _UP), bool(flags & _LOOPBACK), _driver(sock, raw))
+        up, loopback = bool(flags & _UP), bool(flags & _LOOPBACK)
+        return Link(name, index, kind, up, loopback, _driver(sock, raw), tagging(name, index))
+
+
+def tagging(name: str, index: int, root: str = "/sys/class/net") -> str:
+    """How an interface marks the ports of the switch behind it; empty where it does not, or where nobody can tell.
+
+    Args:
+        name: of the interface.
+        index: its number: /sys may be of another namespace, and speak of another interface of that name.
+        root: where the interfaces are.
+    """
+    said = []
+    for file in ("ifindex", "dsa/tagging"):
+        try:
+            with open(f"{root}/{name}/{file}", encoding="ascii") as lines:
+                said.append(lines.readline().strip())
+        except (OSError, ValueError):
+            return ""
+    return said[1] if said[0] == str(index) else ""
 
 
 def _driver(sock: socket.socket, name: bytes) -> str:

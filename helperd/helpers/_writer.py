@@ -79,6 +79,7 @@ class Writer:
         written: packets taken; helperd sees the count too, also after a SIGKILL.
         cut: packets whose content was cut because the peer takes no longer frames.
         refused: packets that ``offer`` did not take.
+        left_out: JSON records that ``json`` did not take.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Writer:
         self.dlt = dlt
         self.cut = 0
         self.refused = 0
+        self.left_out = 0
         self._told = 0
         self._options_told = False
         self._odd: Counter[str] = Counter()
@@ -221,9 +223,11 @@ class Writer:
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:
+            self.left_out += 1
             self.count(1, "bad-record")
             raise ValueError(f"a record with a lone surrogate, which is no text: {error}") from None
         if size > self._room:
+            self.left_out += 1
             self.count(1, "too-long")
             raise ValueError(f"a record of {len(text)} characters; the peer takes {self._room} bytes at most")
         if timestamp_ns is None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from helperd.errors import HelperdError
 from helperd.helpers._clock import monotonic
 from helperd.helpers._recording import CaptureRecording, open_file, open_recording
+from helperd.helpers._writer import is_round
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
 from helperd.pcapng import LAST_STAMP
 
@@ -186,7 +187,8 @@ def _write(writer: Writer, entry: tuple[Any, ...]) -> None:
     try:
         writer.json(record, data.decode(), stamp, gps=gps)
     except ValueError as error:
-        writer.warning(f"left out: {error}")
+        if is_round(writer.left_out):
+            writer.warning(f"{writer.left_out} left out: {error}")
 
 
 def _path(definition: SourceDefinition) -> str:

@@ -178,6 +178,51 @@ def test_a_can_frame_of_the_second_kind_says_so(bare):
         assert helper.packets()[0][2] == b"\0\0\x01\x23\x0c\x04\0\0twelve bytes"
 
 
+@pytest.mark.parametrize(
+    ("tag", "linktype"), [("edsa", 285), ("dsa", 284), ("brcm", 281), ("rtl4_a", 1), ("none", 1), (None, 1)]
+)
+def test_the_way_to_a_switch_has_the_link_type_of_its_tag(tmp_path, tag, linktype):
+    """Laid out as /sys: there is no such switch here."""
+    folder = tmp_path / "eth0"
+    (folder / "dsa").mkdir(parents=True)
+    (folder / "ifindex").write_text("7\n")
+    if tag is not None:
+        (folder / "dsa" / "tagging").write_text(f"{tag}\n")
+    found = _packetlink.tagging("eth0", 7, str(tmp_path))
+    assert found == (tag or "")
+    assert _packetlink.Link("eth0", 7, 1, True, False, "", found).linktype == linktype
+    assert _packetlink.tagging("eth0", 8, str(tmp_path)) == "", "of another namespace"
+
+
+def test_tcpdump_calls_every_link_type_what_it_is_here(tmp_path):
+    wanted = {
+        281: "DSA_TAG_BRCM ",
+        282: "DSA_TAG_BRCM_PREPEND ",
+        284: "DSA_TAG_DSA ",
+        285: "DSA_TAG_EDSA ",
+        276: "LINUX_SLL2 ",
+    }
+    wanted |= {
+        253: "NETLINK ",
+        227: "CAN_SOCKETCAN ",
+        271: "VSOCK ",
+        230: "IEEE802_15_4_NOFCS ",
+        127: "IEEE802_11_RADIO ",
+    }
+    wanted |= {1: "EN10MB ", 101: "RAW ", 105: "IEEE802_11 ", 119: "PRISM_HEADER "}
+    ours = {
+        *_packetlink.TAGGED.values(),
+        _packetlink.COOKED[0],
+        *(known[0] for known in _packetlink.LINKTYPES.values()),
+    }
+    assert ours == set(wanted)
+    for linktype, name in wanted.items():
+        file = tmp_path / "empty.pcap"
+        file.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, linktype))
+        done = subprocess.run(["tcpdump", "-r", str(file)], capture_output=True, text=True, check=True)
+        assert f"link-type {name}" in done.stderr
+
+
 # all interfaces at once
 
 
