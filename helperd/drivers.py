@@ -10,6 +10,8 @@ Rules:
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -32,6 +34,8 @@ SOON_S: Final = 2.0
 """Seconds that a probe waits for the helpers ahead of one that has said yes."""
 GONE_S: Final = 0.5
 """Seconds that an answer waits for the processes that gave it to be gone."""
+_FOR_INTERFACES: Final = frozenset({"net_raw", "net_admin"})
+_RADIOS: Final = ("bluetooth", "ieee80211")
 _NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -288,6 +292,26 @@ async def _one_says_yes(questions: list[Asked], soon_at: float) -> None:
             nursery.start_soon(wait, asked)
 
 
+async def _lacking(helper: HelperSpec, definition: str) -> str:
+    """What a helper that says no without a word lacks, where the system knows: the file, or the interface."""
+    name = SourceDefinition.parse(definition).interface
+    if "/" in name:  # may be on a file system that does not answer
+        there = await trio.to_thread.run_sync(os.path.lexists, name, abandon_on_cancel=True)
+        return "" if there else f"no such file: {name}"
+    if not _FOR_INTERFACES.isdisjoint(helper.capabilities) and not _is_interface(name):
+        return f"no such interface: {name}; there are {', '.join(_interfaces()) or 'none'}"
+    return ""
+
+
+def _interfaces() -> list[str]:
+    return [name for _, name in sorted(socket.if_nameindex())]
+
+
+def _is_interface(name: str) -> bool:
+    """Whether the kernel knows an interface, or a radio, of that name."""
+    return name in _interfaces() or any(os.path.exists(f"/sys/class/{kind}/{name}") for kind in _RADIOS)
+
+
 async def _gone(questions: list[Asked]) -> None:
     with trio.move_on_after(GONE_S):
         for asked in questions:
@@ -340,7 +364,8 @@ async def probe(
             found.helper, found.report = asked.helper, answer
             break
         else:
-            found.refused.append(_refusal(asked.helper.name, answer, "probe-refused", "not mine"))
+            lacking = await _lacking(asked.helper, definition)
+            found.refused.append(_refusal(asked.helper.name, answer, "probe-refused", lacking or "not mine"))
     for asked in questions:
         asked.cancel()
     await _gone(questions)

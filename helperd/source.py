@@ -757,7 +757,7 @@ class Source:
         definition = SourceDefinition.parse(self.spec.definition)
         order.check(self.name, channel_plan(definition, self.reported)[0] if self.reported else ())
         if self.reported and order.channel is None and not order.channels and not self.own_channels():
-            raise UsageError("bad-value", f"{self.name}: its definition leaves it no channel to hop over")
+            raise HelperdError("bad-value", f"{self.name}: its definition leaves it no channel to hop over")
 
     async def _carry_out(self, order: StandingOrder) -> None:
         """Ask the helper, and remember what it said yes to, unless that is what it does by itself.

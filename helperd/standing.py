@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from helperd.errors import UsageError
+from helperd.errors import HelperdError
 from helperd.lifecycle import Exit, Why
 from helperd.lifecycle.hopping import DEFAULT_RATE
 from helperd.wire.messages import ConfigureRequest, Hopping
@@ -59,19 +59,19 @@ class StandingOrder:
             supported: the channels that the helper named, and its definition; empty: not known yet.
 
         Raises:
-            UsageError: "bad-value".
+            HelperdError: "bad-value".
         """
         spelled = {channel.lower(): channel for channel in supported}
 
         def checked(channel: str) -> str:
             name = channel.strip()
             if not name:
-                raise UsageError("bad-value", f"{source}: a channel's name is not empty")
+                raise HelperdError("bad-value", f"{source}: a channel's name is not empty")
             if supported and name.lower() not in spelled:
                 shown = ", ".join(supported[:_SHOWN]) + (", ..." if len(supported) > _SHOWN else "")
                 text = f"it has no channel {name[:40]!r}; its helper named {shown}"
                 cure = "a channel that it does not name has to stand in add_channels= of the definition"
-                raise UsageError("bad-value", f"{source}: {text}; {cure}")
+                raise HelperdError("bad-value", f"{source}: {text}; {cure}")
             return spelled.get(name.lower(), name)
 
         if self.channel is not None:

@@ -19,7 +19,7 @@ GREEN, YELLOW, RED, BOLD, DIM = "32", "33", "31", "1", "2"
 
 STATE_COLORS: Final = {
     "running": GREEN,
-    **dict.fromkeys(("starting", "greeting", "opening", "stopping", "paused", "starved", "stalled"), YELLOW),
+    **dict.fromkeys(("starting", "greeting", "opening", "stopping", "starved", "stalled"), YELLOW),
     **dict.fromkeys(("backoff", "failed", "hung"), RED),
     "down": DIM,
 }
@@ -224,12 +224,10 @@ def losses(source: Mapping[str, Any]) -> int:
 
 
 def state_of(source: Mapping[str, Any]) -> Cell:
-    """The word for what a source is doing, a bad verdict or a pause before the bare state."""
+    """The word for what a source is doing, a bad verdict before the bare state; a pause is no state, but a note."""
     word = clean(source.get("state", "?"))
     verdict = clean(source.get("verdict") or "")
-    if source.get("paused"):
-        word = "paused"
-    elif word == "running" and verdict not in {"", "ok"}:
+    if word == "running" and verdict not in {"", "ok"}:
         word = _SHORT.get(verdict, verdict)
     return Cell(word, STATE_COLORS.get(word, ""))
 
@@ -237,7 +235,7 @@ def state_of(source: Mapping[str, Any]) -> Cell:
 def note_of(source: Mapping[str, Any]) -> str:
     """What else there is to say: why it is not running and when it tries again, else what it captures."""
     state = source.get("state")
-    parts: list[str] = []
+    parts: list[str] = ["paused"] if source.get("paused") else []
     if state == "running":
         if source.get("verdict") not in {None, "", "ok"}:
             parts.append(f"{source['verdict']} {source.get('reason') or ''}".strip())
@@ -276,7 +274,7 @@ def source_cells(source: Mapping[str, Any]) -> list[Cell]:
         Cell(count(lost, 7), YELLOW if lost else ""),
         Cell(count(restarts, 7), YELLOW if restarts else ""),
         Cell(span(source.get("age_s"))),
-        Cell(note_of(source), DIM),
+        Cell(note_of(source), YELLOW if source.get("paused") else DIM),
     ]
 
 

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from helperd import config
+from helperd.control.client import ControlError
 from helperd.drivers import list_devices
 from helperd.launcher import own_launcher
 from tests import census
@@ -261,3 +262,28 @@ def test_a_device_that_comes_makes_the_next_answer_new(rundir: Path) -> None:
             pytest.skip(f"no event can be made here: {error}")
         while asked_at() < happened:  # the event may come behind the question
             assert time.monotonic() < happened + HANGS_S, "the kernel's word was not heard"
+
+
+@pytest.mark.need("root")
+def test_a_probe_that_is_refused_without_a_word_says_what_is_missing(rundir: Path) -> None:
+    """Where the system knows it: an interface, for who captures on interfaces, and a path for all."""
+    mute = (sys.executable, "-I", "-S", str(PEER), "good")
+    file = rundir / "there"
+    file.touch()
+    text = block("net", *mute, "--probe=mute") + 'capabilities = ["net_raw"]\n'
+    text += block("usb", *mute, "--probe=mute") + block("talks", *mute, "--probe=no")
+    with daemon(rundir, text) as rig:
+
+        def refused(definition: str) -> dict[str, str]:
+            answer = rig.call("Probe", definition=definition)
+            return {refusal["helper"]: refusal["text"] for refusal in answer["refused"]}
+
+        missing = refused("hd99")
+        assert missing["net"].startswith("no such interface: hd99; there are lo")
+        assert (missing["usb"], missing["talks"]) == ("not mine", "not mine")
+        assert refused("lo")["net"] == "not mine"
+        assert refused("/nowhere/x")["usb"] == "no such file: /nowhere/x"
+        assert refused("/nowhere/x")["talks"] == "not mine"
+        assert refused(str(file))["usb"] == "not mine"
+        with pytest.raises(ControlError, match="net: no such interface: hd99"):
+            rig.call("AddSource", definition="hd99", name="x")

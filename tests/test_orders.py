@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from helperd.control.client import ControlError
-from helperd.errors import Code, UsageError
+from helperd.errors import Code, HelperdError
 from helperd.lifecycle import Exit, Why
 from helperd.standing import TRIAL_S, StandingOrder
 from helperd.wire.messages import Hopping
@@ -117,7 +117,8 @@ def test_an_impossible_order_is_refused_and_what_was_before_stays(rundir: Path) 
         )
         for words in IMPOSSIBLE:
             said = helperd(rundir, *words)
-            assert said.returncode == Code.USAGE, (words, said)
+            wrong_rate = words[-1].startswith("--rate")
+            assert said.returncode == (Code.USAGE if wrong_rate else Code.NO), (words, said)
             assert not said.stdout, words
             assert any(word in said.stderr for word in ("it has no channel", "is not empty", "rate")), (
                 said.stderr
@@ -254,6 +255,23 @@ def test_a_radio_none_of_whose_channels_work_does_again_what_it_did_before(rundi
         assert (row["state"], row["incarnation"]) == ("running", 1)
 
 
+# a pause
+
+
+def test_a_pause_is_shown_beside_every_state_and_stays(rundir: Path) -> None:
+    with daemon(rundir, SYNTHETIC) as rig:
+        rig.wait_running()
+        assert helperd(rundir, "pause", "r").stdout.startswith("r: running, paused")
+        assert helperd(rundir, "stop", "r").stdout == "r: down, paused\n"
+        row = rig.source("r")
+        assert (row["state"], row["paused"]) == ("down", True)
+        shown = helperd(rundir, "status", "r").stdout
+        assert "down" in shown
+        assert "paused; stopped" in shown
+        assert helperd(rundir, "start", "r").stdout.startswith("r: running, paused")
+        assert helperd(rundir, "resume", "r").stdout.startswith("r: running, channel")
+
+
 # the order itself
 
 CRASHED = Exit(Why.ACCIDENT, "exited", "x", code=3)
@@ -311,5 +329,5 @@ def test_a_helper_contradicts_an_order_to_hop_when_it_does_nothing_of_it() -> No
 
 def test_what_is_not_known_cannot_be_checked_but_an_empty_name_never_is_one() -> None:
     StandingOrder(channels=("1", "2", "1")).check("r", ())
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(HelperdError, match="not empty"):
         StandingOrder(channels=("1", "")).check("r", ())

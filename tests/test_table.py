@@ -136,7 +136,7 @@ def test_sizes_rates_and_spans_are_short() -> None:
 
 
 def test_a_source_says_what_is_wrong_with_it() -> None:
-    assert state_of(source("a", paused=True)).text == "paused"
+    assert note_of(source("a", paused=True)).startswith("paused, ")
     stalled = source("a", verdict="stalled-by-consumer", reason="")
     assert state_of(stalled).text == "stalled"
     assert note_of(stalled).startswith("stalled-by-consumer")
@@ -152,6 +152,28 @@ def test_a_source_says_what_is_wrong_with_it() -> None:
         "a", state="down", why="stopped", exit={"kind": "asked", "problem": "asked", "text": "stop"}
     )
     assert note_of(stopped) == "stopped"
+
+
+@pytest.mark.parametrize("state", ["down", "starting", "opening", "running", "stopping", "backoff", "failed"])
+def test_a_pause_hides_no_state_and_no_reason(state: str) -> None:
+    """State and pause are two facts."""
+    ended = {"kind": "accident", "problem": "killed", "text": "the helper was ended by SIGKILL"}
+    row = source("a", state=state, why="", exit=ended, next_try_s=3.0 if state == "backoff" else None)
+    paused = row | {"paused": True}
+    assert state_of(paused).text == state_of(row).text
+    assert state_of(paused).color == state_of(row).color
+    note = note_of(row)
+    separator = ", " if state == "running" else "; "
+    assert note_of(paused).removeprefix("paused").removeprefix(separator).removeprefix(
+        ": "
+    ) == note.removeprefix(": ")
+    assert note_of(paused).startswith("paused")
+
+
+def test_a_pause_shows_beside_a_bad_verdict() -> None:
+    hung = source("a", verdict="hung", reason="keepalive", paused=True)
+    assert state_of(hung).text == "hung"
+    assert note_of(hung).startswith("paused, hung keepalive")
 
 
 def test_the_summary_counts_and_tells_bad_health() -> None:

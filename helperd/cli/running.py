@@ -98,7 +98,8 @@ def said(source: dict[str, Any]) -> str:
         return f"{name}: done, nothing more comes; `helperd start {name}` begins it again"
     tuning = source.get("tuning") or {}
     kept = f", {clean(tuning['text'])} from its next start on" if tuning.get("kept") else ""
-    return f"{clean(source['name'])}: {state_of(source).text}{channel}{kept}"
+    paused = ", paused" if source.get("paused") else ""
+    return f"{clean(source['name'])}: {state_of(source).text}{paused}{channel}{kept}"
 
 
 def is_done(source: dict[str, Any]) -> bool:

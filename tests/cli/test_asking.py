@@ -103,7 +103,7 @@ def test_a_session_of_orders(daemon: FakeDaemon, run: Run, capsys: pytest.Captur
     for words, said in (
         (("stop", "radio0", "beacons"), "radio0: down\nbeacons: down\n"),
         (("start", "radio0"), "radio0: running, channel 6\n"),
-        (("pause", "radio0"), "radio0: paused, channel 6\n"),
+        (("pause", "radio0"), "radio0: running, paused, channel 6\n"),
         (("resume", "radio0"), "radio0: running, channel 6\n"),
         (("restart", "bad"), "bad: running, channel 6\n"),
         (("channel", "radio0", "11"), "radio0: running, channel 11\n"),

@@ -45,7 +45,7 @@ Options
   --named=UUID   what the open report calls the device (default: nothing)
   --pid-file=F   where the pid of a child is written
   --list=a,b     interfaces of the list report (default bad0)
-  --probe=no     refuse the probe
+  --probe=no     refuse the probe; mute: without a word
 
 A packet holds b"BADHELPR", its number as a 64-bit big-endian integer, and fill bytes, each of the number's
 lowest eight bits.
@@ -204,7 +204,8 @@ class BadHelper:
             self.write(frame(LIST_REPORT, pack({1: seqno, 2: found, 4: "bad"}), seqno=self.next_seqno()))
         elif kind == PROBE:
             yes = self.options.get("probe", "yes") == "yes"
-            body = pack({1: seqno, 2: {1: "bad0", 3: "misbehaving"}, 3: "" if yes else "not mine"})
+            words = "not mine" if self.options.get("probe") == "no" else ""
+            body = pack({1: seqno, 2: {1: "bad0", 3: "misbehaving"}, 3: words})
             self.write(frame(PROBE_REPORT, body, code=int(yes), seqno=seqno))
         elif kind == OPEN:
             self.open(seqno, first_text(payload))
