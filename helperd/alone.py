@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import trio
 
 from helperd import __version__, access, config, pcapng
+from helperd.config.sources import source_name
 from helperd.config.specs import Config, SourceSpec
 from helperd.drivers import Drivers, list_devices, probe
 from helperd.errors import HelperdError, UnavailableError
@@ -125,7 +126,7 @@ async def capture(
     Raises:
         HelperdError, BrokenPipeError: perhaps in a group. KeyboardInterrupt: SIGINT before the first packet.
     """
-    spec = SourceSpec(definition=definition, name=config.source_name(definition), restart="temporary")
+    spec = SourceSpec(definition=definition, name=source_name(definition), restart="temporary")
     alone = replace(settings, sources=(spec,), sinks=(), services=())
 
     def log(severity: str, _source: str, text: str) -> None:

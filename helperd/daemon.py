@@ -21,8 +21,8 @@ import trio
 
 from helperd import __version__, config, pcapng
 from helperd.alone import describe
-from helperd.config.check import source_name
 from helperd.config.profile import END_SIGNALS
+from helperd.config.sources import source_name
 from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
 from helperd.control.api import Reader
 from helperd.control.peer import Admins

@@ -82,7 +82,7 @@ class Launcher:
             RequestRefused: the file cannot be trusted. ConfigRefused: it has mistakes.
         """
         self.read_at = monotonic()
-        config = conf.load(self.path, lambda path: trust.open_text(path, root=self.root))
+        config = conf.load(self.path, lambda path: trust.open_text(path, root=self.root), whole=False)
         self.accounts, where = profiling.Accounts(), os.pathsep.join(places())
         profiles = profiling.compile_profiles(config, self.accounts, f"{HERE}/helperd", where)
         self.config, self.profiles = replace(config, sources=(), sinks=()), profiles  # not its business

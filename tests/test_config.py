@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helperd import config
-from helperd.config import check, keys, lines, specs, values
+from helperd.config import check, keys, lines, sources, specs, values
 from helperd.errors import PROBLEMS, Code, ConfigError, ConfigRefused
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,15 +51,18 @@ def only(text: str) -> tuple[int, str, str, str]:
 
 
 def test_each_key_is_declared_once_and_each_spec_has_exactly_its_keys() -> None:
-    pairs = [(key.table, key.name) for key in config.KEYS]
+    pairs = [(key.table, key.name) for key in sources.KEYS]
     assert len(pairs) == len(set(pairs))
     for table, spec in SPECS.items():
-        assert set(keys.keys_of(table)) == {field.name for field in dataclasses.fields(spec)} - WHERE
-    assert {key.table for key in config.KEYS} == {table.name for table in config.TABLES} == set(SPECS)
+        assert (
+            set(keys.keys_of(table, sources.KEYS))
+            == {field.name for field in dataclasses.fields(spec)} - WHERE
+        )
+    assert {key.table for key in sources.KEYS} == {table.name for table in config.TABLES} == set(SPECS)
 
 
 def test_each_default_is_a_value_that_could_be_written_and_equals_the_specs_own_default() -> None:
-    for key in config.KEYS:
+    for key in sources.KEYS:
         field = SPECS[key.table].__dataclass_fields__[key.name]
         if key.default is None:
             continue
@@ -68,7 +71,7 @@ def test_each_default_is_a_value_that_could_be_written_and_equals_the_specs_own_
 
 
 def test_each_key_has_a_sentence_for_people() -> None:
-    for key in config.KEYS:
+    for key in sources.KEYS:
         assert key.meaning.endswith("."), key
         assert key.required or key.default is not None or key.otherwise or key.table == "allow", key
     for table in config.TABLES:
@@ -257,7 +260,7 @@ helpers = ["h"]
         allow=(specs.AllowSpec(("h",), uid=1000, max_running=2), specs.AllowSpec(("h",), group="capture")),
     )
     written = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
-    assert written == {key.name for key in config.KEYS}, "this test shows every key"
+    assert written == {key.name for key in sources.KEYS}, "this test shows every key"
 
 
 def test_comments_order_and_place_change_nothing() -> None:
@@ -308,7 +311,7 @@ def test_a_builtin_helper_is_trusted_with_what_the_sdk_does(monkeypatch: pytest.
     ],
 )
 def test_a_source_is_named_after_its_interface(definition: str, name: str) -> None:
-    assert config.source_name(definition) == name
+    assert sources.source_name(definition) == name
     assert values.NAME.fullmatch(name)
 
 
@@ -327,7 +330,7 @@ def test_a_source_is_named_after_its_interface(definition: str, name: str) -> No
     ],
 )
 def test_a_type_is_seen_without_parsing_the_definition(definition: str, kind: str | None) -> None:
-    assert config.source_type(definition) == kind
+    assert sources.source_type(definition) == kind
 
 
 def test_a_source_gets_the_first_helper_that_serves_its_type() -> None:
@@ -367,7 +370,7 @@ def test_every_example_of_the_shipped_file_is_good_when_uncommented() -> None:
     shipped = text + "# --- helpers" + SHIPPED.read_text().partition("# --- helpers")[2]
     whole = "".join(uncommented_examples())
     assert len(config.parse(shipped + whole, "f").helpers) >= 4
-    for key in config.KEYS:
+    for key in sources.KEYS:
         if key.table in ("source", "sink"):
             assert re.search(rf"(?m)^{key.name} = ", shipped + whole) or key.name in (
                 "format",

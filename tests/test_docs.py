@@ -14,6 +14,7 @@ import pytest
 from helperd import config
 from helperd.cli.commands import COMMANDS
 from helperd.cli.parser import build
+from helperd.config.sources import KEYS
 from helperd.errors import PROBLEMS, Code
 from helperd.extcap.shim import USAGE
 from helperd.routing import SLOW
@@ -139,7 +140,7 @@ def test_every_command_and_option_is_in_the_manual() -> None:
 def test_every_key_is_in_the_reference_and_the_manual() -> None:
     reference = (DOCS / "configuration.md").read_text()
     manual = (MAN / "helpers.toml.5.scd").read_text().replace("\\", "")
-    for key in config.KEYS:
+    for key in KEYS:
         assert f"| `{key.name}` |" in reference
         assert f"*{key.name}* = " in manual
 

@@ -605,6 +605,24 @@ def test_without_the_supervisors_user_every_way_out_is_named(tmp_path: Path):
         daemon_ids(DaemonSpec(), Accounts(str(tmp_path)))
 
 
+def test_the_launcher_loads_little():
+    """What it loads of ours, in lines; sources are not its business."""
+    code = (
+        "import sys, helperd.privsep\n"
+        "from helperd import config\n"
+        "config.load(sys.argv[1], whole=False)\n"
+        "for name, module in list(sys.modules.items()):\n"
+        "    if name.startswith('helperd'): print(name, module.__file__)"
+    )
+    argv = [sys.executable, "-c", code, str(PRIVSEP.parent.parent / "config" / "helpers.toml")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=HANGS_S)
+    loaded = dict(line.split() for line in done.stdout.splitlines())
+    assert "helperd.config.check" in loaded
+    assert "helperd.config.sources" not in loaded
+    lines = sum(Path(file).read_text().count("\n") for file in loaded.values())
+    assert lines <= 5737, f"{lines} lines"
+
+
 def test_the_launcher_is_small():
     lines = PRIVSEP.read_text().count("\n")
     assert lines <= 450, f"privsep.py has {lines} lines"

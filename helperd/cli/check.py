@@ -16,6 +16,7 @@ from helperd.cli.defaults import SYSTEM_CONFIG, config_file
 from helperd.cli.feasible import check_definition, implicit_doubt, socket_doubts
 from helperd.config import trust
 from helperd.config.profile import Accounts, compile_profiles, daemon_groups, given
+from helperd.config.sources import source_name
 from helperd.errors import Code, ConfigError, ConfigRefused, RequestRefused, UsageError
 from helperd.helpers._template import Template
 from helperd.helpers.jsonlines import SETTINGS
@@ -122,7 +123,7 @@ def warnings(settings: Config) -> Iterator[ConfigError]:
             )
     for number, source in _numbered(settings.sources):
         named = SourceDefinition.parse(source.definition).get("name")
-        if named and source.name != config.source_name(source.definition):
+        if named and source.name != source_name(source.definition):
             text = f'name = "{source.name}" counts, not the definition\'s name={named}; write one of them'
             yield ConfigError(
                 "bad-definition", text, file=source.file, line=source.line, key=f"source[{number}].name"

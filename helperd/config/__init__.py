@@ -5,7 +5,7 @@ nothing but the standard library, tomli and ``helperd.errors``.
 
     load(path)          read, check, return a Config; raises ConfigRefused
     parse(text, file)   the same for a text at hand
-    KEYS, TABLES        every key, declared once
+    sources.KEYS        every key, declared once
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from helperd.config.capabilities import CAPABILITIES
-from helperd.config.check import Document, builtins, compose, parse, source_name, source_type
-from helperd.config.keys import KEYS, TABLES, Key, Table
+from helperd.config.check import Check, Document, builtins
+from helperd.config.keys import TABLES, Key, Table
 from helperd.config.specs import AllowSpec, Config, DaemonSpec, HelperSpec, SinkSpec, SourceSpec
 from helperd.errors import ConfigError, ConfigRefused
 
@@ -35,13 +35,25 @@ def _open(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def load(path: str, opener: Callable[[str], int] = _open) -> Config:
+def parse(text: str, file: str) -> Config:
+    """Check a configuration's text, without drop-ins.
+
+    Raises:
+        ConfigRefused: as ``load``.
+    """
+    from helperd.config.sources import Whole
+
+    return Whole([Document(text, file)]).run()
+
+
+def load(path: str, opener: Callable[[str], int] = _open, *, whole: bool = True) -> Config:
     """Read and check a configuration: a file, and the drop-ins that it includes.
 
     Args:
         path: the main file.
         opener: returns an open descriptor for a path. The launcher reads the very descriptors whose owner and
             directories it has checked.
+        whole: without it sources are passed over.
 
     Raises:
         ConfigRefused: every mistake of every file; "no-config" when one cannot be read.
@@ -59,7 +71,12 @@ def load(path: str, opener: Callable[[str], int] = _open) -> Config:
             mistakes += refused.mistakes
     if mistakes:
         raise ConfigRefused(mistakes)
-    return replace(compose(documents), stamp=looks)
+    check = Check(documents)
+    if whole:
+        from helperd.config.sources import Whole
+
+        check = Whole(documents)
+    return replace(check.run(), stamp=looks)
 
 
 def stamp(paths: Iterable[str]) -> Stamp:
@@ -142,7 +159,6 @@ __all__ = [
     "CAPABILITIES",
     "DROP_INS",
     "INSTALLED",
-    "KEYS",
     "TABLES",
     "AllowSpec",
     "Config",
@@ -159,6 +175,4 @@ __all__ = [
     "drop_ins",
     "load",
     "parse",
-    "source_name",
-    "source_type",
 ]

@@ -40,7 +40,6 @@ _NO_LINK_TYPES = {
     "frames": "frames may hold several link types and are not taken apart; use format pcapng, or sources",
     "jsonl": "JSON reports have no link type; use format pcapng, or sources",
 }
-_QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*(?::|$)')
 _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -52,41 +51,6 @@ def builtins(folder: str | None = None) -> list[str]:
         return []
     names = {file[:-3] for file in files if file.endswith(".py") and not file.startswith("_")}
     return sorted(names - {"sdk"})
-
-
-def source_name(definition: str) -> str:
-    """Return the name a source gets by itself: its ``name=``, else its interface; odd characters as "-"."""
-    interface, options = _look(definition)
-    return _as_name(options.get("name", "")) or _as_name(interface) or "source"
-
-
-def _as_name(text: str) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:32].rstrip("-_")
-
-
-def source_type(definition: str) -> str | None:
-    """Return what ``type=`` in a definition says, lower-cased; None when it is absent, empty or "auto"."""
-    found = _look(definition)[1].get("type", "").lower()
-    return None if found in ("", "auto") else found
-
-
-def _look(definition: str) -> tuple[str, dict[str, str]]:
-    """Return interface and options of a definition: a look that refuses nothing, the parse is the wire room's."""
-    quoted = _QUOTED.match(definition)
-    if quoted:
-        interface, rest = quoted[1].replace('""', '"'), definition[quoted.end() :]
-    else:
-        interface, _, rest = definition.partition(":")
-    options: dict[str, str] = {}
-    key = ""
-    for part in re.findall(r'(?:[^,"]|"[^"]*"?)+', rest):
-        name, equals, value = part.partition("=")
-        if equals:
-            key = name.strip().lower()
-            options[key] = value.replace('"', "").strip()
-        elif key and part.strip():
-            options[key] += "," + part.replace('"', "").strip()
-    return interface.strip() if not quoted else interface, options
 
 
 class Document:
@@ -111,46 +75,29 @@ class Document:
         return self.lines.get(path, 0)
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where an entry or a key stands."""
 
     document: Document
     path: Path
 
-    def __truediv__(self, word: str | int) -> _Place:
-        return _Place(self.document, (*self.path, word))
+    def __truediv__(self, word: str | int) -> Place:
+        """The place of a key, or of an entry, in this one."""
+        return Place(self.document, (*self.path, word))
 
     @property
     def line(self) -> int:
+        """Its line."""
         return self.document.line(self.path)
 
-    def seen_from(self, other: _Place) -> str:
+    def seen_from(self, other: Place) -> str:
         """What to call it in a mistake that stands elsewhere."""
         here = self.document is other.document
         return f"on line {self.line}" if here else f"in {self.document.file}, line {self.line}"
 
 
-_Entry = dict[str, Any]
+Entry = dict[str, Any]
 """The parsed values of one table, its defaults, and "place"."""
-
-
-def parse(text: str, file: str) -> specs.Config:
-    """Check a configuration's text, without drop-ins.
-
-    Raises:
-        ConfigRefused: as ``compose``; "bad-syntax", then alone.
-    """
-    return compose([Document(text, file)])
-
-
-def compose(documents: Sequence[Document]) -> specs.Config:
-    """Check a configuration: its main file, then its drop-ins in the order in which they count.
-
-    Raises:
-        ConfigRefused: every mistake, in the order of files and lines: unknown-key, bad-value, missing-key,
-            duplicate-name, unknown-helper, unknown-source.
-    """
-    return _Check(documents).run()
 
 
 def _syntax(error: Exception, text: str, file: str) -> ConfigError:
@@ -165,23 +112,36 @@ def _syntax(error: Exception, text: str, file: str) -> ConfigError:
     return ConfigError("bad-syntax", f"not valid TOML: {words}", file=file, line=line)
 
 
-class _Check:
-    """Documents on their way to a Config; mistakes are collected."""
+class Check:
+    """Documents on their way to a Config without sources; mistakes are collected.
+
+    The documents are a main file, then its drop-ins in the order in which they count.
+    """
+
+    keys = KEYS
+    whole = False
 
     def __init__(self, documents: Sequence[Document]) -> None:
         self.documents = documents
         self.mistakes: list[tuple[int, ConfigError]] = []
 
     def run(self) -> specs.Config:
-        found: dict[str, list[_Entry]] = {table.name: [] for table in TABLES}
+        """Check everything.
+
+        Raises:
+            ConfigRefused: every mistake, in the order of files and lines: unknown-key, bad-value, missing-key,
+                duplicate-name, unknown-helper, unknown-source.
+        """
+        found: dict[str, list[Entry]] = {table.name: [] for table in TABLES}
         for document in self.documents:
             self._tables(document)
             for table in TABLES:
-                found[table.name] += self._entries(table, document)
+                if table.name != "source" or self.whole:
+                    found[table.name] += self._entries(table, document)
         daemon = self._daemon(found["helperd"])
         found["helper"] = _taken(found["helper"])
         self._helpers(found["helper"])
-        self._sources(found["source"], found["helper"])
+        self.sources(found["source"], found["helper"])
         self._sinks(found["sink"], found["source"], daemon)
         self._services(found["service"], found["source"])
         self._allow(found["allow"], found["helper"])
@@ -201,7 +161,8 @@ class _Check:
 
     # -- mistakes
 
-    def _refuse(self, problem: str, text: str, place: _Place) -> None:
+    def refuse(self, problem: str, text: str, place: Place) -> None:
+        """Note a mistake."""
         key = ""
         for part in place.path:
             key += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if key else part
@@ -216,35 +177,35 @@ class _Check:
         for word in document.content:
             if word in known:
                 continue
-            owners = [key.table for key in KEYS if key.name == word]
+            owners = [key.table for key in self.keys if key.name == word]
             if owners and not isinstance(document.content[word], (dict, list)):
                 tail = f"; it belongs below {' or '.join(_header(known[owner]) for owner in owners)}"
             else:
                 tail = f"; did you mean {_header(known[nearest(word, known, 0.0) or 'helperd'])}?"
             text = f'there is no "{word}" at the top of the file{tail}'
-            self._refuse("unknown-key", text, _Place(document, (word,)))
+            self.refuse("unknown-key", text, Place(document, (word,)))
 
-    def _entries(self, table: Table, document: Document) -> list[_Entry]:
+    def _entries(self, table: Table, document: Document) -> list[Entry]:
         content = document.content.get(table.name)
-        place = _Place(document, (table.name,))
+        place = Place(document, (table.name,))
         if content is None:
             return []
         if not table.many:
             if isinstance(content, dict):
                 return [self._entry(table, content, place)]
-            self._refuse("bad-value", f"{table.name} must be a table, written [{table.name}]", place)
+            self.refuse("bad-value", f"{table.name} must be a table, written [{table.name}]", place)
             return []
         if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-            self._refuse(
+            self.refuse(
                 "bad-value", f"{table.name} must be an array of tables: write [[{table.name}]]", place
             )
             return []
         return [self._entry(table, entry, place / number) for number, entry in enumerate(content)]
 
-    def _entry(self, table: Table, content: dict[str, Any], place: _Place) -> _Entry:
+    def _entry(self, table: Table, content: dict[str, Any], place: Place) -> Entry:
         """Check one table's keys; return parsed values and defaults. A wrong value counts as absent."""
-        keys = keys_of(table.name)
-        found: _Entry = {"place": place, "written": frozenset(content)}
+        keys = keys_of(table.name, self.keys)
+        found: Entry = {"place": place, "written": frozenset(content)}
         for word, value in content.items():
             if word not in keys:
                 self._unknown(table, word, place / word)
@@ -252,32 +213,32 @@ class _Check:
             try:
                 found[word] = keys[word].kind.parse(value)
             except ValueError as error:
-                self._refuse("bad-value", f"{word} {error}", place / word)
+                self.refuse("bad-value", f"{word} {error}", place / word)
         for key in keys.values():
             if key.required and key.name not in content:
-                self._refuse("missing-key", f'{_header(table)} needs "{key.name}": {key.meaning}', place)
+                self.refuse("missing-key", f'{_header(table)} needs "{key.name}": {key.meaning}', place)
             elif key.default is not None and key.name not in found:
                 found[key.name] = key.kind.parse(
                     list(key.default) if isinstance(key.default, tuple) else key.default
                 )
         return found
 
-    def _daemon(self, entries: list[_Entry]) -> dict[str, Any]:
+    def _daemon(self, entries: list[Entry]) -> dict[str, Any]:
         """Put the [helperd] tables of all files together: each key stands in one of them."""
         found: dict[str, Any] = {}
-        first: dict[str, _Place] = {}
+        first: dict[str, Place] = {}
         for entry in entries:
-            place: _Place = entry["place"]
+            place: Place = entry["place"]
             for word, value in _fields(entry).items():
                 if word not in entry["written"]:
                     found.setdefault(word, value)
                     continue
                 if word == "include" and place.document is not self.documents[0]:
                     text = f"include belongs to the main file, {self.documents[0].file}"
-                    self._refuse("bad-value", text, place / word)
+                    self.refuse("bad-value", text, place / word)
                 elif word in first:
                     text = f"[helperd] has {word} already {first[word].seen_from(place)}"
-                    self._refuse("duplicate-name", text, place / word)
+                    self.refuse("duplicate-name", text, place / word)
                 first.setdefault(word, place / word)
                 found[word] = value
         found.pop("line", None)
@@ -285,10 +246,10 @@ class _Check:
         found["places"] = {word: (place.document.file, place.line) for word, place in first.items()}
         return found
 
-    def _unknown(self, table: Table, word: str, place: _Place) -> None:
-        keys = keys_of(table.name)
+    def _unknown(self, table: Table, word: str, place: Place) -> None:
+        keys = keys_of(table.name, self.keys)
         near = nearest(word, keys)
-        owners = [key.table for key in KEYS if key.name == word]
+        owners = [key.table for key in self.keys if key.name == word]
         if near:
             tail = f'did you mean "{near}"?'
         elif owners:
@@ -298,30 +259,31 @@ class _Check:
         else:
             near = nearest(word, keys, 0.0) or next(iter(keys))
             tail = f'the nearest is "{near}", all of them: {", ".join(keys)}'
-        self._refuse("unknown-key", f'{_header(table)} has no key "{word}"; {tail}', place)
+        self.refuse("unknown-key", f'{_header(table)} has no key "{word}"; {tail}', place)
 
     # -- entries against each other
 
-    def _unique(self, table: str, entries: list[_Entry], word: str, cure: str = "") -> None:
-        first: dict[str, _Place] = {}
+    def unique(self, table: str, entries: list[Entry], word: str, cure: str = "") -> None:
+        """Refuse a value that two entries have."""
+        first: dict[str, Place] = {}
         for entry in entries:
             value, place = entry.get(word), entry["place"] / word
             if value is None:
                 continue
             if value in first:
                 text = f'a {table} {word} "{value}" is already {first[value].seen_from(place)}{cure}'
-                self._refuse("duplicate-name", text, place)
+                self.refuse("duplicate-name", text, place)
             else:
                 first[value] = place
 
-    def _helpers(self, entries: list[_Entry]) -> None:
-        self._unique("helper", entries, "name")
+    def _helpers(self, entries: list[Entry]) -> None:
+        self.unique("helper", entries, "name")
         known = builtins()
         for entry in entries:
             command = entry.get("command", ("",))
             match = BUILTIN.fullmatch(command[0])
             if match and match[1] not in known:
-                self._refuse(
+                self.refuse(
                     "unknown-helper",
                     f"there is no builtin helper {match[1]!r}{hint(match[1], known)}",
                     entry["place"] / "command",
@@ -335,41 +297,22 @@ class _Check:
                 ("exclusive", match is None or match[1] not in SHARED, True),
             ):
                 entry.setdefault(word, builtin if match else other)
-            entry["present"] = _present(entry)
+            entry["present"] = is_present(entry)
             self._privilege(entry, entry["place"] / "privilege", builtin=bool(match))
 
-    def _privilege(self, entry: _Entry, place: _Place, *, builtin: bool) -> None:
+    def _privilege(self, entry: Entry, place: Place, *, builtin: bool) -> None:
         privilege = entry.get("privilege", "ambient")
         if privilege == "suid" and entry.get("no_new_privs", True):
-            self._refuse("bad-value", 'privilege = "suid" works only with no_new_privs = false', place)
+            self.refuse("bad-value", 'privilege = "suid" works only with no_new_privs = false', place)
         if builtin and privilege != "ambient":
-            self._refuse(
+            self.refuse(
                 "bad-value", f'a builtin helper has no {privilege} privilege; leave it "ambient"', place
             )
 
-    def _sources(self, entries: list[_Entry], helpers: list[_Entry]) -> None:
-        names = [helper["name"] for helper in helpers if "name" in helper]
-        best = sorted(helpers, key=lambda helper: not _present(helper))  # the first that serves a type
-        served = {kind: helper.get("name") for helper in reversed(best) for kind in helper["types"]}
-        for entry in entries:
-            definition = entry.get("definition")
-            if definition is None:
-                continue
-            if "name" not in entry["written"]:
-                entry["name"] = source_name(definition)
-            kind = source_type(definition)
-            if "helper" in entry:
-                if entry["helper"] not in names:
-                    text = f'no helper is called "{entry["helper"]}"{hint(entry["helper"], names)}'
-                    self._refuse("unknown-helper", text, entry["place"] / "helper")
-            elif kind in served:
-                entry["helper"] = served[kind]
-            elif kind is not None:
-                text = f'no helper serves type "{kind}"{hint(kind, served)}'
-                self._refuse("unknown-helper", text, entry["place"] / "definition")
-        self._unique("source", entries, "name", '; give one of them another name = "..."')
+    def sources(self, entries: list[Entry], helpers: list[Entry]) -> None:
+        """Check [[source]] against the helpers; here there are none: ``sources.Whole``."""
 
-    def _sinks(self, entries: list[_Entry], sources: list[_Entry], daemon: dict[str, Any]) -> None:
+    def _sinks(self, entries: list[Entry], sources: list[Entry], daemon: dict[str, Any]) -> None:
         names = [source["name"] for source in sources if "name" in source]
         taken = {"control.sock"}
         if daemon.get("implicit_sinks", True):
@@ -380,31 +323,31 @@ class _Check:
             path = entry.get("path")
             if path in taken:
                 text = f'"{path}" is a socket that helperd makes by itself; choose another path'
-                self._refuse("duplicate-name", text, entry["place"] / "path")
+                self.refuse("duplicate-name", text, entry["place"] / "path")
             for name in entry.get("sources", ()):
-                if name not in names:
+                if name not in names and self.whole:
                     text = f'no source is called "{name}"{hint(name, names)}'
-                    self._refuse("unknown-source", text, entry["place"] / "sources")
-        self._unique("sink", entries, "path")
-        self._unique("sink", [entry for entry in entries if entry.get("listen", ("", 0))[1]], "listen")
+                    self.refuse("unknown-source", text, entry["place"] / "sources")
+        self.unique("sink", entries, "path")
+        self.unique("sink", [entry for entry in entries if entry.get("listen", ("", 0))[1]], "listen")
 
-    def _sink(self, entry: _Entry) -> None:
+    def _sink(self, entry: Entry) -> None:
         """Check what a sink's type asks for."""
-        place: _Place = entry["place"]
+        place: Place = entry["place"]
         kind = entry.get("type", "unix")
         needed, odd = ("listen", "path") if kind == "tcp" else ("path", "listen")
         written = entry["written"]
         if needed not in written:
-            self._refuse("missing-key", f'a sink of type "{kind}" needs "{needed}"', place)
+            self.refuse("missing-key", f'a sink of type "{kind}" needs "{needed}"', place)
 
         def refuse(key: str, text: str) -> None:
-            self._refuse("bad-value", f"{key} {text}", place / key)
+            self.refuse("bad-value", f"{key} {text}", place / key)
 
         if needed == "path" and "path" in entry:
             filesink.check_path(entry, refuse)
         filesink.check(entry, written, refuse)
         if odd in written:
-            self._refuse(
+            self.refuse(
                 "bad-value",
                 f"belongs to another type of sink; write type = "
                 f'"{"tcp" if odd == "listen" else "unix"}" or leave it out',
@@ -415,48 +358,48 @@ class _Check:
                 f"{entry['listen'][0]} can be reached from other machines, without password or encryption; "
                 "write exposed = true if that is meant, or listen at 127.0.0.1"
             )
-            self._refuse("bad-value", text, place / "listen")
+            self.refuse("bad-value", text, place / "listen")
         if entry.get("dlts") and entry.get("format") in _NO_LINK_TYPES:
-            self._refuse("bad-value", _NO_LINK_TYPES[entry["format"]], place / "dlts")
+            self.refuse("bad-value", _NO_LINK_TYPES[entry["format"]], place / "dlts")
 
-    def _services(self, entries: list[_Entry], sources: list[_Entry]) -> None:
-        self._unique("service", entries, "name")
+    def _services(self, entries: list[Entry], sources: list[Entry]) -> None:
+        self.unique("service", entries, "name")
         known = builtins(SERVICES_DIR)
         names = {source["name"]: source["place"] for source in sources if "name" in source}
         for entry in entries:
-            place: _Place = entry["place"]
+            place: Place = entry["place"]
             match = BUILTIN.fullmatch(entry.get("command", ("",))[0])
             if match and match[1] not in known:
                 text = f"there is no builtin service {match[1]!r}{hint(match[1], known)}"
-                self._refuse("bad-value", text, place / "command")
+                self.refuse("bad-value", text, place / "command")
             if entry.get("name") in names:
                 text = f'a source is called "{entry["name"]}" already {names[entry["name"]].seen_from(place)}'
-                self._refuse("duplicate-name", text, place / "name")
+                self.refuse("duplicate-name", text, place / "name")
             if entry.get("user") in {"root", "0"}:
                 text = "user must not be root: a service has no privilege"
-                self._refuse("bad-value", text, place / "user")
+                self.refuse("bad-value", text, place / "user")
 
-    def _allow(self, entries: list[_Entry], helpers: list[_Entry]) -> None:
+    def _allow(self, entries: list[Entry], helpers: list[Entry]) -> None:
         names = [helper["name"] for helper in helpers if "name" in helper]
         for entry in entries:
             written = {"uid", "group"} & entry["written"]
             if len(written) != 1:
                 problem, text = ("bad-value", "not both") if written else ("missing-key", "one of them")
-                self._refuse(problem, f"[[allow]] needs uid or group, {text}", entry["place"])
+                self.refuse(problem, f"[[allow]] needs uid or group, {text}", entry["place"])
             for name in entry.get("helpers", ()):
                 if name not in names:
                     text = f'no helper is called "{name}"{hint(name, names)}'
-                    self._refuse("unknown-helper", text, entry["place"] / "helpers")
+                    self.refuse("unknown-helper", text, entry["place"] / "helpers")
 
 
-def _fields(entry: _Entry) -> dict[str, Any]:
+def _fields(entry: Entry) -> dict[str, Any]:
     """An entry as the fields of its spec."""
-    place: _Place = entry["place"]
+    place: Place = entry["place"]
     values = {word: value for word, value in entry.items() if word not in {"place", "written"}}
     return values | {"line": place.line, "file": place.document.file}
 
 
-def _present(helper: _Entry) -> bool:
+def is_present(helper: Entry) -> bool:
     """Whether a helper counts: one with when = "present" does while its program is there."""
     if helper.get("when") != "present":
         return True
@@ -465,7 +408,7 @@ def _present(helper: _Entry) -> bool:
     return not program or os.path.exists(program)
 
 
-def _taken(helpers: list[_Entry]) -> list[_Entry]:
+def _taken(helpers: list[Entry]) -> list[Entry]:
     """Leave out what is offered (when = "present") under a name that is taken in another file."""
     files: dict[str, set[str]] = {}
     firm = {helper.get("name") for helper in helpers if helper.get("when") != "present"}
@@ -483,4 +426,4 @@ def _header(table: Table) -> str:
     return f"[[{table.name}]]" if table.many else f"[{table.name}]"
 
 
-__all__ = ["Document", "Key", "builtins", "compose", "kind_of", "parse", "source_name", "source_type"]
+__all__ = ["Check", "Document", "Entry", "Key", "builtins", "is_present", "kind_of"]

@@ -1,4 +1,4 @@
-"""Every key of helpers.toml, declared once.
+"""Every key of helpers.toml, declared once; those of [[source]], which are not the launcher's business: sources.py.
 
 The check, the manual page, docs/configuration.md and "did you mean" all read this table; a key that is not in
 it does not exist, and one that is in it works.
@@ -6,9 +6,12 @@ it does not exist, and one that is in it works.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from helperd.config import values as v
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_TIMEOUT_S = 600.0
 """The longest time limit for an answer that a block can give; 0 where a key allows it: none."""
@@ -434,91 +437,6 @@ KEYS: tuple[Key, ...] = (
         "is refused (busy). With false each source has an identity of its own, made of its name.",
         otherwise="true; false for builtin:interface, builtin:pcapfile and builtin:synthetic",
     ),
-    # source
-    Key(
-        "source",
-        "definition",
-        v.DEFINITION,
-        'interface:key=value,... such as "wlan0:type=linuxwifi,channels=\\"1,6,11\\"". The interface '
-        "ends at the first colon, unless it stands in quotes.",
-        required=True,
-        needs_process=True,
-    ),
-    Key(
-        "source",
-        "name",
-        v.NAME_KIND,
-        "What the source is called in status and in its socket's path: 1 to 32 characters a-z 0-9 _ -.",
-        otherwise="the definition's name=, else made from its interface",
-    ),
-    Key(
-        "source",
-        "helper",
-        v.NAME_KIND,
-        "The helper that opens it, by name.",
-        needs_process=True,
-        otherwise="the one that serves the definition's type=, else every helper is asked",
-    ),
-    Key(
-        "source",
-        "start",
-        v.choice("boot", "first-consumer", "manual"),
-        "When it is started: with helperd, with the first consumer that would get its packets, or by "
-        "an order alone.",
-        default="boot",
-    ),
-    Key(
-        "source",
-        "restart",
-        v.choice("permanent", "transient", "temporary"),
-        "When it is started again. permanent: after every end; transient: after every end but "
-        "success; temporary: never. A damaged file is read once, and again when it has changed.",
-        default="permanent",
-    ),
-    Key(
-        "source",
-        "give_up",
-        v.BOOLEAN,
-        "Give up after intensity restarts within period. Otherwise it is tried for ever, ever more slowly.",
-        default=False,
-    ),
-    Key(
-        "source",
-        "intensity",
-        v.integer(1, 1000),
-        "Restarts within period that give_up tolerates.",
-        default=5,
-    ),
-    Key(
-        "source",
-        "period",
-        v.duration(1.0),
-        "The time in which give_up counts.",
-        default="60s",
-    ),
-    Key(
-        "source",
-        "silence",
-        v.duration(0.5, zero=True),
-        "Longest time without a packet, although the helper answers. 0s: no limit.",
-        otherwise="its helper's",
-    ),
-    Key(
-        "source",
-        "on_silence",
-        v.choice("restart", "alert"),
-        "What happens after silence: the helper is restarted, or only a message is published.",
-        otherwise="its helper's",
-    ),
-    Key(
-        "source",
-        "hop",
-        v.BOOLEAN,
-        "Whether helperd lets it hop: over the channels of its definition, else all that its helper names, shared "
-        "with the other sources of its type. A definition with channel= alone, or channel_hop=false, does not hop "
-        "either.",
-        default=True,
-    ),
     # sink
     Key(
         "sink",
@@ -743,6 +661,6 @@ KEYS: tuple[Key, ...] = (
 )
 
 
-def keys_of(table: str) -> dict[str, Key]:
+def keys_of(table: str, keys: Iterable[Key] = KEYS) -> dict[str, Key]:
     """Return the keys of one table by name, in the order of the manual."""
-    return {key.name: key for key in KEYS if key.table == table}
+    return {key.name: key for key in keys if key.table == table}

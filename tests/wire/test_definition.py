@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helperd.config import source_name, source_type
+from helperd.config.sources import source_name, source_type
 from helperd.errors import UsageError
 from helperd.wire.definition import (
     SourceDefinition,
