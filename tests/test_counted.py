@@ -104,6 +104,8 @@ def test_a_packet_longer_than_readers_take_is_cut_and_said_to_be_everywhere(rund
         argv = [*HELPERD, "status", "usb", "--runtime-dir", str(rundir)]
         shown = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=HANGS_S)
         assert "changed:       cut 1\n" in shown.stdout
+        (ledger,) = rig.call("GetLedger")["sources"]
+        assert (ledger["changed"], ledger["lost"]) == ({"cut": 1}, {})
         metrics = page_of(rig.status())
         assert 'helperd_source_changed_packets_total{source="usb",reason="cut"} 1\n' in metrics
 

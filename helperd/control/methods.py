@@ -330,6 +330,7 @@ async def get_ledger(room: Room, call: Call) -> bytes:
             "produced": source.get("produced", source["packets"]),
             "packets": source["packets"],
             "lost": source["lost"],
+            "changed": source.get("changed"),
         }
         for source in _chosen(room, call)
     ]
