@@ -622,22 +622,6 @@ def road(stage: Stage) -> list[str]:
                 out = my_capture("--config", MINE)
                 wrong.same(f"{said_of_it}: {out!r}", said_of_it in out, True)
         Path(MINE).write_text(text)
-        for words in (("run", "-c", MINE), ("run", "-c", MINE, "--unprivileged")):
-            done = subprocess.run(
-                [HELPERD, *words],
-                env={"PATH": "/usr/bin:/bin"},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=60,
-            )
-            told = done.stderr.strip()
-            fine = (
-                "as that user, without sudo" in told
-                and "chown" not in told
-                and not told.endswith("--unprivileged")
-            )
-            wrong.same(f"by sudo: {told!r}", (done.returncode > 0, fine), (True, True))
     finally:
         enough.set()
         thread.join()
@@ -658,6 +642,106 @@ def queries() -> tuple[threading.Event, threading.Thread]:
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
     return enough, thread
+
+
+def by_root(program: str, *words: str) -> tuple[int, str]:
+    """Run a command as root; return its status and what it says."""
+    done = subprocess.run(
+        [program, *words],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, (done.stdout + done.stderr).strip()
+
+
+@scene
+def by_sudo(stage: Stage) -> list[str]:
+    """What root is told about files that are a user's: never to give them away, and what it is told works."""
+    wrong = Wrong()
+    machine()
+    a_home()
+    install()
+    own = f"{CHECKOUT}/.venv/bin/helperd"
+    for words in (("run", "-c", MINE), ("run", "-c", MINE, "--unprivileged"), ("launcher", "-c", MINE)):
+        status, told = by_root(HELPERD, *words)
+        wrong.same(
+            f"{words}: {told!r}", (status > 0, "run helperd as that user, without sudo" in told), (True, True)
+        )
+    status, told = by_root(own, "launcher", "-c", CONFIG)
+    wrong.same(f"its own code: {told!r}", told.endswith(f"as root use an installed copy: {INSTALL}"), True)
+    os.makedirs(f"{HOME}/bin")
+    shutil.copy("/bin/true", f"{HOME}/bin/tool")
+    subprocess.run(["chown", "-R", f"{ME}:{MY_GROUP}", f"{HOME}/bin"], check=True)
+    block = '[[helper]]\nname = "tool"\ncommand = ["PATH"]\ntypes = ["tool"]\n'
+    Path(SITE_CONFIG).write_text(block.replace("PATH", f"{HOME}/bin/tool"))
+    status, told = by_root(HELPERD, "check")
+    cure = f"copy it, sudo install -m 755 {HOME}/bin/tool /usr/local/bin/, and name the copy"
+    wrong.same(f"a program: {told!r}", cure in told, True)
+    carried = subprocess.run(cure.split(", ")[1].split()[1:], check=False).returncode
+    Path(SITE_CONFIG).write_text(block.replace("PATH", "/usr/local/bin/tool"))
+    status, told = by_root(HELPERD, "check")
+    wrong.same(f"carried out: {told!r}", (carried, status, "warning" in told), (0, 0, False))
+    Path("/etc/helperd/conf.d/mine.toml").write_text(
+        block.replace("tool", "mine").replace("PATH", "/bin/true")
+    )
+    os.chown("/etc/helperd/conf.d/mine.toml", ME, MY_GROUP)
+    status, told = by_root(HELPERD, "launcher")
+    wrong.same(
+        f"a drop-in: {told!r}", (status > 0, "/etc/helperd/conf.d/mine.toml belongs to" in told), (True, True)
+    )
+    wrong.same("chown", "chown" in told, False)
+    return wrong
+
+
+@scene
+def comes_and_goes(stage: Stage) -> list[str]:
+    """A user's daemon outlives the installed launcher: its helpers end with it, and come back when it does."""
+    wrong = Wrong()
+    machine()
+    a_home()
+    install()
+    subprocess.run(["usermod", "-aG", "helperd", "me"], check=True)
+    Stage.veth()
+    enough, thread = flood()
+
+    def row() -> dict[str, Any]:
+        rows = json.loads(said("status", "--json"))["sources"]
+        return next(each for each in rows if each["name"] == "hd0")
+
+    def becomes(true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline = time.monotonic() + 30
+        while not true(found := row()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
+    try:
+        with launcher(), my_daemon():
+            first = becomes(lambda found: found["state"] == "running" and found["packets"] > 0)
+            wrong.same("runs", first["state"], "running")
+            pool = helpers()
+            wrong.same("in the pool", len(pool), 1)
+            os.kill(int(Path("/run/helperd-launcher/pool-60800.lock").read_text()), signal.SIGKILL)
+            gone = becomes(lambda found: found["state"] != "running")
+            wrong.same("without it", (gone["state"] != "running", bool(gone["exit"])), (True, True))
+            failed = becomes(lambda found: "not running" in str((found["exit"] or {}).get("text")))
+            wrong.same(f"it says {failed['exit']}", "sudo helperd launcher" in failed["exit"]["text"], True)
+            (replay,) = (
+                each for each in json.loads(said("status", "--json"))["sources"] if each["name"] == "replay"
+            )
+            wrong.same("another source goes on", (replay["state"], replay["restarts"]), ("running", 0))
+            with launcher():
+                said("restart", "hd0")
+                back = becomes(
+                    lambda found: found["state"] == "running" and found["packets"] > first["packets"]
+                )
+                wrong.same("it is back", back["state"], "running")
+    finally:
+        enough.set()
+        thread.join()
+    return wrong
 
 
 @scene
