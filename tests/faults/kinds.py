@@ -534,7 +534,7 @@ def flood_of_the_closed(stage: Stage) -> None:
 
 @kind("52", "opens the device of another, with packets")
 def namesake(stage: Stage) -> None:
-    first = stage.victim("good", named="00000000-0000-4000-8000-000000000001")
+    first = stage.victim("good", kind="owner", named="00000000-0000-4000-8000-000000000001")
     first.streaming()
     victim = stage.fixed("namesake")
     victim.until(lambda row: row["exit"] and row["exit"]["problem"] == "busy")

@@ -35,7 +35,7 @@ keepalive = "1s"
 term_grace = "{grace}"
 needs_child = {children}
 on_child_gone = "{reaction}"
-exclusive = false
+exclusive = {exclusive}
 """
 BYSTANDER = """
 [[source]]
@@ -63,7 +63,7 @@ FIXED_SOURCES = {  # those that do not come to run: a source that is added must
     "slow": ("bad", "mode=slow-open,delay=1", ""),
     "farewell": ("farewell", "mode=good", ""),
     "flood": ("bad", "mode=flood-closed", 'restart = "temporary"'),
-    "namesake": ("brief", "together=20,named=00000000-0000-4000-8000-000000000001", 'restart = "temporary"'),
+    "namesake": ("thief", "together=20,named=00000000-0000-4000-8000-000000000001", 'restart = "temporary"'),
 }
 BUILTIN = """
 [[helper]]
@@ -80,11 +80,19 @@ def helper(
     grace: str = "300ms",
     children: int = 0,
     reaction: str = "restart",
+    exclusive: bool = False,
 ) -> str:
     """A [[helper]] that runs the peer with these words."""
     argv = command or [*PYTHON, str(PEER), *(words or ("good",))]
     quoted = ", ".join(f'"{word}"' for word in argv)
-    return HELPER.format(name=name, command=quoted, grace=grace, children=children, reaction=reaction)
+    return HELPER.format(
+        name=name,
+        command=quoted,
+        grace=grace,
+        children=children,
+        reaction=reaction,
+        exclusive=str(exclusive).lower(),
+    )
 
 
 class Stage:

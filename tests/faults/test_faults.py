@@ -44,6 +44,8 @@ def scene() -> Iterator[Stage]:
             *unstartable(folder),
             small,
             helper("brief", grace="100ms"),
+            helper("owner", exclusive=True),
+            helper("thief", grace="100ms", exclusive=True),
             helper("mute", "silence"),
             helper("strange", "wrong-version"),
             helper("farewell", "farewell"),
