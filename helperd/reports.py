@@ -80,9 +80,9 @@ def loss_line(source: str, lost: int, time_ns: int) -> bytes:
 
 
 def _seconds(time_ns: int) -> str:
-    """Seconds since 1970 as a JSON number that loses nothing of a microsecond."""
+    """Seconds since 1970 as a JSON number that loses nothing: with six places, or nine where there are nanoseconds."""
     sec, ns = divmod(time_ns, 1_000_000_000)
-    return f"{sec}.{ns // 1000:06d}"
+    return f"{sec}.{ns:09d}" if ns % 1000 else f"{sec}.{ns // 1000:06d}"
 
 
 def _known(block: Signal | Gps) -> dict[str, object]:

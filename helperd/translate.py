@@ -203,11 +203,14 @@ class Translator:
             for at, record in enumerate(self._generation.records(run), index):
                 report = None
                 comment = ""
+                nsec = 0
                 packet = record if isinstance(record, tuple) else None
                 if packet is None:
                     assert not isinstance(record, tuple)
                     report = _report_of(record, at, arrived_ns)
-                    packet = packet_of(record) or _packet_of(report)
+                    packet = packet_of(record)
+                    if packet is None and report is not None:
+                        packet, nsec = _packet_of(report), report.json.nsec
                     if packet is None:
                         continue
                     comment = _comment_of(record)
@@ -222,7 +225,7 @@ class Translator:
                     continue
                 if signal is not None and not comment:
                     comment = describe(signal)
-                stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000
+                stamp = arrived_ns if sec is None else sec * 1_000_000_000 + usec * 1000 + nsec
                 if stamp >> 64:
                     comment = f"{comment} time stamp {sec} s and {usec} us".lstrip()
                     self.ledger.changed["bad-stamp"] += 1
@@ -266,14 +269,14 @@ def _report_of(record: DataReport, index: int, arrived_ns: int) -> Report | None
     json = record.json
     if json is None:
         return None
-    stamp = arrived_ns if json.sec is None else json.sec * 1_000_000_000 + json.usec * 1000
+    stamp = arrived_ns
+    if json.sec is not None:
+        stamp = json.sec * 1_000_000_000 + json.usec * 1000 + json.nsec
     return Report(index, stamp, json, record.signal, record.gps)
 
 
-def _packet_of(report: Report | None) -> Packet | None:
+def _packet_of(report: Report) -> Packet:
     """A JSON report as a packet."""
-    if report is None:
-        return None
     text = report.json.text.encode("utf-8", "replace")
     return LINKTYPE_JSON, report.json.sec, report.json.usec, len(text), text, report.signal
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helperd import reports
+from helperd import pcapng, reports
 from helperd.errors import RemoteProtocolError
 from helperd.reports import Report
 from helperd.routing import Outbox, RouteTable
@@ -28,9 +28,29 @@ def line_of(text: str, kind: str = "RTL433", **more) -> bytes:
 
 def test_a_line_says_who_when_which_and_what():
     assert line_of('{"model": "Acurite", "id": 7}') == (
-        b'{"source":"radio","time":1700000000.123456,"number":43,"type":"RTL433",'
+        b'{"source":"radio","time":1700000000.123456789,"number":43,"type":"RTL433",'
         b'"report":{"model": "Acurite", "id": 7}}\n'
     )
+
+
+@pytest.mark.parametrize(("nsec", "time"), [(0, b"1700000000.000007"), (5, b"1700000000.000007005")])
+def test_a_time_has_as_many_places_as_it_needs(nsec, time):
+    """On its way through a frame too, and in the block that readers of packets get."""
+    frame = v3.encode(DataReport(json=Json("T", "{}", SECOND, 7, nsec)), 1)
+    table = RouteTable()
+    translator = Translator("radio", table.interfaces, v3)
+    (segment,) = translator.translate(FrameScanner([v3]).feed(frame), 0)
+    (report,) = segment.reports
+    assert b'"time":' + time + b"," in report.line("radio", 0)
+    _, _, _, high, low, _, _ = pcapng.ENHANCED_HEAD.unpack_from(segment.parts[0])
+    assert high << 32 | low == SECOND * 10**9 + 7000 + nsec
+
+
+def test_nanoseconds_that_are_more_than_a_microsecond_are_refused():
+    frame = v3.encode(DataReport(json=Json("T", "{}", SECOND, 7, 1000)), 1)
+    with pytest.raises(RemoteProtocolError, match="1000 nanoseconds") as caught:
+        Translator("radio", RouteTable().interfaces, v3).translate(FrameScanner([v3]).feed(frame), 0)
+    assert caught.value.problem == "bad-payload"
 
 
 def test_signal_and_place_come_along():
@@ -159,7 +179,9 @@ def test_the_mixed_stream_has_packets_and_reports_in_order():
 def test_a_bad_frame_costs_no_report_in_front_of_it():
     feed = Feed()
     outbox = feed.reader()
-    runs = feed.scanner.feed(v3.encode(report(1), 1) + v3.encode(DataReport(Packet(b"a", 1 << 20, 0)), 1))
+    runs = feed.scanner.feed(
+        v3.encode(report(1), 1) + v3.encode(DataReport(json=Json("T", "{}", 1, 1, 1000)), 1)
+    )
     with pytest.raises(RemoteProtocolError):
         feed.route.deliver(runs, lambda runs, into: feed.translator.translate(runs, 5, into))
     assert outbox.queued == 1

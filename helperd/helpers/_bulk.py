@@ -24,7 +24,7 @@ from helperd.helpers._writer import BATCH, V3Writer
 from helperd.pcapng import ENHANCED_HEAD, ENHANCED_PACKET, LENGTH, PADDING, comments
 from helperd.wire import bulk
 from helperd.wire.beside import describe
-from helperd.wire.messages import CHANGES, Changed, Lost
+from helperd.wire.messages import CHANGES, Changed, Json, Lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -195,6 +195,10 @@ class BulkWriter(V3Writer):
         tail = PADDING[size & 3] + sound(options) + (_END_OF_OPTIONS if options else b"")
         total = 32 + size + len(tail)
         return total, tail + LENGTH.pack(total)
+
+    def _json(self, kind: str, text: str, timestamp_ns: int) -> Json:
+        sec, ns = divmod(timestamp_ns, 1_000_000_000)
+        return Json(kind, text, sec, ns // 1000, ns % 1000)
 
     def _lose(self) -> None:
         """Count a packet whose link type helperd has refused."""

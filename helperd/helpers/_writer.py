@@ -233,8 +233,12 @@ class Writer:
         if timestamp_ns is None:
             timestamp_ns = time.time_ns()
         timestamp_ns, _ = self._possible(timestamp_ns, 0)
+        self.report(DataReport(json=self._json(kind, text, timestamp_ns), signal=signal, gps=gps))
+
+    def _json(self, kind: str, text: str, timestamp_ns: int) -> Json:
+        """A record as this peer takes it."""
         sec, ns = divmod(timestamp_ns, 1_000_000_000)
-        self.report(DataReport(json=Json(kind, text, sec, ns // 1000), signal=signal, gps=gps))
+        return Json(kind, text, sec, ns // 1000)
 
     def report(self, report: DataReport) -> None:
         """Send a data report of any shape; its packet is cut, and its time mended, as ``packet`` would.

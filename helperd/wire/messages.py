@@ -148,12 +148,14 @@ class Json:
         text: the JSON.
         sec: seconds since 1970; None asks the receiver to stamp it (v3 only).
         usec: microseconds.
+        nsec: nanoseconds beyond them, 0 to 999; helperd's own, v3 only.
     """
 
     type: str
     text: str
     sec: int | None = None
     usec: int = 0
+    nsec: int = 0
 
 
 @record

@@ -92,6 +92,8 @@ class Type(enum.IntEnum):
 
 PROBLEM: Final = 64
 """Key of the problem word in a report that says no; helperd's own, beyond the keys of the protocol."""
+NANOSECONDS: Final = 64
+"""Key of what a JSON report's time has beyond its microseconds; helperd's own, too."""
 _SEVERITIES: Final = {severity.value for severity in Severity}
 
 
@@ -244,10 +246,15 @@ def decode_data(payload: bytes) -> DataReport:
         ),
         signal=None if signal is None else decode_signal(signal),
         gps=None if gps is None else _decode_gps(gps),
-        json=None
-        if json is None
-        else Json(json.required_text(1), json.required_text(4), json.optional_uint(2), json.uint(3)),
+        json=None if json is None else _decode_json(json),
     )
+
+
+def _decode_json(json: Fields) -> Json:
+    nsec = json.uint(NANOSECONDS)
+    if nsec > 999:
+        raise Malformed(f"{nsec} nanoseconds beyond a microsecond")
+    return Json(json.required_text(1), json.required_text(4), json.optional_uint(2), json.uint(3), nsec)
 
 
 def decode_signal(fields: Fields) -> Signal:
@@ -462,7 +469,8 @@ def _data_report(report: DataReport) -> dict[int, object]:
         )
     if report.json is not None:
         json = report.json
-        fields[5] = _present({1: json.type, 2: json.sec, 3: json.usec, 4: json.text})
+        nsec = json.nsec or None
+        fields[5] = _present({1: json.type, 2: json.sec, 3: json.usec, 4: json.text, NANOSECONDS: nsec})
     return fields
 
 

@@ -17,6 +17,7 @@ from helperd.wire.messages import (
     ConfigureRequest,
     ErrorReport,
     Hopping,
+    Json,
     ListReport,
     ListRequest,
     Lost,
@@ -817,6 +818,25 @@ def test_each_link_type_is_asked_for_once_and_keeps_its_nanoseconds(tmp_path):
     ]
     assert asked == [127, 105, 195]
     assert {run.kind for run in peer.runs} == {Kind.BULK}
+
+
+@pytest.mark.parametrize(("helperd", "nsec"), [(True, 789), (False, 0)])
+def test_the_time_of_a_record_keeps_its_nanoseconds_for_helperd(tmp_path, helperd, nsec):
+    with written(
+        tmp_path,
+        """
+        def open(self, definition):
+            return Device()
+        def capture(self, writer):
+            writer.json('x', '{}', 1_700_000_000_123_456_789)
+        """,
+        helperd=helperd,
+    ) as peer:
+        peer.send(OpenRequest("x:type=written"))
+        while not peer.runs:
+            assert peer.read()
+        (report,) = whole(peer.runs[0])
+        assert report.json == Json("x", "{}", 1_700_000_000, 123_456, nsec)
 
 
 def test_a_helper_without_a_link_type_asks_for_what_it_sends(tmp_path):
