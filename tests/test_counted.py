@@ -90,24 +90,31 @@ def said(rig, source):
 
 def test_a_packet_longer_than_readers_take_is_cut_and_said_to_be_everywhere(rundir, tmp_path):
     path = capture(tmp_path / "usb.pcap", [60, LONG, 100])
-    with daemon(rundir, config(("usb", f"{path}:type=pcapfile,realtime=false", None))) as rig:
-        packets, rows = run(rig, "usb")
-        row = rows["usb"]
-        assert [(len(packet.content), packet.original) for packet in packets] == [
-            (60, 60),
-            (262_144, LONG),
-            (100, 100),
-        ]
-        assert (row["cut"], row["changed"], row["lost"]) == (1, {"cut": 1}, {})
-        assert (row["packets"], row["routed"], row["produced"]) == (3, 3, 3)
-        assert [text for text in said(rig, "usb") if "1 packets cut because" in text]
-        argv = [*HELPERD, "status", "usb", "--runtime-dir", str(rundir)]
-        shown = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=HANGS_S)
-        assert "changed:       cut 1\n" in shown.stdout
-        (ledger,) = rig.call("GetLedger")["sources"]
-        assert (ledger["changed"], ledger["lost"]) == ({"cut": 1}, {})
+    sources = (
+        ("file", f"{path}:type=pcapfile,realtime=false", None),
+        ("live", "x:type=live", ["builtin:pipe", "--", "/bin/cat", str(path)]),
+    )
+    with daemon(rundir, config(*sources)) as rig:
+        for name, _, _ in sources:
+            packets, rows = run(rig, name)
+            row = rows[name]
+            assert [(len(packet.content), packet.original) for packet in packets] == [
+                (60, 60),
+                (262_144, LONG),
+                (100, 100),
+            ]
+            assert (row["cut"], row["changed"], row["lost"]) == (1, {"cut": 1}, {})
+            assert (row["packets"], row["routed"], row["produced"]) == (3, 3, 3)
+            assert [text for text in said(rig, name) if "1 packets cut because" in text]
+            argv = [*HELPERD, "status", name, "--runtime-dir", str(rundir)]
+            shown = subprocess.run(
+                argv, cwd=ROOT, capture_output=True, text=True, check=True, timeout=HANGS_S
+            )
+            assert "changed:       cut 1\n" in shown.stdout
+        for ledger in rig.call("GetLedger")["sources"]:
+            assert (ledger["changed"], ledger["lost"]) == ({"cut": 1}, {})
         metrics = page_of(rig.status())
-        assert 'helperd_source_changed_packets_total{source="usb",reason="cut"} 1\n' in metrics
+        assert 'helperd_source_changed_packets_total{source="live",reason="cut"} 1\n' in metrics
 
 
 def test_what_adapters_and_logs_leave_out_is_lost_with_its_reason(rundir, tmp_path):
