@@ -132,3 +132,44 @@ def test_list_and_probe_show_it(tmp_path: Path, radio: Path) -> None:
         assert (failed["problem"], failed["text"]) == ("timed-out", "the bus does not answer")
         (refused,) = rig.call("Probe", definition="absent")["refused"]
         assert (refused["problem"], refused["text"]) == ("device-gone", "absent is not plugged in")
+
+
+FOREIGN = """
+import os, sys
+sys.path.insert(0, {root!r})
+from helperd.wire import generations, messages as m
+from helperd.wire.frames import FrameScanner
+generation = generations.named(sys.argv[1])
+fds = dict(word.removeprefix("--").split("=") for word in sys.argv[2:])
+source, target = int(fds["in-fd"]), int(fds["out-fd"])
+scanner = FrameScanner([generation, generations.named("v2")], sticky=False)
+number = 0
+def say(message):
+    global number
+    number += 1
+    os.write(target, generation.encode(message, number))
+while data := os.read(source, 65536):
+    for frame in scanner.feed(data):
+        message = frame.generation.decode(frame)
+        if isinstance(message, m.Ping):
+            say(m.Pong(frame.seqno))
+        elif isinstance(message, m.OpenRequest):
+            say(m.OpenReport(frame.seqno, dlt=1))
+            say(m.ErrorReport(0, "the dongle does not answer"))
+            sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("generation", ["v0", "v2", "v3"])
+def test_a_foreign_helper_that_knows_no_words_is_quoted(tmp_path: Path, generation: str) -> None:
+    script = tmp_path / "foreign.py"
+    script.write_text(FOREIGN.format(root=str(ROOT)))
+    text = (
+        f'[[helper]]\nname = "f"\ncommand = ["{sys.executable}", "{script}", "{generation}"]\ntypes = ["f"]\n'
+        f'wire = "{generation}"\n[[source]]\nname = "s"\ndefinition = "x:type=f"\nrestart = "temporary"\n'
+    )
+    with daemon(tmp_path, text) as rig:
+        (row,) = rig.wait(lambda now: now["sources"][0]["exit"] and now["sources"][0]["state"] == "down")[
+            "sources"
+        ]
+    assert (row["exit"]["problem"], row["exit"]["text"]) == ("exited", "the dongle does not answer")

@@ -286,7 +286,7 @@ def chatter(stage: Stage) -> None:
 @kind("21", "never greets", slow=True)
 def never_greets(stage: Stage) -> None:
     victim = stage.fixed("mute")
-    row = victim.ended(9)
+    row = victim.ended(30)  # greet_timeout is 15 s
     assert row["exit"]["problem"] == "timed-out", row["exit"]
     victim.leave()
 
