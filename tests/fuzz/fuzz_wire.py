@@ -6,13 +6,14 @@ Needs atheris. The corpus is tests/fuzz/corpus unless another is named; new find
 give a copy when it should stay as it is. A finding is written to crash-* and ends the run with status 77.
 
 The first byte of an input says who listens: bits 0-1 the generation (3: any), bit 2 the role, bits 3-4 the phase, bit
-5 whether checksums are checked, bit 6 whether the bulk extension is agreed, bit 7 whether the rest is fed in two
-reads. What follows is the stream.
+5 whether checksums are checked, bit 6 whether the bulk extension is agreed (interfaces 7 and 9), bit 7 whether the rest
+is fed in two reads. What follows is the stream.
 """
 
 from __future__ import annotations
 
 import pathlib
+import struct
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -44,12 +45,19 @@ def one_input(data: bytes) -> None:
         if not isinstance(item, Run):
             return
         if item.kind is Kind.BULK:
-            blocks = list(named("v3").blocks(item))
-            if sum(packets for *_, packets in blocks) != item.packets or {number for number, *_ in blocks} - {
-                7,
-                9,
-            }:
-                raise AssertionError("bulk packets are miscounted or not ours")
+            found = 0
+            for number, slices, _, packets in named("v3").blocks(item):
+                data, at = b"".join(slices), 0
+                while at < len(data):
+                    kind, size, interface = struct.unpack_from("<III", data, at)
+                    if (kind, interface) != (6, number) or number not in {7, 9} or size < 32:
+                        raise AssertionError("a bulk block is not ours, or none")
+                    at += size
+                    found += 1
+                if at != len(data) or packets < 1:
+                    raise AssertionError("bulk blocks run over their frame")
+            if found != item.packets:
+                raise AssertionError("bulk packets are miscounted")
             return
         speaker = session.generation
         outcomes = []
