@@ -271,7 +271,7 @@ async def refused(
         f'[[helper]]\nname = "it"\n{command}\ntypes = ["it"]\n[[source]]\nname = "one"\ndefinition = \'{definition}\'\n'
     )
     settings = config.load(str(file))
-    async with own_launcher(str(file), helpers=settings.helpers) as launcher:
+    async with own_launcher(str(file), settings=settings) as launcher:
         supervisor = Supervisor(settings, launcher, RouteTable(), lambda *_line: None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.run)

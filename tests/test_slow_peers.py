@@ -249,7 +249,7 @@ async def test_a_probe_waits_for_a_late_helper_only_until_another_says_yes(tmp_p
     file = tmp_path / "helpers.toml"
     file.write_text(text)
     settings = config.load(str(file))
-    async with trio.open_nursery() as tail, own_launcher(str(file), helpers=settings.helpers) as launcher:
+    async with trio.open_nursery() as tail, own_launcher(str(file), settings=settings) as launcher:
         with trio.fail_after(20):
             found = await probe(launcher, settings.helpers, tail, "x")
     assert found.helper is not None
