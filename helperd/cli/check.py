@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     _Entry = TypeVar("_Entry", HelperSpec, SourceSpec, SinkSpec)
 
 
-_UNITS = ("/lib/systemd/system/helperd.service", "/etc/systemd/system/helperd.service")
+_UNITS = ("/usr/lib/systemd/system/helperd.service", "/etc/systemd/system/helperd.service")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
