@@ -180,6 +180,18 @@ def test_a_source_may_be_silent_for_as_long_as_its_program_lives(tmp_path: Path,
         rig.wait_running("quiet") if kind != "fifo" else None
 
 
+def test_an_order_does_not_wait_for_a_source_that_may_be_silent(tmp_path: Path) -> None:
+    text = block("quiet", "builtin:pipe", "--", program(tmp_path, "time.sleep(60)"))
+    with daemon(tmp_path, text + source("quiet", "x:type=quiet") + 'start = "manual"\n') as rig:
+        assert rig.call("Start", source="quiet")["source"]["state"] == "opening"
+        (text,) = [message["text"] for message in rig.call("GetMessages")["messages"]]
+        assert text == (
+            "tool has written no capture header for 5 s; still waiting; if it collects its output, turn that off "
+            "(tcpdump: -U)"
+        )
+        assert rig.call("Stop", source="quiet")["source"]["state"] == "down"
+
+
 def test_a_helper_that_hangs_while_it_may_open_for_ever_is_found_out(tmp_path: Path) -> None:
     text = block(
         "quiet", "builtin:pipe", "--", program(tmp_path, "time.sleep(60)"), keys='keepalive = "500ms"'

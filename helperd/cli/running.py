@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Final
 
-ORDER_S: Final = 90.0
-"""Seconds that an order may take: a stop ladder and an open request, with room to spare."""
+ORDER_S: Final = 720.0
+"""Seconds that an order may take: a stop ladder, and an open request whose limit a block may set to 600 s."""
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from helperd.control.client import Upgraded
     from helperd.extcap.words import Place
 
-OPEN_S: Final = 60.0
-"""Seconds that a device may take to open."""
+OPEN_S: Final = 660.0
+"""Seconds for an answer: the daemon has the limits, and the longest ``open_timeout`` is 600 s."""
 _READ: Final = 1 << 20
 
 

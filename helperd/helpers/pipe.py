@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from helperd.helpers._capturefile import Captured
 
 READ: Final = 256 << 10
-TELL_S: Final = 10.0
+TELL_S: Final = 5.0
 """Seconds without a capture header after which is told what is waited for; how long it is waited is not ours to say."""
 _TICK_S: Final = 0.2
 
