@@ -15,7 +15,7 @@ import signal
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from helperd.errors import Code
-from helperd.sandbox import kernel, seccomp
+from helperd.sandbox import PRIVATE_DIR, kernel, seccomp
 from helperd.sandbox.prctls import prctl
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def become(child: Child) -> NoReturn:
             if not good:
                 raise PermissionError(errno.EPERM, name)
         steps.append("exec")
-        env = dict(child.env) | ({"HELPERD_DIR": child.folder} if child.folder else {})
+        env = dict(child.env) | ({PRIVATE_DIR: child.folder} if child.folder else {})
         os.execve(program, child.argv, env)  # noqa: S606 - what this process is for
     except BaseException as error:  # noqa: BLE001 - nothing may leave the child
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EPERM

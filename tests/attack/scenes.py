@@ -23,6 +23,8 @@ from typing import Any
 
 from helperd.config.request import EMPTY, EXITED
 from helperd.sandbox import cgroup, processes
+from helperd.wire.messages import OpenReport, OpenRequest, Pong
+from helperd.wire.session import Role, Session
 from tests.attack.asker import Asker, Refused, Running, connect
 from tests.attack.exact import INSIDE
 from tests.attack.seat import Seat, seat
@@ -631,6 +633,53 @@ def left_behind(stage: Stage) -> list[str]:
             wrong.same(f"{number}'s directory is there", os.path.lexists(folder), False)
             helper.close()
     wrong.same("what a link of it leads to", os.listdir(victim), ["file"])
+    return wrong
+
+
+TOOL = """#!/bin/sh
+case "$*" in
+*--extcap-interfaces*) echo 'interface {value=x}{display=X}'; echo 'control {number=0}{type=string}{display=M}';;
+*--fifo*)
+    while [ "$1" != --fifo ]; do shift; done
+    sh -c "printf '\\324\\303\\262\\241\\2\\0\\4\\0\\0\\0\\0\\0\\0\\0\\0\\0\\377\\377\\0\\0\\1\\0\\0\\0' > $2; sleep 60";;
+esac
+"""
+
+
+def answer(helper: Running, session: Session, kind: type[Any]) -> Any:
+    """Read what a helper says until a message of a kind comes."""
+    while data := os.read(helper.out, 65536):
+        for message in session.receive(data):
+            if isinstance(message, kind):
+                return message
+    raise EOFError(helper.errors())
+
+
+@scene
+def wrapped_tool(stage: Stage) -> list[str]:
+    """An extcap tool under a uid of the pool captures through FIFOs of that uid, which are gone with a killed helper."""
+    wrong = Wrong()
+    tool = Path(f"{STAGE}/bin/tool")
+    tool.write_text(TOOL)
+    tool.chmod(0o755)
+    with stage.launcher(f'[[helper]]\nname = "t"\ncommand = ["builtin:extcap", "--", "{tool}"]\n') as asker:
+        helper = Running(asker, 1)
+        session = Session(Role.SUPERVISOR)
+        os.write(helper.write, session.greeting())
+        answer(helper, session, Pong)
+        os.write(helper.write, session.send(OpenRequest("x:type=extcap")))
+        report = answer(helper, session, OpenReport)
+        wrong.same("it opens", (report.success, report.message, report.dlt), (True, "", 1))
+        uid = int(status(helper.pid)["Uid"].split()[0])
+        (folder,) = Path("/tmp").glob("helperd-*")
+        found = {path.name: (path.stat().st_uid, path.is_fifo()) for path in folder.iterdir()}
+        wrong.same("its FIFOs", found, dict.fromkeys(("packets", "control-in", "control-out"), (uid, True)))
+        wrong.same("who may enter", (folder.stat().st_uid, folder.stat().st_mode & 0o777), (uid, 0o700))
+        os.kill(helper.pid, signal.SIGKILL)
+        asker.exited(helper.handle)
+        asker.empty(helper.handle)
+        wrong.same("it is there", folder.exists(), False)
+        helper.close()
     return wrong
 
 
