@@ -115,6 +115,7 @@ class Node:
         return True
 
 
+@pytest.mark.timeout(120 + 5 * STEPS)
 def test_two_sources_of_one_device_survive_all_that_is_done_to_them(veth: None, tmp_path: Path) -> None:
     with daemon(tmp_path, CONFIG) as rig:
         rig.wait_running()
