@@ -187,9 +187,14 @@ class Folders:
         for path in paths:
             for end in {path, os.path.realpath(path)}:
                 self._reach(end, path, wanted)
-        for folder in self._numbers.keys() - wanted.keys():
-            self._libc.inotify_rm_watch(self.fd, self._numbers.pop(folder))
-        self._awaited = {self._numbers[folder]: names for folder, names in wanted.items()}
+        left = {self._numbers.pop(folder) for folder in self._numbers.keys() - wanted.keys()}
+        for number in left - set(self._numbers.values()):  # one folder may have several names
+            self._libc.inotify_rm_watch(self.fd, number)
+        awaited: dict[int, dict[str, set[str]]] = {}
+        for folder, names in wanted.items():
+            for name, found in names.items():
+                awaited.setdefault(self._numbers[folder], {}).setdefault(name, set()).update(found)
+        self._awaited = awaited
 
     def _reach(self, end: str, path: str, wanted: dict[str, dict[str, set[str]]]) -> None:
         """Watch the nearest folder above ``end`` that exists; look again if more has come to exist meanwhile."""

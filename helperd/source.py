@@ -754,6 +754,9 @@ class Source:
             raise HelperdError(
                 "not-supported", f"{self.name}: its helper named no channels, so it cannot be tuned"
             )
+        if helper is not None and helper.can_hop is False and order.channel is None:
+            text = f"{self.name}: can_hop = false stands in the block of its helper; name one channel"
+            raise HelperdError("not-supported", text)
         definition = SourceDefinition.parse(self.spec.definition)
         order.check(self.name, channel_plan(definition, self.reported)[0] if self.reported else ())
         if self.reported and order.channel is None and not order.channels and not self.own_channels():

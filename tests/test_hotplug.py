@@ -167,6 +167,26 @@ async def test_what_a_link_leads_to_is_told_as_the_link(
         await found.until_told(path)
 
 
+async def test_one_folder_may_have_several_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, alias = tmp_path / "run", tmp_path / "alias"
+    folder.mkdir()
+    alias.symlink_to(folder)
+    first, second = folder / "a", alias / "b"
+    async with watched(monkeypatch, first, second) as found:
+        first.touch()
+        second.touch()
+        await found.until_told(first)
+        await found.until_told(second)
+        found.paths = {str(first)}
+        found.hotplug.look.ring()
+        found.told.clear()
+        with trio.fail_after(HANGS_S):
+            while Arrival(frozenset({str(first)})) not in found.told:
+                first.unlink()
+                first.touch()
+                await trio.sleep(0.01)
+
+
 async def test_a_node_that_may_be_opened_now_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ttyUSB0"
     os.mkfifo(path, 0o000)

@@ -194,6 +194,23 @@ def test_a_remembered_order_that_fails_at_a_new_start_is_dropped_and_told_once(
         assert len(dropped(rig)) == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "method"), [("can_tune", "SetChannel"), ("can_tune", "Hop"), ("can_hop", "Hop")]
+)
+def test_what_a_helper_is_said_not_to_be_able_to_is_refused_running_or_not(
+    rundir: Path, key: str, method: str
+) -> None:
+    text = radio(rundir).replace('types = ["radio"]\n', f'types = ["radio"]\n{key} = false\n')
+    order = {"channel": "2"} if method == "SetChannel" else {"channels": ["1", "2"]}
+    with daemon(rundir, text) as rig:
+        rig.wait_running()
+        for _ in range(2):
+            with pytest.raises(ControlError, match=f"{key} = false stands in the block"):
+                rig.call(method, source="r", **order)
+            rig.call("Stop", source="r")
+        assert rig.source("r")["tuning"] is None
+
+
 def test_an_order_that_a_running_helper_refuses_is_not_remembered(rundir: Path) -> None:
     with daemon(rundir, radio(rundir)) as rig:
         rig.wait_running()
