@@ -45,7 +45,7 @@ def test_it_is_remembered_for_every_source_and_question(rundir: Path) -> None:
     with daemon(rundir, HELPER) as rig:
         assert rig.call("Probe", definition="x")["helper"] == "old"
         for name in ("a", "b"):
-            row = rig.call("AddSource", definition="x:type=old", name=name)["source"]
+            row = rig.call("AddSource", definition=f"{name}0:type=old", name=name)["source"]
             assert (row["state"], row["generation"], row["incarnation"]) == ("running", "v0", 1)
 
 
@@ -58,7 +58,7 @@ def test_another_file_is_greeted_anew(rundir: Path) -> None:
     with daemon(rundir, text) as rig:
         assert rig.call("AddSource", definition="x:type=old", name="a")["source"]["incarnation"] == 2
         script.write_text(script.read_text() + "# a new version\n")
-        assert rig.call("AddSource", definition="x:type=old", name="b")["source"]["incarnation"] == 2
+        assert rig.call("AddSource", definition="y:type=old", name="b")["source"]["incarnation"] == 2
 
 
 @pytest.mark.parametrize("definition", ["x:type=old,packets=5,size=60", "x:packets=5,size=60"])

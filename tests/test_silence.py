@@ -23,7 +23,7 @@ types = ["old"]
 
 
 def source(name: str, *more: str) -> str:
-    return f'[[source]]\nname = "{name}"\ndefinition = "x:type=old,rate=200"\n' + "".join(
+    return f'[[source]]\nname = "{name}"\ndefinition = "{name}0:type=old,rate=200"\n' + "".join(
         f"{line}\n" for line in more
     )
 
