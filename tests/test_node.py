@@ -139,7 +139,7 @@ def test_an_order_is_tried_at_once(veth: None, tmp_path: Path) -> None:
     with daemon(tmp_path, CONFIG) as rig:
         rig.wait_running()
         ip("link del hdb")
-        rig.wait(lambda status: all((row["next_try_s"] or 0) > 3 for row in status["sources"]))
+        rig.wait(lambda status: all((row["next_try_s"] or 0) > 0.5 for row in status["sources"]))
         for name in NAMES:
             number = rig.source(name)["incarnation"]
             with pytest.raises(ControlError, match="no such interface: hdb"):
