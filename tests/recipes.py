@@ -252,6 +252,7 @@ FOREIGN = {
     "rtl_433: sensors as JSON lines": "a receiver",
     "rtl_433 through Kismet's helper": "a receiver, and Kismet's program for it",
 }
+ELSEWHERE = {"Sensors into other systems": "tests/test_pipes.py"}
 
 
 @cook("Wireshark without root", "tshark", "tcpdump")
@@ -263,7 +264,8 @@ def wireshark(kitchen: Kitchen, recipe: Recipe) -> None:
         for name, gid in (("all.sock", CAPTURE), ("control.sock", CAPTURE), ("sources/roof.sock", CAPTURE)):
             assert os.stat(f"/run/helperd/{name}").st_gid == gid, name
         assert "Beacon" in kitchen.shows(recipe.line("tshark -i /run"))[0]
-        assert "Beacon" in kitchen.shows(recipe.line("helperd tap"))[0]
+        for line in [line for line in recipe.lines if line.startswith("helperd tap")]:
+            assert "Beacon" in kitchen.shows(recipe.line(line))[0]
         kitchen.says(recipe.line("mkdir"))
         kitchen.says(recipe.line("ln -s").replace("/path/to/helperd/.venv/bin/", "/usr/bin/"))
         listed = kitchen.says("tshark -D")
@@ -302,6 +304,14 @@ def programs(kitchen: Kitchen, recipe: Recipe) -> None:
             assert time.monotonic() < deadline, kitchen.status()
         if os.path.exists("/usr/lib/x86_64-linux-gnu/wireshark/extcap/randpktdump"):
             assert "randpkt" in kitchen.says("helperd list")
+
+
+@cook("rtl_433 without a receiver", "rtl_433")
+def test_data(kitchen: Kitchen, recipe: Recipe) -> None:
+    with kitchen.daemon(*recipe.files):
+        (line,) = kitchen.shows(recipe.line("helperd tap"), lines=1)[:1]
+        assert json.loads(line)["report"]["model"]
+        kitchen.says(recipe.line("helperd start"), root=True)
 
 
 @cook("A replay that must be complete", "tshark")
