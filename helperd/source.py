@@ -521,8 +521,6 @@ class Source:
         if not report.success:
             word = reason_word(report.problem, "open-refused")
             raise OpenRefused(word, with_cure(report.message[:MAX_TEXT]) or "the helper gave no reason")
-        if self._offers_bulk and report.dlt is not None:
-            self._number(report.dlt)
         watch.run(trio.current_time())
         life.post(Event.OPENED, trio.current_time(), number)
         life.enter(State.RUNNING, trio.current_time())
@@ -901,6 +899,8 @@ class Source:
         self._take(report)
         self._describe(self.life.incarnation)
         self._accepted = True
+        if self._offers_bulk and report.dlt is not None:
+            self._number(report.dlt)  # before any that it asks for
         if self.claim is not None:
             self.claim.open(report.capture_interface)
 
