@@ -338,10 +338,10 @@ REQUESTS: dict[str, tuple[tuple[str, ...], str, str]] = {
         "s, f = ready(); fds, _ = pipes(); result = ask(s, 1, 1, arg=f, fds=fds, n=2)",
         "s, f = ready(); fds, _ = pipes(); result = ask(s, 1, 1, arg=f, fds=fds, n=3)",
     ),
-    "a ninth connection": (
+    "a seventeenth connection": (
         ("allowed",),
-        "many = [connect(SOCKET) for _ in range(9)]; result = [ask(s, 3) for s in many]",
-        "many = [connect(SOCKET) for _ in range(7)]; result = [ask(s, 3) for s in many]",
+        "many = [connect(SOCKET) for _ in range(17)]; result = [ask(s, 3) for s in many]",
+        "many = [connect(SOCKET) for _ in range(15)]; result = [ask(s, 3) for s in many]",
     ),
     "trace its helper": (
         ("allowed", "supervisor"),
