@@ -380,7 +380,7 @@ def rate(kitchen: Kitchen, recipe: Recipe) -> None:
         assert stamps == list(range(stamps[0], stamps[0] + 200))
 
 
-@cook("In scripts")
+@cook("In scripts", "jq")
 def scripts(kitchen: Kitchen, recipe: Recipe) -> None:
     executable("/usr/local/bin/start-my-consumer", "#!/bin/sh\necho started\n")
     recipe.leave_out("helperd probe", "a radio")
