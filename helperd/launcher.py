@@ -46,7 +46,7 @@ OTHER = "the launcher has read another configuration than {} is now"
 REFUSALS: dict[int, tuple[str, str]] = {
     errno.EPERM: (
         "no-capability",
-        "the launcher does not have what it declares; one of root has what was declared at its start: restart it",
+        "the launcher kept what the helpers that were there at its start declare, not this one's: restart it",
     ),
     errno.EACCES: (
         "not-permitted",

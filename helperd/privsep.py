@@ -326,8 +326,8 @@ class Launcher:
         """As root: be the only one, empty the pool, keep only what profiles and the kill ladder need."""
         trust.check_closure()
         keep = OWN
-        for profile in self.profiles:
-            keep |= profile.want
+        for profile, spec in zip(self.profiles, self.config.programs, strict=True):
+            keep |= profile.want * spec.present  # not for what is offered and not there
         plain = all(profile.no_new_privs for profile in self.profiles)
         self.lock, self.have = door.harden(keep, self.custody, self.accounts.users, no_new_privs=plain)
 

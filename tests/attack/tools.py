@@ -766,6 +766,9 @@ def analyst(stage: Stage) -> list[str]:
     enough, thread = queries()
     try:
         with launcher() as group:
+            found = processes.privilege(int(Path("/run/helperd-launcher/pool-60800.lock").read_text()))
+            wanted = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 13  # kill, setgid, setuid, setpcap, net_raw
+            wrong.same("what the launcher keeps", found and found.permitted, wanted)
             out = said("-D", program=extcap, groups=[0])
             wrong.same(
                 f"no member: {out!r}", "net_raw, and me is not in group helperd: sudo usermod" in out, True
