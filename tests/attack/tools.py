@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from helperd.config.request import MAGIC, PING, WIRE
 from helperd.sandbox import processes
 from tests.attack.scenes import Wrong
 from tests.attack.stage import ALLOWED, LIBRARY, OTHER, ROOT, STAGE, STRANGER, Stage, interpreter, say
@@ -164,6 +165,16 @@ def launcher() -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(15)
+
+
+def launcher_pid() -> int:
+    """The running launcher's pid; it listens before it has its lock, and answers after it has shed its capabilities."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(15)
+        sock.connect(SOCKET)
+        sock.send(WIRE.pack(MAGIC, PING, 0, 0, 0, 0, 1))
+        assert sock.recv(WIRE.size)
+    return int(Path("/run/helperd-launcher/pool-60800.lock").read_text())
 
 
 def packets(data: bytes) -> int:
@@ -723,7 +734,7 @@ def comes_and_goes(stage: Stage) -> list[str]:
             wrong.same("runs", first["state"], "running")
             pool = helpers()
             wrong.same("in the pool", len(pool), 1)
-            os.kill(int(Path("/run/helperd-launcher/pool-60800.lock").read_text()), signal.SIGKILL)
+            os.kill(launcher_pid(), signal.SIGKILL)
             gone = becomes(lambda found: found["state"] != "running")
             wrong.same("without it", (gone["state"] != "running", bool(gone["exit"])), (True, True))
             failed = becomes(lambda found: "not running" in str((found["exit"] or {}).get("text")))
@@ -766,7 +777,7 @@ def analyst(stage: Stage) -> list[str]:
     enough, thread = queries()
     try:
         with launcher() as group:
-            found = processes.privilege(int(Path("/run/helperd-launcher/pool-60800.lock").read_text()))
+            found = processes.privilege(launcher_pid())
             wanted = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 13  # kill, setgid, setuid, setpcap, net_raw
             wrong.same("what the launcher keeps", found and found.permitted, wanted)
             out = said("-D", program=extcap, groups=[0])
