@@ -129,13 +129,13 @@ async def capture(
     spec = SourceSpec(definition=definition, name=source_name(definition), restart="temporary")
     alone = replace(settings, sources=(spec,), sinks=(), services=())
 
-    def log(severity: str, _source: str, text: str) -> None:
+    def log(severity: str, source: str, text: str) -> None:
         lives = [source.life for supervisor in running for source in supervisor.sources]
         over = any(
             life.exit and life.state is State.STOPPING for life in lives
         )  # how it ended is said at the end
         if severity in {"warning", "error"} and not over:
-            say(text)
+            say(f"{source}: {text}")
 
     table = RouteTable()
     came: list[int] = []

@@ -35,6 +35,7 @@ from helperd.launchers import with_installed
 from helperd.lifecycle import State
 from helperd.logs import Log
 from helperd.notify import Notifier
+from helperd.printing import say, write
 from helperd.routing import Form, Overflow, RouteTable
 from helperd.runtime import (
     ALL_FRAMES_SOCKET,
@@ -554,10 +555,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _run_quietly, settings, options.launcher_fd, options.installed, runtime_dir, log, view, early
             )
     except ConfigRefused as refused:
-        print(refused, file=sys.stderr)
+        say(*refused.mistakes, file=sys.stderr)
         return refused.exit_code
     except HelperdError as error:
-        print(f"helperd: {error}", file=sys.stderr)
+        say(f"helperd: {error}", file=sys.stderr)
         return error.exit_code
     finally:
         leave_runtime_dir(made)
@@ -616,14 +617,14 @@ def _invite(runtime_dir: str, settings: Config) -> None:
         command = "helperd"
     found = runtime_dir == default_runtime_dir() and "RUNTIME_DIRECTORY" not in os.environ
     where = [] if found else [f"--runtime-dir={runtime_dir}"]
-    print(f"helperd demo: {len(settings.sources)} sources, each a real process; no root, no hardware.")
-    print("In another terminal, try:")
+    say(f"helperd demo: {len(settings.sources)} sources, each a real process; no root, no hardware.")
+    say("In another terminal, try:")
     for words in (
         ["tshark", "-i", f"{runtime_dir}/{ALL_SOCKET}"],
         [command, "tap", *where, "radio0", "|", "tcpdump -n -r -"],
         [command, "status", *where],
     ):
-        print(_fitting(words), flush=True)
+        write(f"{_fitting(words)}\n", flush=True)
 
 
 def _fitting(words: list[str], width: int = 80) -> str:

@@ -41,7 +41,7 @@ def begin() -> int:
     except ModuleNotFoundError as error:
         if error.name != "tomli":
             raise
-        sys.stderr.write(f"helperd-launcher: {sys.executable} has no tomli: {cure('tomli')}\n")
+        sys.stderr.write(f"helperd-launcher: {sys.executable!a} has no tomli: {cure('tomli')}\n")
         return 69
     return main(sys.argv[1:])
 

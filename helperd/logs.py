@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
+from helperd.visible import visible
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
@@ -35,13 +37,6 @@ MAX_TEXT = 8192
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 Field = str | int | float | bool | None
-
-
-def escape(text: str) -> str:
-    """Make text fit for one line of a terminal: whatever is not printable becomes an escape."""
-    if text.isprintable():
-        return text
-    return "".join(ch if ch.isprintable() else ch.encode("unicode_escape").decode() for ch in text)
 
 
 # What a helper writes to stderr.
@@ -176,7 +171,7 @@ def _again(times: int) -> str:
 
 
 def _render(raw: bytes) -> str:
-    return escape(raw.removesuffix(b"\r").decode(errors="backslashreplace"))
+    return visible(raw.removesuffix(b"\r").decode(errors="backslashreplace"))
 
 
 # The daemon's own log.
@@ -207,10 +202,12 @@ def as_text(line: Line) -> bytes:
     words = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
     out = f"{line.at.astimezone():%Y-%m-%d %H:%M:%S}.{line.at.microsecond // 1000:03d} {line.level:<7} "
     out += (
-        escape(f"{source}: " if source else "") + escape(line.text) + (f" ({escape(words)})" if words else "")
+        visible(f"{source}: " if source else "")
+        + visible(line.text)
+        + (f" ({visible(words)})" if words else "")
     )
     for row in str(trace or "").splitlines():
-        out += f"\n    {escape(row)}"
+        out += f"\n    {visible(row)}"
     return out.encode(errors="backslashreplace") + b"\n"
 
 
@@ -226,10 +223,10 @@ def as_journal(line: Line) -> bytes:
 
     Source of the form: systemd, docs/JOURNAL_NATIVE_PROTOCOL.
     """
-    fields = {"MESSAGE": line.text, "PRIORITY": LEVELS[line.level], "SYSLOG_IDENTIFIER": "helperd"}
+    fields = {"MESSAGE": visible(line.text), "PRIORITY": LEVELS[line.level], "SYSLOG_IDENTIFIER": "helperd"}
     fields |= {f"HELPERD_{name.upper()}": value for name, value in line.fields.items() if value is not None}
     if line.fields.get("source"):
-        fields["MESSAGE"] = f"{line.fields['source']}: {line.text}"
+        fields["MESSAGE"] = visible(f"{line.fields['source']}: {line.text}")
     out = bytearray()
     for name, value in fields.items():
         raw = str(value).encode(errors="backslashreplace")

@@ -24,6 +24,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from helperd.errors import RemoteProtocolError
+from helperd.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +84,7 @@ def _text(code: int, value: str) -> bytes:
     """One text option, or nothing when the text is empty; cut between characters."""
     if not value:
         return b""
-    raw = value.encode("utf-8", "replace")
+    raw = visible(value).encode()
     if len(raw) > MAX_OPTION:
         raw = raw[:MAX_OPTION].decode("utf-8", "ignore").encode()
     return option(code, raw)
@@ -91,7 +92,7 @@ def _text(code: int, value: str) -> bytes:
 
 def comments(text: str) -> bytes:
     """A packet's comment, whole, in as many options as it takes: for the options of ``packet_block`` and a writer."""
-    raw = text.encode("utf-8", "replace")
+    raw = visible(text).encode()
     options = b""
     while len(raw) > MAX_OPTION:
         part = raw[:MAX_OPTION].decode("utf-8", "ignore").encode()
@@ -143,7 +144,7 @@ def interface_block(
     """
     options = _text(IF_NAME, name) + _text(IF_DESCRIPTION, description) + option(IF_TSRESOL, b"\x09")
     if filter:
-        options += option(IF_FILTER, (b"\0" + filter.encode("utf-8", "replace"))[:MAX_OPTION])
+        options += option(IF_FILTER, (b"\0" + visible(filter).encode())[:MAX_OPTION])
     options += _text(IF_HARDWARE, hardware)
     return _block(INTERFACE_DESCRIPTION, struct.pack("<HHI", linktype, 0, snaplen) + _closed(options))
 

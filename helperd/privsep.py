@@ -39,6 +39,7 @@ from helperd.sandbox import cgroup, custody, door, forks, kernel, prctls, seccom
 from helperd.sandbox.become import SETGID, SETPCAP, SETUID, Child
 from helperd.sandbox.loop import Log, Loop
 from helperd.sandbox.post import Client, Packet, discard
+from helperd.visible import visible
 
 if TYPE_CHECKING:
     from helperd.config.profile import Profile
@@ -443,5 +444,6 @@ def main(argv: list[str]) -> int:
     try:
         return serve(*parse(argv))
     except (HelperdError, OSError) as error:
-        sys.stderr.write(f"helperd-launcher: {error}\n")
+        mistakes = getattr(error, "mistakes", [error])
+        sys.stderr.write("".join(f"helperd-launcher: {visible(mistake)}\n" for mistake in mistakes))
         return int(getattr(error, "exit_code", Code.SYSTEM))

@@ -11,6 +11,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+from helperd.visible import visible
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Final
@@ -84,19 +86,8 @@ SERVICE_COLUMNS: Final = (
 )
 
 
-def clean(text: object) -> str:
-    """Text that is safe on a terminal: one line, control and format characters escaped."""
-    raw = text if isinstance(text, str) else "" if text is None else str(text)
-    if raw.isascii() and raw.isprintable():
-        return raw
-    return "".join(
-        char if char.isprintable() and unicodedata.category(char) != "Cf" else ascii(char)[1:-1]
-        for char in raw
-    )
-
-
 def columns_of(text: str) -> int:
-    """Terminal columns that cleaned text takes."""
+    """Terminal columns that visible text takes."""
     if text.isascii():
         return len(text)
     return sum(
@@ -106,7 +97,7 @@ def columns_of(text: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """Cut cleaned text to a number of columns; the last one shows ``~`` when something was cut."""
+    """Cut visible text to a number of columns; the last one shows ``~`` when something was cut."""
     if columns_of(text) <= width:
         return text
     if width <= 0:
@@ -225,8 +216,8 @@ def losses(source: Mapping[str, Any]) -> int:
 
 def state_of(source: Mapping[str, Any]) -> Cell:
     """The word for what a source is doing, a bad verdict before the bare state; a pause is no state, but a note."""
-    word = clean(source.get("state", "?"))
-    verdict = clean(source.get("verdict") or "")
+    word = visible(source.get("state", "?"))
+    verdict = visible(source.get("verdict") or "")
     if word == "running" and verdict not in {"", "ok"}:
         word = _SHORT.get(verdict, verdict)
     return Cell(word, STATE_COLORS.get(word, ""))
@@ -242,7 +233,7 @@ def note_of(source: Mapping[str, Any]) -> str:
         parts += [str(source[key]) for key in ("hardware", "definition") if source.get(key)][:1]
         if source.get("channel"):
             parts.append(f"channel {source['channel']}")
-        return clean(", ".join(parts))
+        return visible(", ".join(parts))
     if state in {"down", "failed", "stopping"}:
         parts += [str(source[key]) for key in ("why", "rung") if source.get(key)]
     ended, text = source.get("exit"), ""
@@ -251,7 +242,7 @@ def note_of(source: Mapping[str, Any]) -> str:
         text = f": {_cause(ended, '' if state == 'starting' else (source.get('stderr') or [''])[-1])}"
     if source.get("next_try_s") is not None:
         parts.append(f"retry in {span(source['next_try_s'])}")
-    return clean("; ".join(parts) + text)
+    return visible("; ".join(parts) + text)
 
 
 def _cause(ended: Mapping[str, Any], words: str) -> str:
@@ -267,7 +258,7 @@ def source_cells(source: Mapping[str, Any]) -> list[Cell]:
     lost = losses(source)
     restarts = source.get("restarts", 0)
     return [
-        Cell(clean(source.get("name", "?"))),
+        Cell(visible(source.get("name", "?"))),
         state_of(source),
         Cell(rate(source.get("rate"))),
         Cell(count(source.get("packets"))),
@@ -286,14 +277,14 @@ def consumer_cells(consumer: Mapping[str, Any]) -> list[Cell]:
         f"{word} {consumer[key]}" for word, key in (("pid", "pid"), ("uid", "uid")) if _known(consumer, key)
     ]
     return [
-        Cell(clean(consumer.get("id", "?"))),
-        Cell(clean(consumer.get("sink", "?"))),
+        Cell(visible(consumer.get("id", "?"))),
+        Cell(visible(consumer.get("sink", "?"))),
         Cell(count(consumer.get("packets"))),
         Cell(count(lost, 7), YELLOW if lost else ""),
         Cell(size(consumer.get("queued_bytes"))),
         Cell(span(consumer.get("connected_s"))),
         Cell(
-            clean(", ".join(filter(None, (" ".join(who), *(f"lost: {reason}" for reason in sorted(why)))))),
+            visible(", ".join(filter(None, (" ".join(who), *(f"lost: {reason}" for reason in sorted(why)))))),
             DIM,
         ),
     ]
@@ -303,9 +294,9 @@ def service_cells(service: Mapping[str, Any]) -> list[Cell]:
     """One service's line, by ``SERVICE_COLUMNS``: its last words while it runs, else why it does not."""
     restarts = service.get("restarts", 0)
     words = service.get("stderr") or [""]
-    note = clean(words[-1]) if service.get("state") == "running" else note_of(service)
+    note = visible(words[-1]) if service.get("state") == "running" else note_of(service)
     return [
-        Cell(clean(service.get("name", "?"))),
+        Cell(visible(service.get("name", "?"))),
         state_of(service),
         Cell(count(restarts, 7), YELLOW if restarts else ""),
         Cell(span(service.get("since_s"))),
@@ -364,7 +355,7 @@ def summary(snapshot: Mapping[str, Any]) -> str:
     health = snapshot.get("health")
     words = sorted({str(sink["problem"]) for sink in snapshot.get("sinks", []) if sink.get("problem")})
     bad = "" if health in {None, "ok"} else f", {' '.join(words) or health}"
-    return clean(
+    return visible(
         f"helperd {snapshot.get('version', '?')}, up {span(snapshot.get('uptime_s'))}{bad}: "
         f"{running} of {len(sources)} sources running, {rate(total)}, {consumers} consumer{'s' * (consumers != 1)}"
     )
@@ -395,7 +386,7 @@ def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) ->
     failing = [sink for sink in snapshot.get("sinks", []) if sink.get("problem")]
     if failing:
         lines.append("")
-        lines += [fit(clean(sink_trouble(sink)), width) for sink in failing]
+        lines += [fit(visible(sink_trouble(sink)), width) for sink in failing]
     return lines
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from helperd.table import clean, fit, render, summary
+from helperd.printing import write
+from helperd.table import fit, render, summary
+from helperd.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ class LiveView:
         """Take a log line; it is printed at the next redraw."""
         if len(self._pending) == _MAX_PENDING:
             self.dropped += 1
-        self._pending.append(f"{time.strftime('%H:%M:%S')} {severity} {source}: {clean(text)}")
+        self._pending.append(visible(f"{time.strftime('%H:%M:%S')} {severity} {source}: {text}"))
 
     async def show(self) -> None:
         """Redraw until cancelled; the last picture stays on the terminal."""
@@ -66,7 +67,6 @@ class LiveView:
 
 def _put(text: str) -> None:
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        write(text, flush=True)
     except OSError:
         return  # the terminal has gone; the daemon has not

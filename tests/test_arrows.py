@@ -35,23 +35,26 @@ LAYERS: tuple[tuple[str, ...], ...] = (  # a room may import any room of a later
     ("pcapng", "layout", "relay", "reports"),
     ("wire",),
     ("config", "sandbox", "runtime", "table", "bell", "gather", "complaint"),
-    ("errors",),
+    ("errors", "printing"),
+    ("visible",),
 )
 
 ONLY: dict[str, set[str]] = {  # rooms that are held to less than their layer would allow
-    "helpers": {"wire", "pcapng", "sandbox", "errors"},
-    "privsep": {"launch", "config", "sandbox", "errors"},
+    "helpers": {"wire", "pcapng", "sandbox", "errors", "printing", "visible"},
+    "privsep": {"launch", "config", "sandbox", "errors", "visible"},
     "launch": {"privsep"},
     "config": {"errors"},
-    "sandbox": {"errors"},
+    "sandbox": {"errors", "visible"},
     "control": {"errors", "runtime"},
-    "services": {"control", "runtime", "errors"},
-    "extcap": {"alone", "control", "runtime", "wire", "helpers", "errors"},
+    "services": {"control", "runtime", "errors", "printing", "visible"},
+    "extcap": {"alone", "control", "runtime", "wire", "helpers", "errors", "printing", "visible"},
     "lifecycle": {"errors"},
-    "pcapng": {"errors"},
+    "pcapng": {"errors", "visible"},
     "wire": {"errors"},
     "client": {"errors", "pcapng", "relay"},
     "errors": set(),
+    "printing": {"visible"},
+    "visible": set(),
 }
 
 SAME: dict[str, set[str]] = {  # neighbours that may see each other, in this direction

@@ -491,7 +491,7 @@ def test_the_toolbar_shows_what_a_helper_says_and_goes_on_without_the_daemon(run
     with served_in_thread(rundir, pretended):
         process = subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT, stdin=subprocess.PIPE)
         buffer, heard = bytearray(), []
-        while (toolbar.MESSAGES, toolbar.ADD, "warning: the antenna (is) loose really\n") not in heard:
+        while (toolbar.MESSAGES, toolbar.ADD, "warning: the antenna (is) loose\\nreally\n") not in heard:
             buffer.extend(os.read(bar, 65536))
             heard.extend(toolbar.decode(buffer))
     while not any(command == toolbar.STATUS and "no-daemon" in text for _, command, text in heard):

@@ -27,8 +27,8 @@ from helperd.logs import (
     as_json,
     as_text,
     choose_form,
-    escape,
 )
+from helperd.visible import visible
 from tests.patience import HANGS_S
 
 AT = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
@@ -58,8 +58,8 @@ def test_nothing_reaches_the_terminal_unescaped():
     lines = StderrLines(0.0)
     assert lines.feed(b"\x1b[2Jgone\t\xff\x00\x07\n", 0.0) == ["\\x1b[2Jgone\\t\\xff\\x00\\x07"]
     assert lines.feed("caf\u00e9 \u202egpj.exe\u2028\n".encode(), 0.0) == ["caf\u00e9 \\u202egpj.exe\\u2028"]
-    assert escape("plain") == "plain"
-    assert escape("a\x9b\x7f\U000e0001") == "a\\x9b\\x7f\\U000e0001"
+    assert visible("plain") == "plain"
+    assert visible("a\x9b\x7f\U000e0001") == "a\\x9b\\x7f\\U000e0001"
 
 
 def test_long_lines_are_cut_at_4_kib_and_cost_no_memory():
@@ -189,8 +189,9 @@ def test_the_journal_gets_fields():
     assert as_journal(line("up", "warning", source="wlan0", code=None)) == (
         b"MESSAGE=wlan0: up\nPRIORITY=4\nSYSLOG_IDENTIFIER=helperd\nHELPERD_SOURCE=wlan0\n"
     )
-    assert as_journal(line("a\nb", "error")) == (
-        b"MESSAGE\n\x03\0\0\0\0\0\0\0a\nb\nPRIORITY=3\nSYSLOG_IDENTIFIER=helperd\n"
+    assert as_journal(line("a\nb\x1b", "error", source="w\x07", traceback="c\nd")) == (
+        b"MESSAGE=w\\x07: a\\nb\\x1b\nPRIORITY=3\nSYSLOG_IDENTIFIER=helperd\nHELPERD_SOURCE=w\x07\n"
+        b"HELPERD_TRACEBACK\n\x03\0\0\0\0\0\0\0c\nd\n"
     )
 
 

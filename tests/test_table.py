@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helperd.table import (
-    clean,
     columns_of,
     count,
     fit,
@@ -21,6 +20,7 @@ from helperd.table import (
     state_of,
     summary,
 )
+from helperd.visible import visible
 from tests.control.fake import FakeDaemon, source
 
 ESCAPES = re.compile("\033\\[[0-9;]*m")
@@ -100,14 +100,8 @@ def test_whatever_a_helper_says_each_line_is_one_line_and_fits(
 
 @given(st.text(), st.integers(0, 60))
 def test_padding_is_exact_whatever_the_script(text: str, width: int) -> None:
-    assert columns_of(pad(clean(text), width)) == width
-    assert columns_of(fit(clean(text), width)) <= width
-
-
-def test_terminal_escapes_become_visible() -> None:
-    assert clean("a\033[2Jb\nc\u202ed") == r"a\x1b[2Jb\nc\u202ed"
-    assert clean(None) == ""
-    assert clean("Büro 2") == "Büro 2"
+    assert columns_of(pad(visible(text), width)) == width
+    assert columns_of(fit(visible(text), width)) <= width
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from helperd import config
+from helperd import config, printing
 from helperd.alone import capture, run_alone
 from helperd.cli import tap
 from helperd.cli.counter import Counter
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         if not args.quiet:
             counter.clear()
-            print(line, file=sys.stderr, flush=True)
+            printing.say(line, file=sys.stderr, flush=True)
 
     ring = Ring(file, limits, tap._now(),
                 on_file=lambda begun: say(f"File: {begun}"))  # fmt: skip
@@ -95,7 +95,7 @@ def main(args: argparse.Namespace) -> int:
     if ring.packets or not problem:
         say(f"Packets captured: {ring.packets:,}")
     if problem:
-        print(f"helperd: {problem}", file=sys.stderr)
+        printing.say(f"helperd: {problem}", file=sys.stderr)
         return int(Code.NO)
     return int(Code.DONE)
 

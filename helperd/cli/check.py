@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import stat
@@ -20,6 +19,7 @@ from helperd.config.sources import source_name
 from helperd.errors import Code, ConfigError, ConfigRefused, RequestRefused, UsageError
 from helperd.helpers._template import Template
 from helperd.helpers.jsonlines import SETTINGS
+from helperd.printing import say, say_json
 from helperd.wire.definition import SourceDefinition
 
 if TYPE_CHECKING:
@@ -240,14 +240,14 @@ def main(args: argparse.Namespace) -> int:
             "mistakes": [_as_dict(mistake) for mistake in mistakes],
             "warnings": [_as_dict(doubt) for doubt in doubts],
         }
-        print(json.dumps(answer, indent=2))
+        say_json(answer, 2)
         return Code.CONFIG if mistakes else Code.DONE
     for mistake in mistakes:
-        print(mistake, file=sys.stderr)
+        say(mistake, file=sys.stderr)
     for doubt in doubts:
-        print(f"{doubt.file}:{doubt.line}: warning: {doubt.text}", file=sys.stderr)
+        say(f"{doubt.file}:{doubt.line}: warning: {doubt.text}", file=sys.stderr)
     if mistakes:
-        print(f"{path}: {_count(len(mistakes), 'mistake')}", file=sys.stderr)
+        say(f"{path}: {_count(len(mistakes), 'mistake')}", file=sys.stderr)
         return Code.CONFIG
     offers = [helper for helper in settings.helpers if helper.when == "present"]
     found = (
@@ -261,7 +261,7 @@ def main(args: argparse.Namespace) -> int:
     if offers:
         there = ", ".join(helper.name for helper in offers if helper.present) or "none"
         good += f"; of {_count(len(offers), 'offered helper')} are present: {there}"
-    print(good)
+    say(good)
     return Code.DONE
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from helperd.cli.defaults import shipped_config
 from helperd.cli.run import become_launcher
+from helperd.printing import say
 from helperd.runtime import claim_runtime_dir, default_runtime_dir
 
 if TYPE_CHECKING:
@@ -82,6 +83,6 @@ def _live() -> str:
     except OSError as error:
         cure = "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
         fix = f"the demo goes on without it; where namespaces are forbidden, try: {cure}"
-        print(f"helperd: no live capture: {error.strerror}; {fix}", file=sys.stderr)
+        say(f"helperd: no live capture: {error.strerror}; {fix}", file=sys.stderr)
         return ""
     return LIVE.format(captured=stage.CAPTURED, address=stage.ADDRESS)

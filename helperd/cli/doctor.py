@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import importlib.util
-import json
 import os
 import select
 import shutil
@@ -24,6 +23,7 @@ from helperd.config.profile import Accounts, compile_profiles, weakness
 from helperd.control.client import Client
 from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused
 from helperd.launch import cure
+from helperd.printing import say, say_json
 from helperd.runtime import LAUNCHER_SOCKET as SOCKET
 from helperd.runtime import find_runtime_dir
 from helperd.sandbox import cgroup, custody, kernel, landlock, numbers, processes
@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
         rows = [*_packages(), *_programs(), *rows]
     bad = [row for row in rows if row.needed and not row.good]
     if args.json:
-        print(json.dumps({"ok": not bad, "checks": [row._asdict() for row in rows]}))
+        say_json({"ok": not bad, "checks": [row._asdict() for row in rows]})
     else:
         _print(rows)
     return int(Code.NO if bad else Code.DONE)
@@ -96,11 +96,11 @@ def _print(rows: list[Row]) -> None:
     for row in rows:
         if row.section != section:
             section = row.section
-            print(f"{section}:")
+            say(f"{section}:")
         mark = "yes" if row.good else "NO " if row.needed else "no "
-        print(f"  {mark} {row.what}: {row.text}")
+        say(f"  {mark} {row.what}: {row.text}")
         if row.fix and not row.good:
-            print(f"      -> {row.fix}")
+            say(f"      -> {row.fix}")
 
 
 def _works(call: Callable[[], object]) -> str:

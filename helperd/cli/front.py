@@ -6,6 +6,7 @@ import os
 import sys
 
 from helperd.errors import Code, ConfigRefused, HelperdError
+from helperd.printing import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _command(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
+    except ConfigRefused as error:
+        say(*error.mistakes, file=sys.stderr)
+        return error.exit_code
     except HelperdError as error:
-        print(error if isinstance(error, ConfigRefused) else f"helperd: {error}", file=sys.stderr)
+        say(f"helperd: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         _forget_stdout()
@@ -39,17 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return Code.INTERRUPTED
     except OSError as error:
-        print(f"helperd: a system call failed: {error}", file=sys.stderr)
+        say(f"helperd: a system call failed: {error}", file=sys.stderr)
         try:
             sys.stdout.flush()
         except OSError:
             _forget_stdout()
         return Code.SYSTEM
     except Exception:  # noqa: BLE001 - the last resort: a bug is shown whole and has an exit status of its own
-        sys.excepthook(*sys.exc_info())
-        print(
-            "helperd: bug: an error of helperd's own; please report it with the lines above", file=sys.stderr
-        )
+        say(*_trace(), file=sys.stderr)
+        say("helperd: bug: an error of helperd's own; please report it with the lines above", file=sys.stderr)
         return Code.BUG
     return status
 
@@ -59,6 +61,13 @@ def _command(argv: list[str]) -> int:
 
     command, args = parse(argv)
     return command.load().main(args)
+
+
+def _trace() -> list[str]:
+    """The traceback of what is being handled, by lines."""
+    import traceback
+
+    return traceback.format_exc().splitlines()
 
 
 def _forget_stdout() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from helperd.cli import ask
 from helperd.errors import Code
-from helperd.table import clean
+from helperd.printing import say, say_json
+from helperd.visible import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,23 +49,23 @@ def main(args: argparse.Namespace) -> int:
     answer = ask.answer_of(args, "io.helperd.ListDevices", fresh, _question)
     devices = answer["devices"]
     if args.json:
-        print(json.dumps(answer, indent=2))
+        say_json(answer, 2)
         return Code.DONE if devices else Code.NO
     names = [device["definition"] or device["interface"] for device in devices]
-    wide = max([len(clean(name)) for name in names] + [10])
+    wide = max([len(visible(name)) for name in names] + [10])
     for name, device in zip(names, devices, strict=True):
         words = [device["hardware"]]
         if not device["definition"]:
             words.append("(its name cannot be written in a definition)")
         if device["in_use"]:
             words.append(f"(in use by {device['in_use']})")
-        text = clean(" ".join(filter(None, words)))
-        print(f"{clean(name):<{wide}}  {clean(device['helper']):<16}  {text}".rstrip())
+        text = " ".join(filter(None, words))
+        say(f"{visible(name):<{wide}}  {visible(device['helper']):<16}  {text}".rstrip())
     if not devices:
-        print("no devices found", file=sys.stderr)
+        say("no devices found", file=sys.stderr)
     for failure in answer["failed"]:
-        print(f"{clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}", file=sys.stderr)
+        say(f"{failure['helper']}: {failure['problem']}: {failure['text']}", file=sys.stderr)
     age = answer.get("age_s") or 0.0
     if age >= _OLD_S:
-        print(f"helperd: this was so {age:.0f} s ago; ask again with --fresh", file=sys.stderr)
+        say(f"helperd: this was so {age:.0f} s ago; ask again with --fresh", file=sys.stderr)
     return Code.DONE if devices else Code.NO

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
 from helperd.cli import running
 from helperd.errors import Code
-from helperd.table import clean
+from helperd.printing import say, say_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,9 +39,12 @@ def main(args: argparse.Namespace) -> int:
         )
         for reply in replies:
             for message in reply["messages"]:
-                print(json.dumps(message) if args.json else line_of(message), flush=args.follow)
+                if args.json:
+                    say_json(message)
+                else:
+                    say(line_of(message), flush=args.follow)
             if not reply["messages"] and not args.follow:
-                print("no messages", file=sys.stderr)
+                say("no messages", file=sys.stderr)
     return Code.DONE
 
 
@@ -51,5 +53,4 @@ def line_of(message: dict[str, Any]) -> str:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(message["at"]))
     repeated = message.get("repeated") or 0
     again = f" (repeated {repeated:,} times)" if repeated > 1 else " (repeated once)" if repeated else ""
-    who = f"{clean(message['severity']):<7} {clean(message['source'])}"
-    return f"{at} {who}: {clean(message['text'])}{again}"
+    return f"{at} {message['severity']:<7} {message['source']}: {message['text']}{again}"

@@ -9,6 +9,7 @@ import sys
 from helperd import __version__
 from helperd.cli.commands import COMMANDS, Command
 from helperd.errors import Code
+from helperd.visible import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and where the right words are."""
-        self.exit(Code.USAGE, f"{self.prog}: usage: {message}; see {self.prog} --help\n")
+        self.exit(Code.USAGE, f"{self.prog}: usage: {visible(message)}; see {self.prog} --help\n")
 
 
 def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 
 from helperd.cli import ask
 from helperd.errors import Code
-from helperd.table import clean
+from helperd.printing import say, say_json
 from helperd.wire.definition import SourceDefinition
 
 TYPE_CHECKING = False
@@ -47,17 +46,17 @@ def main(args: argparse.Namespace) -> int:
         args, "io.helperd.Probe", {"definition": args.definition}, partial(_question, args.definition)
     )
     if args.json:
-        print(json.dumps(answer, indent=2))
+        say_json(answer, 2)
     elif answer["helper"]:
-        hardware = f" ({clean(answer['hardware'])})" if answer["hardware"] else ""
-        print(f"{clean(args.definition)}: yes, by {clean(answer['helper'])}{hardware}")
+        hardware = f" ({answer['hardware']})" if answer["hardware"] else ""
+        say(f"{args.definition}: yes, by {answer['helper']}{hardware}")
         if answer["channels"]:
-            print(f"  channels: {clean(', '.join(answer['channels']))}")
+            say(f"  channels: {', '.join(answer['channels'])}")
     else:
-        print(f"{clean(args.definition)}: no helper recognises it", file=sys.stderr)
+        say(f"{args.definition}: no helper recognises it", file=sys.stderr)
         for failure in [*answer["refused"], *answer["failed"]]:
-            print(
-                f"  {clean(failure['helper'])}: {failure['problem']}: {clean(failure['text'])}",
+            say(
+                f"  {failure['helper']}: {failure['problem']}: {failure['text']}",
                 file=sys.stderr,
             )
     return Code.DONE if answer["helper"] else Code.NO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from helperd.cli import running
 from helperd.errors import Code
-from helperd.table import clean
+from helperd.printing import say, say_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ def main(args: argparse.Namespace) -> int:
     with running.connect(args, running.ORDER_S) as client:
         plan = client.call("Reload")
     if args.json:
-        running.print_json(plan)
+        say_json(plan, 2)
         return Code.DONE
     for key, word in _WORDS.items():
         if plan.get(key):
-            print(f"{word}: {clean(', '.join(plan[key]))}")
+            say(f"{word}: {', '.join(plan[key])}")
     kept = len(plan.get("keep") or [])
-    print(f"unchanged: {kept} source{'' if kept == 1 else 's'}")
+    say(f"unchanged: {kept} source{'' if kept == 1 else 's'}")
     return Code.DONE

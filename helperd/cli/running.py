@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
 
 from helperd.control.client import Client
 from helperd.errors import Code, HelperdError
+from helperd.printing import say, say_json
 from helperd.runtime import CONTROL_SOCKET, find_runtime_dir
-from helperd.table import clean, state_of
+from helperd.table import state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,11 +54,6 @@ def seconds(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def print_json(value: object) -> None:
-    """Print an answer for scripts."""
-    print(json.dumps(value, indent=2))
-
-
 def order(args: argparse.Namespace, method: str, names: Iterable[str], **parameters: Any) -> int:
     """Give one order to all who are named, one after the other; who refuses does not keep the others from theirs.
 
@@ -75,31 +70,29 @@ def order(args: argparse.Namespace, method: str, names: Iterable[str], **paramet
                 if error.exit_code == Code.UNAVAILABLE:
                     raise
                 code = code or error.exit_code
-                print(f"helperd: {clean(str(error))}", file=sys.stderr)
+                say(f"helperd: {error}", file=sys.stderr)
                 continue
             for kind, row in answer.items():  # a source, or a service
                 done.setdefault(f"{kind}s", []).append(row)
                 if not args.json:
-                    print(said(row))
+                    say(said(row))
     if args.json:
-        print_json(done)
+        say_json(done, 2)
     return code
 
 
 def said(source: dict[str, Any]) -> str:
     """One line about a source or service after an order."""
     channel = (
-        f", channel {clean(source['channel'])}"
-        if source["state"] == "running" and source.get("channel")
-        else ""
+        f", channel {source['channel']}" if source["state"] == "running" and source.get("channel") else ""
     )
     if is_done(source):
-        name = clean(source["name"])
+        name = source["name"]
         return f"{name}: done, nothing more comes; `helperd start {name}` begins it again"
     tuning = source.get("tuning") or {}
-    kept = f", {clean(tuning['text'])} from its next start on" if tuning.get("kept") else ""
+    kept = f", {tuning['text']} from its next start on" if tuning.get("kept") else ""
     paused = ", paused" if source.get("paused") else ""
-    return f"{clean(source['name'])}: {state_of(source).text}{paused}{channel}{kept}"
+    return f"{source['name']}: {state_of(source).text}{paused}{channel}{kept}"
 
 
 def is_done(source: dict[str, Any]) -> bool:

@@ -27,6 +27,7 @@ from helperd.table import (
     summary,
     widths_of,
 )
+from helperd.visible import visible
 
 Row = Mapping[str, Any]
 
@@ -151,9 +152,9 @@ class Screen:
         body = {"consumers": self._consumers, "details": self._details, "help": self._help}.get(
             self.view, self._sources
         )
-        shown = [fit(text, width) for text in body(width, height - 2)[: height - 2]]
+        shown = [fit(visible(text), width) for text in body(width, height - 2)[: height - 2]]
         shown += [""] * (height - 2 - len(shown))
-        return [fit(summary(self.snapshot), width), *shown, fit(self._foot(), width)]
+        return [fit(summary(self.snapshot), width), *shown, fit(visible(self._foot()), width)]
 
     def _foot(self) -> str:
         if self.ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helperd.cli import running
+from helperd.printing import say, say_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
         for definition in definitions:
             source = client.call("AddSource", definition=definition)["source"]
             if args.json:
-                running.print_json({"sources": [source]})
+                say_json({"sources": [source]}, 2)
             else:
-                print(running.said(source))
+                say(running.said(source))
     return code

@@ -8,7 +8,9 @@ import sys
 from helperd.cli import running
 from helperd.cli.parser import columns
 from helperd.errors import Code
-from helperd.table import UNWANTED, clean, count, fit, losses, render, span, summary
+from helperd.printing import say, say_json, write
+from helperd.table import UNWANTED, count, fit, losses, render, span, summary
+from helperd.visible import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,19 +35,18 @@ def main(args: argparse.Namespace) -> int:
     with running.connect(args) as client:
         snapshot = client.call("GetStatus", source=args.name)
     if args.json:
-        running.print_json(snapshot)
+        say_json(snapshot, 2)
         return Code.DONE
     terminal = sys.stdout.isatty()
     width = columns() if terminal else _WIDE
     if args.name is None:
-        print(fit(summary(snapshot), width))
+        say(fit(summary(snapshot), width))
     else:
         snapshot = snapshot | {"consumers": [], "services": [], "sinks": []}
     for line in render(snapshot, width, color=terminal and "NO_COLOR" not in os.environ):
-        print(line)
+        write(f"{line}\n")
     if args.name is not None:
-        for line in details(snapshot["sources"][0]):
-            print(line)
+        say(*details(snapshot["sources"][0]))
     return Code.DONE
 
 
@@ -83,16 +84,16 @@ def details(source: dict[str, Any]) -> list[str]:
         ),
         "last end": f"{ended['problem']}: {ended['text']}" if ended else "",
     }
-    lines = ["", *(f"{name + ':':<15}{clean(fact)}" for name, fact in facts.items() if fact)]
+    lines = ["", *(f"{name + ':':<15}{visible(fact)}" for name, fact in facts.items() if fact)]
     vitals = source.get("vitals")
     if vitals:
         told = ", ".join(
             f"{key} {_short(value)}" for key, value in vitals.items() if isinstance(value, int | float | str)
         )
-        lines.append(f"{'vitals:':<15}{clean(told)}")
+        lines.append(f"{'vitals:':<15}{visible(told)}")
     stderr = source.get("stderr") or []
     if stderr:
-        lines += ["", "last words on stderr:", *(f"  {clean(line)}" for line in stderr)]
+        lines += ["", "last words on stderr:", *(f"  {visible(line)}" for line in stderr)]
     return lines
 
 

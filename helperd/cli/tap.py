@@ -12,6 +12,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from helperd import printing
 from helperd.cli import running
 from helperd.cli.counter import Counter
 from helperd.cli.ring import STDOUT, Limits, LineRing, Ring
@@ -22,7 +23,7 @@ from helperd.table import in_words
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
+    from typing import Any, TextIO
 
 _READ: Final = 1 << 20
 _JSON: Final = 162  # reports; their interface is in the stream beside that of the packets
@@ -191,7 +192,7 @@ def main(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         if not args.quiet:
             counter.clear()
-            print(line, file=sys.stderr)
+            printing.say(line, file=sys.stderr)
 
     with (
         woken_by(signal.SIGINT, signal.SIGTERM) as stopped,
@@ -211,21 +212,22 @@ def main(args: argparse.Namespace) -> int:
     if ended and ring.cut:
         raise UnavailableError("no-daemon", "the daemon went away inside a packet; what was written is whole")
     if ended:
-        say(_why_it_ended(args))
+        for line in _why_it_ended(args):
+            say(line)
     return Code.DONE
 
 
-def _why_it_ended(args: argparse.Namespace) -> str:
+def _why_it_ended(args: argparse.Namespace) -> list[str]:
     """Ask what became of the sources of a stream that has ended."""
     try:
         with running.connect(args) as client:
             rows = {row["name"]: row for row in client.call("GetStatus")["sources"]}
     except HelperdError:
-        return "the daemon has ended"
+        return ["the daemon has ended"]
     over = [rows[name] for name in args.names if name in rows and running.is_done(rows[name])]
     if over and len(over) == len(set(args.names)):
-        return "\n".join(map(running.said, over))
-    return "the daemon has ended the stream"
+        return list(map(running.said, over))
+    return ["the daemon has ended the stream"]
 
 
 def _lost(ring: Ring) -> str:
@@ -258,6 +260,11 @@ def _copy(stream: socket.socket, ring: Ring, stopped: socket.socket, counter: Co
     return False
 
 
+def _name(out: TextIO, name: str) -> None:
+    """Hand a file's name to a program, as it is."""
+    printing.write(f"{name}\n", out, flush=True)
+
+
 @contextlib.contextmanager
 def _names_to(args: argparse.Namespace) -> Iterator[Callable[[str], None]]:
     """Who is told the name of each file that is complete.
@@ -270,11 +277,11 @@ def _names_to(args: argparse.Namespace) -> Iterator[Callable[[str], None]]:
         yield lambda _name: None
         return
     if target in {STDOUT, "stdout", "stderr"}:
-        yield partial(print, file=sys.stderr if target == "stderr" else sys.stdout, flush=True)
+        yield partial(_name, sys.stderr if target == "stderr" else sys.stdout)
         return
     try:
         with open(target, "w", encoding="utf-8", errors="surrogateescape") as out:
-            yield partial(print, file=out, flush=True)
+            yield partial(_name, out)
     except OSError as error:
         if error.filename != target:
             raise

@@ -7,7 +7,8 @@ import time
 
 from helperd.cli import running
 from helperd.errors import Code, UnavailableError
-from helperd.table import clean, note_of, state_of
+from helperd.printing import say
+from helperd.table import note_of, state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ def main(args: argparse.Namespace) -> int:
         if source["state"] == "unknown":
             with running.connect(args) as client:
                 client.call("GetSource", source=source["name"])  # says which names there are
-        print(
-            f"helperd: {clean(source['name'])} is {state_of(source).text}: {note_of(source)}", file=sys.stderr
-        )
+        say(f"helperd: {source['name']} is {state_of(source).text}: {note_of(source)}", file=sys.stderr)
     return Code.NO
 
 

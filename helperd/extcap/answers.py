@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from helperd.errors import HelperdError, UnavailableError
-from helperd.extcap.words import plain
+from helperd.printing import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,5 +28,4 @@ def alone(error: HelperdError) -> Alone:
 
 def tell(error: HelperdError) -> None:
     """Say on standard error why something cannot be; Wireshark shows it."""
-    sys.stderr.write(f"helperd: {plain(error)}\n")
-    sys.stderr.flush()
+    say(f"helperd: {error}", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from helperd.control.client import Client
 from helperd.errors import Code, HelperdError, UsageError
 from helperd.extcap.answers import alone, tell
 from helperd.extcap.words import Place, Words, interface_of, parse, place_of, plain, sentence
+from helperd.printing import say, write
 from helperd.runtime import CONTROL_SOCKET, NO_WAY, find_runtime_dir
 
 TYPE_CHECKING = False
@@ -76,7 +77,7 @@ def _answer(words: Words) -> int:
         return _say(_interfaces(words))
     name = words.values.get("extcap-interface")
     if name is None:
-        sys.stdout.write(USAGE)
+        write(USAGE)
         return Code.DONE if "help" in flags else Code.USAGE
     place = place_of(name)
     if "capture" in flags:
@@ -103,13 +104,12 @@ def _answer(words: Words) -> int:
         return _say(_options(words, place))
     if "extcap-capture-filter" in words.values:
         return _check_filter(words, place)
-    sys.stdout.write(USAGE)
+    write(USAGE)
     return Code.USAGE
 
 
 def _say(lines: Iterable[str]) -> int:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
+    say(*lines, flush=True)
     return Code.DONE
 
 

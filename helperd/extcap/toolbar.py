@@ -114,7 +114,7 @@ class Toolbar:
             self._say(CHANNEL, STATUS, f"helperd: {plain(error)}")
         else:
             tuned = parameters.get("channel") or "all channels in turn"
-            self._say(CHANNEL, STATUS, f"{source['name']}: {plain(tuned)}")
+            self._say(CHANNEL, STATUS, plain(f"{source['name']}: {tuned}"))
 
     def _follow(self) -> None:
         """Keep the list of channels and the present one as they are."""
@@ -127,7 +127,7 @@ class Toolbar:
                     self._known = channels
                     self._say(CHANNEL, REMOVE)
                     for name in [HOPPING, *channels] if channels else []:
-                        self._say(CHANNEL, ADD, f"{name}\0{name}")
+                        self._say(CHANNEL, ADD, f"{name}\0{plain(name)}")
                     self._say(CHANNEL, ENABLE if channels else DISABLE)
                     self._say(HOP, ENABLE if channels else DISABLE)
                     told = None
@@ -141,4 +141,4 @@ class Toolbar:
         with Client(self._control) as client:
             for news in client.more("GetMessages", source=self._source):
                 for message in news["messages"]:
-                    self._say(MESSAGES, ADD, f"{message['severity']}: {plain(message['text'])}\n")
+                    self._say(MESSAGES, ADD, plain(f"{message['severity']}: {message['text']}") + "\n")

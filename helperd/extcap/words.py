@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 
 from helperd.errors import UsageError
+from helperd.visible import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,4 +136,4 @@ def sentence(word: str, **pairs: object) -> str:
 def plain(value: object) -> str:
     """A value without what would end it."""
     text = str(value).translate({ord("{"): "(", ord("}"): ")"})
-    return "".join(character if character.isprintable() else " " for character in text)[:200]
+    return visible(text)[:200]

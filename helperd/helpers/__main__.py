@@ -25,9 +25,11 @@ def find_packages() -> None:
 def main() -> None:
     """Start the helper that the first word names."""
     find_packages()
+    from helperd.printing import say
+
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if not name.isidentifier() or name.startswith("_") or name == "sdk":
-        print(f"usage: __main__.py NAME --in-fd=N --out-fd=N; {name!r} is no helper's name", file=sys.stderr)
+        say(f"usage: __main__.py NAME --in-fd=N --out-fd=N; {name!r} is no helper's name", file=sys.stderr)
         sys.exit(64)
     from importlib import import_module
 
@@ -36,7 +38,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != f"helperd.helpers.{name}":
             raise
-        print(f"no bundled helper is named {name!r}", file=sys.stderr)
+        say(f"no bundled helper is named {name!r}", file=sys.stderr)
         sys.exit(64)
     from helperd.helpers import sdk
 

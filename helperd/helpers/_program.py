@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from helperd.errors import NO_PROGRAM, HelperdError
 from helperd.helpers._clock import monotonic
+from helperd.printing import say
 from helperd.sandbox import TERM_GRACE
 from helperd.wire.identity import uuid_of
 
@@ -277,7 +278,7 @@ class Program:
             while line := file.readline(MAX_LINE):
                 if text := line.rstrip():
                     self._lines.append(text)
-                    print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+                    say(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
     def read(self, size: int, timeout: float | None = None, *, until_stop: bool = False) -> bytes | None:
         """Read what it writes; empty at the end; None when nothing came in time, or perhaps a little earlier.

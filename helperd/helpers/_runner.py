@@ -33,6 +33,7 @@ from helperd.helpers._clock import monotonic
 from helperd.helpers._page import PAGE_FD
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
 from helperd.helpers._printed import Printed
+from helperd.printing import say
 from helperd.wire import bulk
 from helperd.wire.definition import SourceDefinition, check_options, unknown_options
 from helperd.wire.frames import MAX_FRAME, Run
@@ -263,7 +264,7 @@ class Runner:
             return
         except OSError as error:
             data = b""
-            print(f"{self._helper.TYPE}: cannot read from the server: {error.strerror}", file=sys.stderr)
+            say(f"{self._helper.TYPE}: cannot read from the server: {error.strerror}", file=sys.stderr)
         if not data:
             self._listening = False
             self._end("the server closed our input")
@@ -273,7 +274,7 @@ class Runner:
                 messages = self._session.receive(data)
         except RemoteProtocolError as error:
             self._listening = False
-            print(f"{self._helper.TYPE}: {error}", file=sys.stderr)
+            say(f"{self._helper.TYPE}: {error}", file=sys.stderr)
             self._end(error.text, Code.NO)
             return
         for message in messages:

@@ -32,11 +32,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from helperd import __version__
+from helperd import __version__, printing
 from helperd.errors import Code, HelperdError, OpenRefused, UsageError
 from helperd.helpers._port import Stopped
 from helperd.helpers._writer import Writer
 from helperd.pcapng import comments, flags
+from helperd.visible import visible
 from helperd.wire.definition import SourceDefinition, quote
 from helperd.wire.messages import DataReport, Gps, Hopping, Interface, Json, Packet, Severity, Signal, Text
 
@@ -144,7 +145,7 @@ class Helper:
         What the writer tells stands in order with its packets; this does not.
         """
         if self._sdk_tell is None:
-            print(f"{self.TYPE}: {text}", file=sys.stderr, flush=True)
+            printing.say(f"{self.TYPE}: {text}", file=sys.stderr, flush=True)
         else:
             self._sdk_tell(Text(severity, text))
 
@@ -230,7 +231,7 @@ def _run(helper_class: type[Helper], argv: list[str] | None, *, last: bool) -> i
             return Runner(helper, arguments.in_fd, arguments.out_fd).run(last=last)
         return _tell(helper, arguments.action)
     except HelperdError as error:
-        print(f"{helper_class.TYPE}: {error}", file=sys.stderr)
+        printing.say(f"{helper_class.TYPE}: {error}", file=sys.stderr)
         return int(error.exit_code)
 
 
@@ -252,20 +253,21 @@ def main(helper_class: type[Helper]) -> None:
 def _tell(helper: Helper, action: str) -> int:
     """``--version``, ``--help`` and ``--list``: text on stdout."""
     if action == "version":
-        print(f"{helper.TYPE} (helperd) {__version__}")
+        printing.say(f"{helper.TYPE} (helperd) {__version__}")
     elif action == "help":
-        print(_help(helper))
+        printing.say(*_help(helper))
     else:
         found = False
         for interface in helper.list():
             found = True
             flags = ",".join(filter(None, (f"type={helper.TYPE}", interface.flags)))
-            print(f"{quote(interface.name)}:{flags}\t{interface.hardware}".rstrip())
+            shown = map(visible, (f"{quote(interface.name)}:{flags}", interface.hardware))
+            printing.write("\t".join(shown).rstrip() + "\n")
         return Code.DONE if found else Code.NO
     return Code.DONE
 
 
-def _help(helper: Helper) -> str:
+def _help(helper: Helper) -> list[str]:
     lines = [
         f"{helper.TYPE}: {helper.SUMMARY or 'a capture helper'}",
         "",
@@ -283,4 +285,4 @@ def _help(helper: Helper) -> str:
         width = max(map(len, options))
         lines += ["", "Options of a definition:", ""]
         lines += [f"  {key:{width}}  {meaning}" for key, meaning in options.items()]
-    return "\n".join(lines)
+    return lines

@@ -9,6 +9,8 @@ import signal
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
 from typing import TYPE_CHECKING
 
+from helperd.visible import visible
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -91,6 +93,6 @@ class Log:
         self.level += 1
         if self.left_out:
             text, self.left_out = f"{text} (before this, {self.left_out} lines were left out)", 0
-        line = "".join(letter if letter.isprintable() else "?" for letter in f"helperd-launcher: {text}")
+        line = visible(f"helperd-launcher: {text}")
         with contextlib.suppress(OSError):  # nobody reads it any more
             os.write(self.fd, line[:1000].encode(errors="replace") + b"\n")

@@ -16,7 +16,9 @@ def main() -> int:
     sys.path.append(os.path.dirname(os.path.dirname(here)))
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if not name.isidentifier() or name.startswith("_") or not os.path.exists(f"{here}/{name}.py"):
-        print(f"usage: __main__.py NAME [OPTION ...]; {name!r} is no service's name", file=sys.stderr)
+        from helperd.printing import say
+
+        say(f"usage: __main__.py NAME [OPTION ...]; {name!r} is no service's name", file=sys.stderr)
         return 64
     from importlib import import_module
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from helperd.control.client import Client
 from helperd.errors import Code, HelperdError
+from helperd.printing import say
 from helperd.services._place import control_path
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
     """Kill until SIGTERM or the daemon's end; return the exit status."""
     args = build().parse_args(argv)
     if not 0.1 <= args.every <= 3600:
-        print("--every is between 0.1 and 3600 seconds", file=sys.stderr)
+        say("--every is between 0.1 and 3600 seconds", file=sys.stderr)
         return Code.USAGE
     dice = random.Random()
     path = control_path(args.runtime_dir)
@@ -60,9 +61,9 @@ def main(argv: list[str]) -> int:
             try:
                 os.kill(chosen["pid"], signal.SIGKILL)
             except OSError as error:
-                print(f"cannot kill {chosen['name']}: {error.strerror}", file=sys.stderr, flush=True)
+                say(f"cannot kill {chosen['name']}: {error.strerror}", file=sys.stderr, flush=True)
             else:
-                print(f"killed {chosen['name']}, process {chosen['pid']}", file=sys.stderr, flush=True)
+                say(f"killed {chosen['name']}, process {chosen['pid']}", file=sys.stderr, flush=True)
     except HelperdError as error:
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return error.exit_code

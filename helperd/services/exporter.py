@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 from helperd import __version__
 from helperd.control.client import Client
 from helperd.errors import Code, HelperdError
+from helperd.printing import say
 from helperd.services._place import control_path
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ class _Server(ThreadingHTTPServer):
             with Client(self._control, ASK_S) as client:
                 return client.call("GetStatus")
         except HelperdError as error:
-            print(f"no answer from the daemon: {error}", file=sys.stderr, flush=True)
+            say(f"no answer from the daemon: {error}", file=sys.stderr, flush=True)
             return None
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -276,15 +277,15 @@ def main(argv: list[str]) -> int:
     host, port = args.listen
     loopback = host == "::1" or host.startswith("127.")
     if not loopback and not args.exposed:
-        print(f"{host} can be reached from other machines; add --exposed if that is meant", file=sys.stderr)
+        say(f"{host} can be reached from other machines; add --exposed if that is meant", file=sys.stderr)
         return Code.USAGE
     try:
         server = _Server((host, port), control_path(args.runtime_dir))
     except OSError as error:
-        print(f"cannot listen at {host}:{port}: {error.strerror or error}", file=sys.stderr)
+        say(f"cannot listen at {host}:{port}: {error.strerror or error}", file=sys.stderr)
         return Code.SYSTEM
     shown = f"[{host}]" if ":" in host else host
-    print(f"serving http://{shown}:{server.server_address[1]}/metrics", file=sys.stderr, flush=True)
+    say(f"serving http://{shown}:{server.server_address[1]}/metrics", file=sys.stderr, flush=True)
     threading.Thread(target=_end_with_helperd, args=(args.runtime_dir,), daemon=True).start()
     with server:
         server.serve_forever()

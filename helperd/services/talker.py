@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from helperd.errors import Code
+from helperd.printing import say
 
 GROUP: Final = ("239.255.72.68", 7268)  # RFC 2365: organisation-local scope
 
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     """Send until SIGTERM; return the exit status."""
     args = build().parse_args(argv)
     if not 0 < args.rate <= 10000:
-        print("--rate is above 0, and 10000 at most", file=sys.stderr)
+        say("--rate is above 0, and 10000 at most", file=sys.stderr)
         return Code.USAGE
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
@@ -38,6 +39,6 @@ def main(argv: list[str]) -> int:
                 sock.sendto(f"helperd talker, packet {number}".encode(), GROUP)
                 time.sleep(1 / args.rate)
         except OSError as error:
-            print(f"cannot send from {args.address}: {error.strerror or error}", file=sys.stderr)
+            say(f"cannot send from {args.address}: {error.strerror or error}", file=sys.stderr)
             return Code.SYSTEM
     return Code.DONE

@@ -133,7 +133,8 @@ def loaded_modules(stage: Stage) -> list[str]:
     for name in in_the_library(code).split():
         top = name.split(".")[0]
         ours = top == "helperd" and (
-            name == "helperd" or name.split(".")[1] in {"launch", "privsep", "config", "sandbox", "errors"}
+            name == "helperd"
+            or name.split(".")[1] in {"launch", "privsep", "config", "sandbox", "errors", "visible"}
         )
         if not (
             ours

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from tests.attack import stage
+from tests.attack import abuse, stage
 from tests.attack.scenes import SCENES
 
 DEEP = os.environ.get("HELPERD_HYPOTHESIS") == "deep"
@@ -85,3 +85,12 @@ def test_scene(name):
 @pytest.mark.need("cgroup2")
 def test_scene_of_a_delegated_cgroup():
     assert stage.run("scenes", "delegated") == [{"scene": "delegated", "wrong": []}]
+
+
+@pytest.mark.parametrize("name", list(abuse.SCENES))
+def test_abuse(name):
+    (row,) = stage.run("abuse", name)
+    counts = {word: len(row[word]) for word in ("attempts", "live", "succeeded")}
+    print(f"{name}: {counts}")
+    assert row["succeeded"] == []
+    assert row["live"] == row["attempts"]

@@ -54,13 +54,20 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def top(rundir: Path, *words: str, term: str = "xterm-256color") -> Iterator[Terminal]:
+def top(
+    rundir: Path,
+    *words: str,
+    term: str = "xterm-256color",
+    command: str = "top",
+    env: dict[str, str] | None = None,
+) -> Iterator[Terminal]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-    env = {**os.environ, "TERM": term}
-    for name in ("LINES", "COLUMNS", "NO_COLOR"):
-        env.pop(name, None)
-    argv = [*HELPERD, "top", "--runtime-dir", str(rundir), *words]
+    given = {
+        name: value for name, value in os.environ.items() if name not in {"LINES", "COLUMNS", "NO_COLOR"}
+    }
+    env = {**given, "TERM": term, **(env or {})}
+    argv = [*HELPERD, command, "--runtime-dir", str(rundir), *words]
     process = subprocess.Popen(
         argv, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
     )

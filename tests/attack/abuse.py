@@ -1,0 +1,106 @@
+"""What a helper, or the author of a file, does to who looks at it: ``abuse.py NAME...`` as process 1.
+
+Each attempt is tried as it is, and once more with the one step undone that stands in its way: that is its live control.
+Prints {"scene", "attempts", "live", "succeeded"} with the names of each.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests import hostile
+from tests.attack.scenes import rewrite
+from tests.attack.stage import LIBRARY, STAGE, Stage, interpreter, say
+
+SITE = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+Tries = Callable[[], Iterator[tuple[str, bool]]]
+SCENES: dict[str, Callable[[Stage], tuple[Tries, list[tuple[str, str, str]]]]] = {}
+
+
+def scene(function: Callable[[Stage], tuple[Tries, list[tuple[str, str, str]]]]) -> object:
+    """Put a scene on the list: it returns its attempts, and the (file, old, new) of the steps that stand in their way."""
+    SCENES[function.__name__] = function
+    return function
+
+
+@contextmanager
+def without(steps: list[tuple[str, str, str]]) -> Iterator[None]:
+    """The package with some steps less."""
+    before = {}
+    for name, old, new in steps:
+        path = f"{LIBRARY}/helperd/{name}"
+        text = Path(path).read_text()
+        before.setdefault(path, text)
+        assert old in text, (name, old)
+        rewrite(path, text.replace(old, new))
+    yield
+    for path, text in before.items():
+        rewrite(path, text)
+
+
+def run(*words: str, timeout: float = 60) -> str:
+    """All that a command of the stage's package prints, as root."""
+    code = (
+        f"import sys; sys.path[:0] = [{LIBRARY!r}, {SITE!r}]; from helperd.cli import main; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [interpreter(), "-c", code, *words],
+        env={"PATH": "/usr/bin:/bin", "HELPERD_PATH": SITE}, cwd="/", capture_output=True, check=False, timeout=timeout,
+    )  # fmt: skip
+    return (done.stdout + done.stderr).decode("utf-8", "surrogateescape")
+
+
+@scene
+def terminal(stage: Stage) -> tuple[Tries, list[tuple[str, str, str]]]:
+    """A helper's texts reach the terminal of root."""
+    text = hostile.config(LIBRARY, SITE).replace(sys.executable, interpreter())
+    config = stage.config(text)
+    mistakes = stage.config(
+        f"[[helper]]\nname = '{hostile.FORGED}'\n\"\\u001b[2J\\u009b31m\\u202e\" = 1\n", f"{STAGE}/m.toml"
+    )
+    out = f"{STAGE}/open/out.pcapng"
+    words = {
+        "a device's name": ("list", "-c", config),
+        "its hardware": ("probe", "-c", config, "yes:type=hostile"),
+        "a refused probe": ("probe", "-c", config, "no:type=hostile"),
+        "a message, and what was captured": ("capture", "--config", config, "-a", "packets:1", "-w", out, "x:type=hostile"),
+        "a refused open": ("capture", "--config", config, "-w", out, "refused:type=hostile"),
+        "last words": ("capture", "--config", config, "-w", out, "dies:type=hostile"),
+        "a key of a file": ("check", mistakes),
+        "a word of the command line": ("status", "--\x1b[2J\u202e"),
+    }  # fmt: skip
+
+    def tries() -> Iterator[tuple[str, bool]]:
+        for name, each in words.items():
+            yield name, bool(hostile.raw(run(*each)))
+        with open(out, "rb") as file:
+            yield "a packet's comment", hostile.CODES["sets the title"].encode() in file.read()
+
+    return tries, [
+        ("visible.py", "if raw.isprintable():", "if True:"),
+        ("logs.py", "visible(raw.", "str(raw."),
+    ]
+
+
+def main() -> None:
+    """Play the named scenes, or all of them."""
+    stage = Stage()
+    for name in sys.argv[1:] or SCENES:
+        tries, steps = SCENES[name](stage)
+        found = dict(tries())
+        with without(steps):
+            live = dict(tries())
+        say(
+            scene=name,
+            attempts=list(found),
+            live=[each for each, worked in live.items() if worked],
+            succeeded=[each for each, worked in found.items() if worked],
+        )
+
+
+if __name__ == "__main__":
+    main()
