@@ -47,6 +47,7 @@ EXTCAP_FOLDERS = (
     "/usr/lib64/wireshark/extcap",
     "/usr/libexec/wireshark/extcap",
     "~/.config/wireshark/extcap",
+    "~/.local/lib/wireshark/extcap",
 )
 
 
