@@ -54,8 +54,13 @@ REFUSALS: dict[int, tuple[str, str]] = {
     ),
     errno.EAGAIN: ("launcher-busy", "so many as max_running allows are running; stop one first"),
     errno.ESTALE: ("not-allowed-now", "the launcher has read a changed configuration; reload this side too"),
-    errno.ENOENT: ("not-installed", "the program does not exist"),
+    errno.ENOENT: ("not-installed", "the program, or the interpreter that its #! line names, does not exist"),
     errno.ENOTDIR: ("not-installed", "the program's directory does not exist"),
+    errno.EISDIR: ("exec-failed", "the program is a directory, or no regular file: name the program itself"),
+    errno.EHOSTUNREACH: (
+        "not-permitted",
+        "the launcher may not open the program: look at its mode, and that of the directories above it",
+    ),
     errno.ENOEXEC: (
         "exec-failed",
         "the program is not executable (chmod +x it, or name what runs it), or its #! line names no absolute path",
@@ -74,6 +79,12 @@ REFUSALS: dict[int, tuple[str, str]] = {
     errno.ENOMEM: ("no-resources", "the system has no memory left"),
     errno.EUSERS: ("no-resources", "no uid is left in the launcher's pool"),
 }
+FILE_REFUSALS = frozenset(
+    number
+    for number, (word, _) in REFUSALS.items()
+    if word in {"not-installed", "unsafe-file", "exec-failed"} or number == errno.EHOSTUNREACH
+)
+"""Those for which the files that the program consists of are named."""
 
 
 class Exit(NamedTuple):
@@ -266,7 +277,7 @@ class Launcher:
         if number == errno.EACCES and self._settings and self._settings.file == INSTALLED:
             return LaunchFailed(word, f"{name}: {access.no_rule(spec)}")
         files = ""
-        if spec and word in {"not-installed", "unsafe-file", "exec-failed"}:
+        if spec and number in FILE_REFUSALS:
             files = f" ({' '.join(filter(None, (spec.command[0], script_of(spec.command))))})"
         return LaunchFailed(word, f"{name}{files}: {text}")
 

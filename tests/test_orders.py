@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helperd.cli.running import said
 from helperd.control.client import ControlError
 from helperd.errors import Code, HelperdError
 from helperd.lifecycle import Exit, Why
@@ -348,3 +349,26 @@ def test_what_is_not_known_cannot_be_checked_but_an_empty_name_never_is_one() ->
     StandingOrder(channels=("1", "2", "1")).check("r", ())
     with pytest.raises(HelperdError, match="not empty"):
         StandingOrder(channels=("1", "")).check("r", ())
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({"state": "running", "channel": "6"}, "r: running, channel 6"),
+        (
+            {"state": "running", "channel": "hopping", "tuning": {"kept": True, "text": "channel 6"}},
+            "r: running, channel hopping, channel 6 soon",
+        ),
+        (
+            {"state": "down", "channel": "1", "tuning": {"kept": True, "text": "channel 6"}},
+            "r: down, channel 6 from its next start on",
+        ),
+        (
+            {"state": "down", "why": "done", "paused": True},
+            "r: done, paused, nothing more comes; `helperd start r` begins it again",
+        ),
+    ],
+)
+def test_the_line_about_an_order_says_what_is_so_now(facts: dict[str, Any], line: str) -> None:
+    row = {"name": "r", "why": "", "wanted": "up", "reason": "", "verdict": "", "paused": False, **facts}
+    assert said({"crash_loop": False, "next_try_s": None, "exit": None, **row}) == line

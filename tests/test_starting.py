@@ -29,9 +29,13 @@ BROKEN = {
 NO_PROGRAM = "it has no #! line, or is not a program for this machine"
 
 
-def helper(tmp_path: Path, name: str, content: bytes | str) -> str:
+def helper(tmp_path: Path, name: str, content: bytes | str | None) -> str:
+    """The block of a program with that content; None: a directory."""
     path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     path.chmod(0o755)
     return f'[[helper]]\nname = "{name}"\ncommand = ["{path}"]\ntypes = ["{name}"]\n'
 
@@ -80,6 +84,7 @@ def test_a_helper_that_has_read_its_greeting_is_still_greeted_in_v0(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "problem", "words"),
     [
+        (None, "exec-failed", "the program is a directory"),
         ("print('no first line')\n", "exec-failed", NO_PROGRAM),
         (Path("/bin/true").read_bytes()[:18] + b"\xff\xff" + bytes(200), "exec-failed", NO_PROGRAM),
         ("#!/nowhere/python\n", "not-installed", "does not exist"),
@@ -88,7 +93,7 @@ def test_a_helper_that_has_read_its_greeting_is_still_greeted_in_v0(tmp_path: Pa
     ],
 )
 def test_what_cannot_be_executed_is_told_with_its_reason(
-    tmp_path: Path, content: bytes | str, problem: str, words: str
+    tmp_path: Path, content: bytes | str | None, problem: str, words: str
 ) -> None:
     with daemon(tmp_path, helper(tmp_path, "odd", content) + source("odd")) as rig:
         status = rig.wait(lambda now: all(row["exit"] and row["state"] == "down" for row in now["sources"]))

@@ -86,12 +86,13 @@ def said(source: dict[str, Any]) -> str:
     channel = (
         f", channel {source['channel']}" if source["state"] == "running" and source.get("channel") else ""
     )
+    paused = ", paused" if source.get("paused") else ""
     if is_done(source):
         name = source["name"]
-        return f"{name}: done, nothing more comes; `helperd start {name}` begins it again"
+        return f"{name}: done{paused}, nothing more comes; `helperd start {name}` begins it again"
     tuning = source.get("tuning") or {}
-    kept = f", {tuning['text']} from its next start on" if tuning.get("kept") else ""
-    paused = ", paused" if source.get("paused") else ""
+    when = "soon" if source["state"] == "running" else "from its next start on"
+    kept = f", {tuning['text']} {when}" if tuning.get("kept") else ""
     return f"{source['name']}: {state_of(source).text}{paused}{channel}{kept}"
 
 

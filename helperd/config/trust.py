@@ -100,10 +100,12 @@ def open_checked(path: str, *, root: bool, flags: int = os.O_PATH) -> int:
             here = down
             judge(name, os.fstat(here), root=root, cure=cure)
         if not stat.S_ISREG(os.fstat(here).st_mode):
-            raise unsafe(path, "is not a regular file", errno.EACCES)
+            raise unsafe(path, "is not a regular file", errno.EISDIR)
     except OSError as error:
         os.close(here)
         number = error.errno or errno.EIO
+        if number == errno.EACCES:
+            number = errno.EHOSTUNREACH  # EACCES is the answer to who has no rule
         raise RequestRefused("not-installed", f"{name}: {os.strerror(number)}", errno=number) from None
     except RequestRefused:
         os.close(here)

@@ -114,7 +114,9 @@ def _not_started(program: str, error: OSError | ValueError) -> HelperdError:
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.ENOENT and os.path.exists(program):
         text = f"{program} cannot be executed: the interpreter that its first line names does not exist"
-        return HelperdError("not-installed", text)
+        return HelperdError("not-installed", text + _first_line(program))
+    if os.path.isdir(program):
+        return HelperdError("exec-failed", f"{program} is a directory; name the program itself")
     if number in {errno.ENOENT, errno.ENOTDIR}:
         return HelperdError("not-installed", f"{program} does not exist; install it or correct the profile")
     if number in {errno.EACCES, errno.EPERM}:
@@ -122,6 +124,18 @@ def _not_started(program: str, error: OSError | ValueError) -> HelperdError:
         return HelperdError("not-permitted", text)
     why = NO_PROGRAM if number == errno.ENOEXEC else str(error)
     return HelperdError("exec-failed", f"{program} cannot be executed: {why}")
+
+
+def _first_line(program: str) -> str:
+    """What is wrong with the first line of a script whose interpreter does not exist, as far as it can be read."""
+    try:
+        with open(program, "rb") as file:
+            line = file.readline(256)
+    except OSError:
+        return ""
+    if line.endswith(b"\r\n"):
+        return "; its lines end with a carriage return, as Windows writes them: sed -i 's/\\r$//' " + program
+    return f": {os.fsdecode(line[2:]).strip()}"
 
 
 def ask(

@@ -62,6 +62,8 @@ _ONE_WORD = COMMON_OPTIONS - _LISTS - _TEXTS
 _QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*(?::|$)')
 _RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*/\s*(sec|min|dwell)\s*", re.ASCII)
 
+_CONTROL_CURE = "write interface:key=value without one (a file or device file: by a symbolic link)"
+
 
 def _malformed(text: str, why: str, cure: str = "") -> UsageError:
     return UsageError("bad-definition", f"{text!r}: {why}; {cure or 'write interface:key=value,key=value'}")
@@ -95,7 +97,7 @@ class SourceDefinition:
         """
         interface, rest = split_interface(text)
         if _has_control(text):
-            raise _malformed(text, "a control character")
+            raise _malformed(text, "a control character", _CONTROL_CURE)
         options: dict[str, str] = {}
         if rest.strip():
             key = ""
@@ -153,7 +155,9 @@ class SourceDefinition:
                 character.
         """
         if _has_control(self.interface):
-            raise _malformed(self.interface, "cannot be written in a definition")
+            raise _malformed(
+                self.interface, "a control character cannot be written in a definition", _CONTROL_CURE
+            )
         plain, quoted = [], []
         for key, value in self.options.items():
             if '"' in value or _has_control(value) or not _is_key(key):
@@ -243,7 +247,7 @@ def split_interface(text: str) -> tuple[str, str]:
             raise _malformed(
                 text,
                 "a quoted interface ends with a quote and a colon",
-                'write interface:key=value or "interface":key=value',
+                'write interface:key=value or "interface":key=value, and a quote inside of it twice',
             )
         if "," in interface:
             raise _malformed(text, "a comma before the first colon", _cure(text))

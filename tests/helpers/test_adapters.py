@@ -164,7 +164,12 @@ def test_pipe_refuses_what_cannot_be_started(tmp_path):
         Path("/bin/true").read_bytes()[:18] + b"\xff\xff" + bytes(200)
     )  # an ELF file of no machine
     assert "not a program for this machine" in refused(["extcap", "--", str(plain)], "x:type=extcap")
-    assert "may not be executed" in refused(["pipe", "--", str(tmp_path)], "x:type=pipe")
+    assert f"{tmp_path} is a directory" in refused(["pipe", "--", str(tmp_path)], "x:type=pipe")
+    for line, words in {"#!/nowhere/python": ": /nowhere/python", "#!/bin/sh\r": "carriage return"}.items():
+        plain.write_bytes(line.encode() + b"\n")
+        assert words in refused(["extcap", "--", str(plain)], "x:type=extcap")
+    os.system(f"sed -i 's/\\r$//' {plain}")  # as the text says
+    assert plain.read_bytes() == b"#!/bin/sh\n"
 
 
 def test_pipe_fills_places_from_the_definition_and_refuses_the_rest(tmp_path):

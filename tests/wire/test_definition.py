@@ -94,6 +94,21 @@ def test_a_malformed_definition_is_refused_with_the_grammar(text):
     assert caught.value.problem == "bad-definition"
 
 
+@pytest.mark.parametrize(
+    ("text", "cure"),
+    [
+        ('"a\\"b":type=x', "a quote inside of it twice"),
+        ('"a"b":type=x', "a quote inside of it twice"),
+        ("a\tb:type=x", "by a symbolic link"),
+        ('"a\nb":type=x', "by a symbolic link"),
+    ],
+)
+def test_what_an_interface_cannot_hold_is_refused_with_the_cure(text, cure):
+    with pytest.raises(UsageError, match=cure):
+        SourceDefinition.parse(text)
+    assert SourceDefinition.parse('"a""b":type=x').interface == 'a"b'
+
+
 @given(interfaces, st.dictionaries(keys, values, max_size=6))
 def test_what_is_written_is_read_again(interface, options):
     definition = SourceDefinition(interface, options)
