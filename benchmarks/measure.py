@@ -192,7 +192,7 @@ def drain(
         measured=measured,
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.PIPE,
-        text=True,
+        bufsize=0,  # nothing is read ahead of the first line: a quick drain has said all by then
     )
 
     def saw() -> Drained:
@@ -202,7 +202,7 @@ def drain(
         return Drained(**json.loads(text))
 
     try:
-        if process.stdout.readline() != "ready\n":
+        if process.stdout.readline() != b"ready\n":
             raise WrongError(f"the drain could not start (status {process.wait()})")
         yield saw
     finally:
