@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from helperd.helpers import sdk
@@ -29,6 +31,15 @@ def raw(shown: str) -> list[str]:
     found = [name for name, code in CODES.items() if code in shown]
     lines = shown.replace("\r", "\n").split("\n")
     return found + ["forges a line"] * any(line.startswith(FORGED) for line in lines)
+
+
+def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and body of each block."""
+    at = 0
+    while at < len(data):
+        kind, size = struct.unpack_from("<II", data, at)
+        yield kind, data[at + 8 : at + size - 4]
+        at += size
 
 
 def config(*paths: str) -> str:

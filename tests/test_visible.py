@@ -21,7 +21,7 @@ from helperd.visible import visible
 from tests import hostile
 from tests.cli.test_top import top
 from tests.control.fake import FakeDaemon, served_in_thread, source
-from tests.hostile import CODES, PAYLOAD, raw
+from tests.hostile import CODES, PAYLOAD, blocks, raw
 from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT, Rig, daemon
 
@@ -183,15 +183,6 @@ def test_capture_and_what_it_writes(tmp_path: Path, definition: str) -> None:
     texts = [text for block in blocks(out.read_bytes()) for text in texts_of(*block)]
     assert sum("EVIL" in text for text in texts) >= 5
     assert [text for text in texts if not text.isprintable()] == []
-
-
-def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and body of each block."""
-    at = 0
-    while at < len(data):
-        kind, size = struct.unpack_from("<II", data, at)
-        yield kind, data[at + 8 : at + size - 4]
-        at += size
 
 
 def texts_of(kind: int, body: bytes) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Kismet's logs (``.kismet``): SQLite files with a table of packets, and one of JSON (``data``).
 
 Rules:
-  1. The file is opened read-only and never changed; one that Kismet is still writing to can be read, too.
+  1. The file is data: see ``_database``.
   2. Packets come in the order in which they were logged, with signal and position where the log has them; so does
      JSON, each between the packets of its time.
   3. Only a database that cannot be read on ends the log. What one row says that cannot be is told for that row alone:
@@ -14,15 +14,14 @@ numbers of 1/100,000 degree. ``packet_full_len`` (version 9) is the length in th
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from heapq import merge
 from math import isfinite
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
 from helperd.errors import HelperdError
 from helperd.helpers._capturefile import BAD_RECORD, BAD_STAMP
+from helperd.helpers._database import FAULTS, Database
 from helperd.helpers._leftout import LeftOut
 from helperd.helpers._recording import Entry
 from helperd.pcapng import LAST_STAMP, comments
@@ -58,54 +57,42 @@ class KismetDb:
         self._path = path
         self.odd: Counter[str] = Counter()
         self.left_out = LeftOut()
-        self._database = self._connect()
+        self._database = Database(path)
         try:
             self._look()
         except BaseException:
             self._database.close()
             raise
 
-    def _connect(self) -> sqlite3.Connection:
-        name = f"file:{quote(self._path)}?mode=ro"
-        try:
-            database = sqlite3.connect(name, uri=True)
-            database.execute("SELECT count(*) FROM sqlite_master")
-        except sqlite3.Error:
-            # a journal beside it that may not be written: read the file as it is
-            database = sqlite3.connect(f"{name}&immutable=1", uri=True)
-        database.text_factory = _text
-        return database
-
     def _look(self) -> None:
         """Find out which columns there are, and the first link type."""
+        database = self._database
         try:
-            columns = {row[1] for row in self._database.execute("PRAGMA table_info(packets)")}
+            columns = database.columns("packets")
             if not columns.issuperset(NEEDED):
                 text = f"{self._path} is an SQLite file, but not a log of Kismet: it has no table of packets"
                 raise HelperdError("bad-capture", text)
             version = self._version()
-            first = self._database.execute(
-                "SELECT dlt FROM packets WHERE packet IS NOT NULL LIMIT 1"
-            ).fetchone()
-            known = {row[1] for row in self._database.execute("PRAGMA table_info(data)")}
-        except sqlite3.Error as error:
-            raise HelperdError("bad-capture", f"{self._path} is damaged: {error}") from None
+            first = database.first("SELECT dlt FROM packets WHERE packet IS NOT NULL LIMIT 1")
+            known = database.columns("data")
+            self._others = [table for table in OTHERS if database.columns(table)]
+        except FAULTS as error:
+            raise database.damaged(error) from None
         self._json = known.issuperset(JSON_NEEDED)
         self.dlt = _whole(first[0], _DLT) if first is not None else None
         self.kind = f"Kismet log, version {version}"
         self._degree = 1.0 if version >= _WHOLE_DEGREES else 100_000.0
         wanted = [name if name in columns else "NULL" for name in WANTED]
         # the names are constants of this file
-        self._query = f"SELECT {', '.join((*NEEDED, *wanted))} FROM packets ORDER BY rowid"  # noqa: S608
+        self._query = f"SELECT rowid, {', '.join((*NEEDED, *wanted))} FROM packets ORDER BY rowid"  # noqa: S608
         wanted = [name if name in known else "NULL" for name in JSON_WANTED]
-        self._json_query = f"SELECT {', '.join((*JSON_NEEDED, *wanted))} FROM data ORDER BY rowid"  # noqa: S608
+        self._json_query = f"SELECT rowid, {', '.join((*JSON_NEEDED, *wanted))} FROM data ORDER BY rowid"  # noqa: S608
 
     def _version(self) -> int:
         """The version of the database; where it does not say, that of today's logs."""
-        try:
-            row = self._database.execute("SELECT db_version FROM KISMET").fetchone()
-        except sqlite3.OperationalError:  # no such table, or column
-            row = None
+        if "db_version" not in self._database.columns("KISMET"):
+            return _TODAY
+        row = self._database.first("SELECT db_version FROM KISMET")
         version = None if row is None else _whole(row[0], _LENGTH)
         return _TODAY if version is None else version
 
@@ -119,24 +106,20 @@ class KismetDb:
                 if len(entries) == ROWS:
                     yield entries
                     entries = []
-        except sqlite3.Error as error:
+        except FAULTS as error:
             yield entries
-            raise HelperdError("bad-capture", f"{self._path} is damaged: {error}") from None
+            raise self._database.damaged(error) from None
         yield entries
 
     def _count_others(self) -> None:
-        known = {
-            row[0] for row in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        }
-        for table in OTHERS:
-            if table in known:
-                # the names are constants of this file
-                (rows,) = self._database.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
-                if rows:
-                    self.left_out[table] += rows
+        for table in self._others:
+            # the names are constants of this file
+            row = self._database.first(f"SELECT count(*) FROM {table}")  # noqa: S608
+            if row is not None and row[0]:
+                self.left_out[table] += row[0]
 
     def _packets(self) -> Iterator[Entry]:
-        for row in self._database.execute(self._query):
+        for row in self._database.rows(self._query):
             dlt = _whole(row[2], _DLT)
             if row[3] is None or dlt is None:
                 self.odd[BAD_RECORD] += 1
@@ -150,7 +133,7 @@ class KismetDb:
             yield Entry(dlt, stamp, data, max(full, len(data)), note, signal, gps)
 
     def _reports(self) -> Iterator[Entry]:
-        for row in self._database.execute(self._json_query) if self._json else ():
+        for row in self._database.rows(self._json_query) if self._json else ():
             stamp, _ = self._stamp(row)
             text = row[3].decode("utf-8", "replace") if isinstance(row[3], bytes) else str(row[3] or "")
             gps = self._place(stamp, [_number(value) for value in row[4:]])
@@ -195,11 +178,6 @@ class KismetDb:
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()
-
-
-def _text(raw: bytes) -> str:
-    """A text as it stands, also where it is no UTF-8: SQLite promises nothing."""
-    return raw.decode("utf-8", "surrogateescape")
 
 
 def _number(value: object) -> float:

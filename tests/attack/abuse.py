@@ -15,6 +15,8 @@ from pathlib import Path
 from tests import hostile
 from tests.attack.scenes import rewrite
 from tests.attack.stage import LIBRARY, STAGE, Stage, interpreter, say
+from tests.bombs import BOMBS, ROWS
+from tests.hostile import blocks
 
 SITE = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 Tries = Callable[[], Iterator[tuple[str, bool]]]
@@ -83,6 +85,43 @@ def terminal(stage: Stage) -> tuple[Tries, list[tuple[str, str, str]]]:
     return tries, [
         ("visible.py", "if raw.isprintable():", "if True:"),
         ("logs.py", "visible(raw.", "str(raw."),
+    ]
+
+
+@scene
+def recordings(stage: Stage) -> tuple[Tries, list[tuple[str, str, str]]]:
+    """A file that is opened carries something out: it fills memory, never ends, or makes up packets."""
+    config = stage.config(
+        '[[helper]]\nname = "pcapfile"\ncommand = ["builtin:pcapfile"]\ntypes = ["pcapfile"]\n'
+    )
+    out = f"{STAGE}/open/replayed.pcapng"
+    for number, make in enumerate(BOMBS.values()):
+        make(Path(f"{STAGE}/open/{number}.kismet"))
+
+    def tries() -> Iterator[tuple[str, bool]]:
+        for number, name in enumerate(BOMBS):
+            definition = f"{STAGE}/open/{number}.kismet:type=pcapfile,realtime=false"
+            Path(out).write_bytes(b"")
+            try:
+                said = run("capture", "--config", config, "-w", out, definition, timeout=12)
+            except subprocess.TimeoutExpired:
+                yield name, True
+                continue
+            packets = sum(kind == 6 for kind, _body in blocks(Path(out).read_bytes()))
+            yield (
+                name,
+                packets > ROWS
+                or "memory" in said
+                or (("computed" in name or "module" in name) and packets > 0),
+            )
+
+    step = "helpers/_database.py"
+    return tries, [
+        (step, 'if kind != "table":', "if False:"),
+        (step, "inside is None and (", "True or ("),
+        (step, "monotonic() > self._due", "False"),
+        (step, "row[0] <= before", "False"),
+        (step, "table_info", "table_xinfo"),
     ]
 
 
