@@ -73,7 +73,7 @@ def program(folder: Path) -> Path:
     path = folder / "helperd-extcap"
     path.write_text(
         f"#!{sys.executable} -IS\nimport sys\n\nsys.path[:0] = {[str(ROOT), *filter(os.path.isabs, sys.path)]!r}\n"
-        "from helperd.extcap.shim import main\n\nraise SystemExit(main())\n"
+        "from helperd.extcap import main\n\nraise SystemExit(main())\n"
     )
     path.chmod(0o755)
     return path

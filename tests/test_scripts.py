@@ -41,7 +41,7 @@ def tree(folder: Path, root: Path, pins: str = "") -> Path:
     (checkout / "helperd").mkdir(parents=True)
     (checkout / "helperd" / "__init__.py").write_text("")
     (checkout / "helperd" / "extcap").mkdir()
-    for module, name in (("cli.py", "helperd"), ("extcap/shim.py", "helperd-extcap")):
+    for module, name in (("cli.py", "helperd"), ("extcap/__init__.py", "helperd-extcap")):
         (checkout / "helperd" / module).write_text(
             f"import sys\ndef main():\n    print('{name}', *sys.argv[1:])\n    return 7\n"
         )

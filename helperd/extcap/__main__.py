@@ -2,6 +2,6 @@
 
 import sys
 
-from helperd.extcap.shim import main
+from helperd.extcap import main
 
 sys.exit(main())

@@ -9,8 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 
@@ -56,9 +54,6 @@ CONTROLS: Final = (
 
 def main(argv: list[str] | None = None) -> int:
     """Answer one question; return the exit status, as listed in ``errors.Code``. None: this process' own words."""
-    if argv is None:
-        # Nothing is collected at the end, which for a listing would be a sixth of its time: see helperd.cli.
-        atexit.register(gc.freeze)
     try:
         return _answer(parse(sys.argv[1:] if argv is None else argv))
     except HelperdError as error:

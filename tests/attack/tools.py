@@ -451,7 +451,7 @@ def a_home() -> None:
     library = next(Path(f"{LIBRARY}/.venv").glob("lib/python*/site-packages"))
     shutil.copytree(library, f"{CHECKOUT}/.venv/lib/{library.parent.name}/site-packages")
     os.makedirs(f"{CHECKOUT}/.venv/bin")
-    for name, module in (("helperd", "helperd.cli"), ("helperd-extcap", "helperd.extcap.shim")):
+    for name, module in (("helperd", "helperd.cli"), ("helperd-extcap", "helperd.extcap")):
         path = Path(f"{CHECKOUT}/.venv/bin/{name}")
         path.write_text(
             f"#!{interpreter()} -IS\nimport sys\n\nsys.path += ['{CHECKOUT}', "
