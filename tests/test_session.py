@@ -164,7 +164,7 @@ def test_a_member_of_the_group_looks_and_reads(rig: Rig, rundir: Path, tmp_path:
 
     stranger = Shell(rundir / "stranger", rundir, [])
     said = stranger.refused("helperd status", 77)
-    assert f"join the group '{READERS}'" in said
+    assert f"for group {READERS}, which has no name here" in said
 
 
 @pytest.mark.need("root", "uid65534")

@@ -18,7 +18,7 @@ from helperd.cli import tap
 from helperd.cli.counter import Counter
 from helperd.cli.defaults import config_file
 from helperd.cli.ring import STDOUT, Ring
-from helperd.errors import Code, HelperdError
+from helperd.errors import Code, UsageError
 from helperd.runtime import LAUNCHER_SOCKET
 from helperd.wire.definition import SourceDefinition
 
@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
     settings = config.load(path)
     file = args.file or STDOUT
     if file == STDOUT and sys.stdout.isatty():
-        raise HelperdError("usage", "standard output is a terminal: -w FILE, or a pipe to tshark -r -")
+        raise UsageError("usage", "standard output is a terminal: -w FILE, or a pipe to tshark -r -")
 
     counter = Counter(wanted=not args.quiet and file != STDOUT)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     _Entry = TypeVar("_Entry", HelperSpec, SourceSpec, SinkSpec)
 
 
+_PLACE = os.path.dirname(os.path.dirname(config.__path__[0]))
 _UNITS = ("/usr/lib/systemd/system/helperd.service", "/etc/systemd/system/helperd.service")
 
 
@@ -133,7 +134,7 @@ def warnings(settings: Config) -> Iterator[ConfigError]:
     if too_long:
         yield ConfigError("path-too-long", too_long, file=settings.file, line=1, key="helperd.runtime_dir")
     for number, sink in _numbered(settings.sinks):
-        for problem, key, text in chain(_sink_doubts(sink), socket_doubts(sink, settings)):
+        for problem, key, text in chain(_sink_doubts(sink, settings), socket_doubts(sink, settings)):
             yield ConfigError(problem, text, file=sink.file, line=sink.line, key=f"sink[{number}].{key}")
 
 
@@ -164,14 +165,34 @@ def _group_doubts(settings: Config) -> Iterator[ConfigError]:
             yield ConfigError("not-permitted", text, file=file, line=line, key=key)
 
 
-def _sink_doubts(sink: SinkSpec) -> Iterator[tuple[str, str, str]]:
+def _maker(settings: Config) -> str:
+    """Who makes the files: the supervisor's user, where root or the installed unit starts it; else this one."""
+    other = os.geteuid() == 0 or os.path.abspath(settings.file) == SYSTEM_CONFIG
+    who = settings.helperd.user
+    return who if other and Accounts().user(who) else _user_name()
+
+
+def _may_make(folder: str, who: str) -> bool:
+    """Whether a user may make files in a folder that exists, as far as its mode tells."""
+    accounts, found = Accounts(), os.stat(folder)
+    ids = accounts.user(who)
+    if ids is None or ids[0] == os.geteuid():
+        return os.access(folder, os.W_OK | os.X_OK)
+    gids = {ids[1], *(gid for name, gid in accounts.groups.items() if who in accounts.members.get(name, ()))}
+    shift = 6 if found.st_uid == ids[0] else 3 if found.st_gid in gids else 0
+    return found.st_mode >> shift & 0o3 == 0o3
+
+
+def _sink_doubts(sink: SinkSpec, settings: Config) -> Iterator[tuple[str, str, str]]:
     if sink.type != "file":
         return
-    folder = os.path.dirname(sink.path)
-    if not os.path.isdir(folder):
-        yield "sink-failed", "path", f"{folder} does not exist; the supervisor makes it if it may"
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        yield "sink-failed", "path", f"this user may not make files in {folder}; the supervisor's user has to"
+    folder = there = os.path.dirname(sink.path)
+    while not os.path.isdir(there):
+        there = os.path.dirname(there)
+    who = _maker(settings)
+    if not _may_make(there, who):
+        why = f"{who} may not make files in {folder}" if there == folder else f"{folder} does not exist"
+        yield "sink-failed", "path", f"{why}: sudo install -d -o {who} -m 0751 {folder}"
     if sink.file_group is not None and os.path.isdir(folder):
         found, gid = os.stat(folder), Accounts().group(sink.file_group)
         if found.st_gid != gid and not found.st_mode & stat.S_IXOTH:
@@ -197,6 +218,12 @@ def _doubts(helper: HelperSpec, profile: Profile | None, *, root: bool) -> Itera
         except RequestRefused as error:
             who = "a launcher that is root" if root else "the launcher"
             yield error.problem, "command", f"{helper.name}: {who} refuses it: {error.text}"
+    for place in dict(helper.env).get("PYTHONPATH", "").split(":"):
+        if place.startswith("/") and not os.path.exists(place):
+            text = (
+                f"{helper.name}: PYTHONPATH names {place}, which does not exist; this helperd is in {_PLACE}"
+            )
+            yield "not-installed", "env", text
     if not helper.no_new_privs:
         text = f"{helper.name}: no_new_privs = false leaves it without filter and sandbox"
         yield "not-permitted", "no_new_privs", f'{text}; privilege = "ambient" is enough for most programs'

@@ -14,7 +14,7 @@ from helperd.visible import visible
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 DESCRIPTION = (
     "Runs privileged capture helpers, supervises them, and hands their packets to unprivileged consumers."
@@ -40,11 +40,30 @@ class Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that ends with our exit status for a wrong command line."""
+    """An ArgumentParser that ends with our exit status for a wrong command line.
+
+    Attributes:
+        commands: the parsers of the commands by name, where it has some.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.commands: dict[str, Parser] = {}
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and where the right words are."""
-        self.exit(Code.USAGE, f"{self.prog}: usage: {visible(message)}; see {self.prog} --help\n")
+        mark = "" if message.endswith("?") else ";"
+        self.exit(Code.USAGE, f"{self.prog}: usage: {visible(message)}{mark} see {self.prog} --help\n")
+
+    def meant(self, word: str) -> str:
+        """The long option that is most like a word; "" when none is."""
+        if not word.startswith("--"):
+            return ""
+        from helperd.config.values import nearest
+
+        option = word.partition("=")[0]
+        valid = [known for known in self._option_string_actions if known.startswith("--")]
+        return next((known for known in valid if known.startswith(option)), "") or nearest(option, valid)
 
 
 def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
@@ -69,8 +88,9 @@ def parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace]:
         parser.error(f'no command "{word}"; {tail}')
     args, more = parser.parse_known_args(argv)
     if more:
-        parser.prog += f" {args.command}" if args.command else ""  # whose --help it is
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+        asked = parser.commands.get(args.command, parser)  # whose --help it is
+        near = next(filter(None, map(asked.meant, more)), "")
+        asked.error(f"unrecognized arguments: {' '.join(more)}" + (f"; did you mean {near}?" if near else ""))
     if args.command is None:
         parser.error(f"a command is missing: {', '.join(known)}")
     return known[args.command], args
@@ -89,6 +109,7 @@ def build(whole: Iterable[Command] = COMMANDS, listed: Iterable[Command] = COMMA
         sub = commands.add_parser(
             command.name, help=command.help, description=words, allow_abbrev=False, formatter_class=Formatter
         )
+        parser.commands[command.name] = sub
         if command.name in chosen:
             command.load().add_arguments(sub)
     return parser

@@ -251,9 +251,21 @@ def _group_hint(path: str) -> str:
     if not found.st_mode & 0o020:
         return "; the socket is for its owner only, see socket_mode in helpers.toml(5)"
     import grp
+    import pwd
 
     try:
-        name = grp.getgrgid(found.st_gid).gr_name
+        group = grp.getgrgid(found.st_gid)
     except KeyError:
-        name = str(found.st_gid)
-    return f"; join the group {name!r}, or ask for another socket_group in helpers.toml(5)"
+        return (
+            f"; it is for group {found.st_gid}, which has no name here: see socket_group in helpers.toml(5)"
+        )
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
+    name = group.gr_name
+    if user in group.gr_mem:
+        return (
+            f"; this session began before {user} joined group {name}: log in again, or for now: newgrp {name}"
+        )
+    return f"; {user} is not in group {name}: sudo usermod -aG {name} {user}, then log in again"

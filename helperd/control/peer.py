@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import grp
 import os
+import pwd
 import socket
 import struct
 from dataclasses import dataclass
@@ -106,11 +107,18 @@ class Admins:
     @property
     def who(self) -> str:
         """Those who may, for the sentence that refuses the others."""
-        owners = " and ".join("root" if uid == 0 else f"uid {uid}" for uid in sorted(self.owners))
+        owners = " and ".join(map(_name, sorted(self.owners)))
         if self.gid < 0:
-            return f"{owners} (no admin_group is configured)"
+            return f"{owners}: sudo does it, or name an admin_group in helpers.toml(5)"
         return f"{owners} and members of the group {self.group!r}"
 
     def __call__(self, uid: int, gids: frozenset[int]) -> bool:
         """Whether a caller may change things."""
         return uid in self.owners or self.gid in gids
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"

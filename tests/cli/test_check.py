@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import socket
 import sys
 from pathlib import Path
@@ -266,12 +267,32 @@ def test_a_place_for_files_that_is_not_there_is_a_warning(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sinks = [
-        f'[[sink]]\ntype = "file"\npath = "{tmp_path}/{name}"\n' for name in ("made/x.pcapng", "y.pcapng")
+        f'[[sink]]\ntype = "file"\npath = "{place}/x.pcapng"\n'
+        for place in (f"{tmp_path}/made", str(tmp_path), "/sys/kernel/made", "/sys/kernel")
     ]
-    file.write_text(GOOD + "".join(sinks))
+    user = pwd.getpwuid(os.geteuid() or 65534).pw_name
+    os.chown(tmp_path, pwd.getpwnam(user).pw_uid, -1)
+    file.write_text(f'[helperd]\nuser = "{user}"\n' + GOOD + "".join(sinks))
     assert cli.main(["check", str(file)]) == 0
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"{file}:7: warning: {tmp_path}/made does not exist; the supervisor makes it if it may"
+    first, second = capsys.readouterr().err.splitlines()  # what can be made is made, and no matter
+    cure = f"sudo install -d -o {user} -m 0751"
+    assert first == f"{file}:15: warning: /sys/kernel/made does not exist: {cure} /sys/kernel/made"
+    assert second == f"{file}:18: warning: {user} may not make files in /sys/kernel: {cure} /sys/kernel"
+
+
+@pytest.mark.parametrize(
+    ("place", "told"), [("/nowhere/helperd", True), ("{here}", False), ("{here}:/nowhere", True)]
+)
+def test_a_helper_that_would_not_find_helperd_is_a_warning(
+    file: Path, capsys: pytest.CaptureFixture[str], place: str, told: bool
+) -> None:
+    here = Path(__file__).resolve().parents[2]
+    value = place.format(here=here)
+    file.write_text(GOOD.replace("types =", f'env = {{ PYTHONPATH = "{value}" }}\ntypes =', 1))
+    assert cli.main(["check", str(file)]) == 0
+    err = capsys.readouterr().err
+    assert told == ("which does not exist" in err)
+    assert not told or f"this helperd is in {here}" in err
 
 
 @pytest.mark.parametrize(

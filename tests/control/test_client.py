@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 import socket
 import threading
 from collections.abc import Iterator
@@ -137,7 +139,16 @@ def test_a_closed_door_names_the_group_that_has_the_key(rundir: Path) -> None:
         path.chmod(0o660)
         os.seteuid(65534)
         try:
-            with pytest.raises(HelperdError, match="join the group '4242'") as caught:
+            with pytest.raises(HelperdError, match="for group 4242, which has no name here") as caught:
+                Client(str(path))
+        finally:
+            os.seteuid(0)
+        os.chown(path, 0, grp.getgrnam("daemon").gr_gid)
+        os.seteuid(65534)
+        try:
+            user = pwd.getpwuid(65534).pw_name
+            cure = f"{user} is not in group daemon: sudo usermod -aG daemon {user}, then log in again"
+            with pytest.raises(HelperdError, match=cure):
                 Client(str(path))
         finally:
             os.seteuid(0)
