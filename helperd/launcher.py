@@ -247,7 +247,8 @@ class Launcher:
         Args:
             profile: its number, from 1.
             fds: what the helper gets as 3 (in), 4 (out), 2 (err) and, if sealed memory, 5; stay the caller's.
-            question: it is asked one thing and ends; the launcher kills it after ten seconds.
+            question: it is asked one thing and ends; the launcher kills it soon after the
+                limits of its block.
 
         Raises:
             LaunchFailed: the launcher refused; a problem word of ``REFUSALS``.

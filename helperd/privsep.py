@@ -301,7 +301,8 @@ class Launcher:
             uid = self.custody.take_uid(profile.uid, profile.name) if self.root else None
             what = profile.becoming(uid)
             child = Child(argv, profile.env, place, program, -1, self.have, os.getpid(), *what, filter=rules)
-            helper = self.custody.start(profile.name, child, client, request.profile, request.handle)
+            limit = profile.question_s if request.handle else 0.0
+            helper = self.custody.start(profile.name, child, client, request.profile, limit)
         except OSError as error:
             number = errno.EDQUOT if error.errno == errno.EAGAIN else error.errno or errno.ENOMEM
             raise RequestRefused("no-resources", str(error), errno=number) from None

@@ -89,3 +89,15 @@ def test_what_comes_behind_a_shutdown_is_counted_and_not_delivered(rundir: Path)
         assert row["routed"] == 70
         assert row["lost"]["after-shutdown"] >= 30
         assert row["packets"] == row["routed"] + sum(row["lost"].values())
+
+
+def test_what_comes_in_front_of_a_shutdown_in_the_same_write_is_delivered(rundir: Path) -> None:
+    words = "mode=says-shutdown,before=20,behind=30,rate=10,text=done"
+    with daemon(rundir, config(words, 'restart = "temporary"\nstart = "first-consumer"\n')) as rig:
+        with rig.connect("sources/s.sock") as sock:
+            taken = Stream(sock).take(20)
+            assert [int.from_bytes(packet.content[8:16], "big") for packet in taken] == list(range(20))
+            rig.wait(lambda status: status["sources"][0]["state"] == "down")
+        row = rig.source("s")
+        assert row["routed"] == 20
+        assert row["lost"]["after-shutdown"] >= 30

@@ -74,6 +74,18 @@ def test_a_tool_that_is_slow_to_name_its_interface_is_listed_probed_and_captured
             assert len(Stream(sock).take(len(PACKETS))) == len(PACKETS)
 
 
+def test_a_limit_of_a_block_holds_for_the_launcher_too(tmp_path: Path) -> None:
+    """It has one of its own for what is launched for a question: 10 s, unless the block gives more."""
+    tool = slow_tool(tmp_path)
+    script = Path(tool)
+    script.write_text(script.read_text().replace(f"time.sleep({SLOW_S})", "time.sleep(10.5)", 1))
+    text = block("tool", "builtin:extcap", "--", tool, keys='list_timeout = "40s"\nprobe_timeout = "40s"\n')
+    with daemon(tmp_path, text) as rig:
+        listed = rig.call("ListDevices")
+        assert [device["interface"] for device in listed["devices"]] == ["slow0", "slow1"]
+        assert listed["failed"] == []
+
+
 def failures(rig: Rig) -> dict[str, str]:
     def told(status: dict[str, Any]) -> bool:
         return all(row["state"] == "down" and row["exit"] for row in status["sources"])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LIMITS = {"core": 0, "nofile": 256}
+QUESTION_S = 10.0  # a helper that was launched for a question has at least so long to answer and go
+LEAVE_S = 2.0  # and so long behind the limits that its block gives
 POOL_NPROC = 64  # only where the uid is the helper's own: the kernel counts by uid
 ADAPTERS = frozenset({"pipe", "jsonlines", "extcap"})
 """Builtin helpers that start a program."""
@@ -43,6 +45,7 @@ class Profile(NamedTuple):
         uid: "pool", "shared" or a number.
         gid: -1 = the uid's own number.
         limits: (RLIMIT_ number, value).
+        question_s: seconds after which one that was launched for a question is killed.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Profile(NamedTuple):
     env: tuple[tuple[str, str], ...]
     limits: tuple[tuple[int, int], ...]
     seal: int
+    question_s: float = QUESTION_S
 
     def becoming(self, uid: int | None) -> Becoming:
         """Return what a child that gets ``uid`` becomes; None: it stays who the launcher is."""
@@ -190,6 +194,7 @@ def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) ->
         env=tuple(sorted((env | dict(spec.env)).items())),
         limits=tuple(sorted((getattr(resource, f"RLIMIT_{word.upper()}"), n) for word, n in limits.items())),
         seal=spec.seal,
+        question_s=max(QUESTION_S, max(spec.list_timeout, spec.probe_timeout) + LEAVE_S),
     )
 
 

@@ -34,7 +34,6 @@ SHARED = range(61024, 61056)  # uid = "shared": one for each name of a helper
 KEEPERS = range(61056, 61184)  # of sweepers, whom no helper can signal; above are systemd's dynamic users
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
-QUESTION_S = 10.0  # a helper that was launched for a question has so long to answer and go
 SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
 TIDY_S = 1.0  # removing a directory that takes longer is given up
 
@@ -132,8 +131,8 @@ class Custody:
             if not any(_sweep_now(uid) for _ in range(50)):
                 self.pool.remove(uid)
 
-    def start(self, name: str, child: Child, client: Client, profile: int, question: int) -> Helper:
-        """Fork a helper and keep it; one for a question is killed when its time is over.
+    def start(self, name: str, child: Child, client: Client, profile: int, question_s: float) -> Helper:
+        """Fork a helper and keep it; one for a question is killed after ``question_s`` seconds; 0: it is for none.
 
         Raises:
             OSError: no process, descriptor or uid is left.
@@ -149,9 +148,9 @@ class Custody:
             raise
         self.helpers[helper.handle] = helper
         helper.profile = profile
-        if question:
-            helper.until = monotonic() + QUESTION_S
-            self.sweep_at = self.sweep_at or helper.until
+        if question_s:
+            helper.until = monotonic() + question_s
+            self.sweep_at = min(self.sweep_at or helper.until, helper.until)
         self.ahead_at = self.ahead_at or monotonic() + AHEAD_S
         return helper
 

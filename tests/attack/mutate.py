@@ -90,7 +90,7 @@ MUTATIONS = [
     Mutation("quota of a helper", CUSTODY, ">= most:", ">= 99:", "quotas"),
     Mutation("quota of each helper", CUSTODY, "(h.asker, h.profile, h.until > 0) == kind", "(h.asker, profile, h.until > 0) == kind", "quotas"),
     Mutation("questions of their own", CUSTODY, "(h.asker, h.profile, h.until > 0) == kind", "(h.asker, h.profile, question > 0) == kind", "quotas"),
-    Mutation("end of a question", CUSTODY, "            helper.until = monotonic() + QUESTION_S\n", "            helper.until = monotonic() + 1e6\n", "quotas"),
+    Mutation("end of a question", CUSTODY, "            helper.until = monotonic() + question_s\n", "            helper.until = monotonic() + 1e6\n", "quotas"),
     Mutation("not while it is used", LAUNCHER, "        if not self.clients and conf.changed", "        if conf.changed", "read_when_idle"),
     Mutation("drop-ins are checked", TRUST, "    return open_checked(path, root=root, flags=os.O_RDONLY)\n", "    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)\n", "read_when_idle"),
     Mutation("rules follow the table", LAUNCHER, "            client.quotas = self.quotas(client.uid, client.gids)\n", "            pass\n", "new_rules"),

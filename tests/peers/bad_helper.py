@@ -41,6 +41,7 @@ Options
   --size=N       bytes in a packet (default 64, at least 16)
   --dlt=N        link type (default 147, USER0)
   --start=N      number of the first packet (default 0)
+  --before=N     packets in the same write in front of it (default 0)
   --behind=N     packets in the same write behind what says-error and says-shutdown say (default 0)
   --named=UUID   what the open report calls the device (default: nothing)
   --pid-file=F   where the pid of a child is written
@@ -314,8 +315,10 @@ class BadHelper:
             case "says-error" | "says-shutdown":
                 kind = ERROR if self.mode == "says-error" else SHUTDOWN
                 words = pack({1: self.options.get("text", "that was that")})
+                first = b"".join(self.packet() for _ in range(int(self.number("before", 0))))
+                said = frame(kind, words, seqno=self.next_seqno())
                 more = b"".join(self.packet() for _ in range(int(self.number("behind", 0))))
-                self.write(frame(kind, words, seqno=self.next_seqno()) + more)
+                self.write(first + said + more)
             case "spin":
                 while True:
                     pass
