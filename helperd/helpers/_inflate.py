@@ -130,20 +130,26 @@ class Zstd:
             raise HelperdError("not-installed", text)
         self._argv = [program, "-dcq"]
         self._program: Program | None = None
+        self._ended = False
 
     def read(self) -> bytes:
         """The next piece."""
+        if self._ended:  # asked once more, as about a file that has no packets: the program is gone
+            return b""
         if self._program is None:
             self._file.seek(0)
             self._program = Program(self._argv, stdin=self._file.fileno())
         data = self._program.read(READ)
-        if not data and self._program.close():
-            reason = self._program.reason()
-            raise HelperdError("bad-capture", f"{self._path} is damaged or cut: {reason}")
+        if not data:
+            self._ended = True
+            if self._program.close():
+                reason = self._program.reason()
+                raise HelperdError("bad-capture", f"{self._path} is damaged or cut: {reason}")
         return data or b""
 
     def rewind(self) -> None:
         """Begin anew."""
+        self._ended = False
         if self._program is not None:
             self._program.close()
             self._program = None

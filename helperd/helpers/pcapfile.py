@@ -24,11 +24,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from helperd.errors import HelperdError
+from helperd.helpers._capturefile import BAD_STAMP
 from helperd.helpers._clock import monotonic
 from helperd.helpers._recording import CaptureRecording, open_file, open_recording
 from helperd.helpers._writer import is_round
 from helperd.helpers.sdk import Device, Helper, Refused, SourceDefinition, Writer
-from helperd.pcapng import LAST_STAMP
+from helperd.pcapng import LAST_STAMP, comments
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -113,7 +114,7 @@ class PcapFile(Helper):
         pace = _Pace(writer) if self._realtime else None
         batches = self._recording.batches()
         try:
-            for batch in _from_now(batches) if self._shifted else batches:
+            for batch in _from_now(batches, self._recording.odd) if self._shifted else batches:
                 if pace is not None:
                     pace.write(batch)
                 elif batch and len(batch[0]) == PLAIN:
@@ -134,22 +135,29 @@ class PcapFile(Helper):
         self._recording.left_out.tell(writer)
 
 
-def _from_now(batches: Iterable[Sequence[tuple[Any, ...]]]) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """The batches of a round, shifted so that its first stamp is now."""
+def _from_now(
+    batches: Iterable[Sequence[tuple[Any, ...]]], odd: Counter[str]
+) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """The batches of a round, shifted so that its first stamp is now; counts what that takes out of all time."""
     shift: int | None = None
     for batch in batches:
         if shift is None:
             first = next((entry[1] for entry in batch if entry[1] is not None), None)
             shift = None if first is None else time.time_ns() - first
-        yield [_moved(entry, shift) for entry in batch] if shift is not None else batch
+        yield [_moved(entry, shift, odd) for entry in batch] if shift is not None else batch
 
 
-def _moved(entry: tuple[Any, ...], shift: int) -> tuple[Any, ...]:
-    """An entry at another time; one beyond what pcapng holds stays at the end of that."""
-    dlt, stamp, *rest = entry
+def _moved(entry: tuple[Any, ...], shift: int, odd: Counter[str]) -> tuple[Any, ...]:
+    """An entry at another time; where pcapng cannot say it at the nearest one, with its own in the comment."""
+    dlt, stamp, data, original, options, *rest = entry
     if stamp is None:
         return entry
-    return dlt, min(max(stamp + shift, 0), LAST_STAMP), *rest
+    stamp += shift
+    if not 0 <= stamp <= LAST_STAMP:
+        odd[BAD_STAMP] += 1
+        options += comments(f"time stamp {stamp} ns since 1970")
+        stamp = LAST_STAMP if stamp > 0 else 0
+    return dlt, stamp, data, original, options, *rest
 
 
 class _Pace:

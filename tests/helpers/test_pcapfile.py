@@ -14,6 +14,7 @@ import pytest
 
 from helperd import pcapng
 from helperd.wire.messages import (
+    Changed,
     ErrorReport,
     OpenReport,
     OpenRequest,
@@ -441,6 +442,9 @@ def empty_captures(tmp_path):
     yield write(tmp_path / "interface.pcapng", section("<") + interface("<", 105))
     yield write(tmp_path / "header.pcap", pcap(LITTLE, []))
     yield write(tmp_path / "packed.pcapng.gz", gzip.compress(section("<")))
+    if shutil.which("zstd"):
+        yield write(tmp_path / "packed.pcapng.zst", compressed("zstd", section("<")))
+        yield write(tmp_path / "packed.pcap.zst", compressed("zstd", pcap(LITTLE, [])))
     yield kismet_log(tmp_path / "log.kismet", [])
 
 
@@ -465,6 +469,27 @@ def test_with_stamps_of_now_the_first_packet_of_each_round_is_of_now(tmp_path, o
         shift = found[first][1] - SECOND
         assert before <= found[first][1] <= after
         assert [packet[1] for packet in found[first : first + 4]] == [stamp + shift for stamp in stamps]
+
+
+def test_a_shift_out_of_all_time_is_counted_and_told(tmp_path):
+    stamps = [2**64 - 1, SECOND]
+    path = write(
+        tmp_path / "x.pcapng",
+        section("<")
+        + interface("<", 1, tsresol=9)
+        + b"".join(enhanced("<", 0, stamp, b"x", 1) for stamp in stamps),
+    )
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,realtime=false,stamps=now"))
+        found = peer.until_eof()
+        assert [packet[1] for packet in found[1:]] == [0]
+        shifted = SECOND + found[0][1] - stamps[0]
+        assert [message for message in peer.messages if isinstance(message, Changed)] == [
+            Changed("bad-stamp", 1)
+        ]
+        assert [code_value for options in peer.options() for code_value in options] == [
+            (1, f"time stamp {shifted} ns since 1970".encode())
+        ]
 
 
 def test_original_stamps_are_the_default_and_can_be_asked_for(tmp_path):
