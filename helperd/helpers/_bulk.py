@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _END_OF_OPTIONS = bytes(4)
 _MAX_COMMENTS = 4096  # comments kept of signals, which come again
 _MANY = 1000  # packets lost after which this is told at once, not with the next batch
-_NONE = -1  # no link type
+_LAST_DLT = 0xFFFF
 REFUSED = -1
 """In place of an interface number: packets of that link type are not taken."""
 
@@ -62,7 +62,7 @@ class BulkWriter(V3Writer):
     ) -> None:
         super().__init__(port, send, encode, dlt=dlt, limit=limit, next_seqno=next_seqno)
         self._number_of = number_of
-        self._current = _NONE  # link type of the blocks in the batch
+        self._current: int | None = None  # link type of the blocks in the batch
         self._interface = -1  # and the number of its interface
         self._blocks: list[bytes] = []
         self._tails: dict[int, tuple[int, bytes]] = {}
@@ -128,12 +128,17 @@ class BulkWriter(V3Writer):
         """Let the next blocks be of a link type; returns what ``number_of`` does.
 
         Both batches leave first. Where there is no number the next packet comes here again.
+
+        Raises:
+            ValueError: it cannot be one; asked for it, helperd would refuse the whole channel.
         """
+        if not 0 <= dlt <= _LAST_DLT:
+            raise ValueError(f"{dlt} is no link type: they are numbers from 0 to {_LAST_DLT}")
         with self._port.lock:
             self.seal()
         number = self._number_of(dlt, self._patient)
         if number is None or number == REFUSED:
-            self._current = _NONE
+            self._current = None
         else:
             self._current, self._interface = dlt, number
         return number
@@ -163,7 +168,14 @@ class BulkWriter(V3Writer):
                 current, number = self._current, self._interface
                 continue
             total, tail = tails.get(size) or self._tail(size)
-            head = pack(ENHANCED_PACKET, total, number, stamp >> 32, stamp & 0xFFFFFFFF, size, original)
+            try:
+                head = pack(ENHANCED_PACKET, total, number, stamp >> 32, stamp & 0xFFFFFFFF, size, original)
+            except struct.error:  # a stamp or a length that no capture can say: mended, or refused, there
+                self._take(blocks, bytes_)
+                blocks, bytes_ = [], 0
+                self.packet(data, stamp, dlt=dlt, original=original)
+                current, number = self._current, self._interface
+                continue
             blocks.append(head + data + tail)
             bytes_ += total
             if bytes_ >= BATCH:

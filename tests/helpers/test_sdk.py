@@ -624,6 +624,10 @@ ODD_CALLS = {
     "writer.packet(b'x', 5, options=b'junk')": "",
     "writer.packet(b'x', 5, options=b'\\1\\0\\xff\\xffabcd')": "",
     "writer.packets([(1, 5, b'x', 1, b'\\1\\0\\4\\0abc')])": "",
+    "writer.packets([(1, -5, b'x', 1, b'')])": "bad-stamp",
+    "writer.packet(b'x', 5, dlt=-1)": "",
+    "writer.packet(b'x', 5, dlt=1 << 20)": "",
+    "writer.offer(b'x', 5, dlt=-1)": "",
 }
 """What an author may get wrong, and the word that it is counted under; without one it is refused where it is said."""
 
