@@ -6,7 +6,8 @@ Rules:
      JSON, each between the packets of its time.
   3. Only a database that cannot be read on ends the log. What one row says that cannot be is told for that row alone:
      a stamp becomes the nearest that can be (``bad-stamp``), a row without a possible link type or without bytes
-     is left out (``bad-record``), anything else is left out of its packet.
+     is left out (``bad-record``), anything else is left out of its packet. JSON is read as that of programs is: what
+     is none is left out, and of a number that is none null is passed on (``not-finite``).
 
 Source of facts: the schema in a log's own ``sqlite_master``; positions before database version 5 are whole
 numbers of 1/100,000 degree. ``packet_full_len`` (version 9) is the length in the air.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from helperd.errors import HelperdError
 from helperd.helpers._capturefile import BAD_RECORD, BAD_STAMP
 from helperd.helpers._database import FAULTS, Database
+from helperd.helpers._jsonrecord import NoRecord, Reader
 from helperd.helpers._leftout import LeftOut
 from helperd.helpers._recording import Entry
 from helperd.pcapng import LAST_STAMP, comments
@@ -37,6 +39,7 @@ JSON_NEEDED: Final = ("ts_sec", "ts_usec", "type", "json")
 JSON_WANTED: Final = ("lat", "lon", "alt", "speed", "heading")
 OTHERS: Final = ("alerts", "datasources", "devices", "messages", "snapshots")
 """Tables whose rows are neither packets nor JSON; they are counted, each as what it is called."""
+NOT_FINITE: Final = "not-finite"
 _DLT: Final = (1 << 16) - 1
 _LENGTH: Final = (1 << 32) - 1
 _WHOLE_DEGREES: Final = 5
@@ -133,12 +136,22 @@ class KismetDb:
             yield Entry(dlt, stamp, data, max(full, len(data)), note, signal, gps)
 
     def _reports(self) -> Iterator[Entry]:
+        read = Reader().read
         for row in self._database.rows(self._json_query) if self._json else ():
+            raw = row[3] if isinstance(row[3], bytes) else str(row[3]).encode("utf-8", "surrogateescape")
+            try:
+                record = read(raw)
+            except NoRecord:
+                record = None
+            if record is None:
+                self.odd[BAD_RECORD] += 1
+                continue
+            if not record.finite:
+                self.odd[NOT_FINITE] += 1
             stamp, _ = self._stamp(row)
-            text = row[3].decode("utf-8", "replace") if isinstance(row[3], bytes) else str(row[3] or "")
             gps = self._place(stamp, [_number(value) for value in row[4:]])
             kind = str(row[2] or "JSON").encode("utf-8", "replace").decode()
-            yield Entry(0, stamp, text.encode("utf-8", "replace"), 0, b"", None, gps, kind)
+            yield Entry(0, stamp, record.text.encode(), 0, b"", None, gps, kind)
 
     def _stamp(self, row: tuple[object, ...]) -> tuple[int, bytes]:
         """The time of a row, in nanoseconds since 1970; where it is none the nearest possible one, counted, and its own

@@ -53,8 +53,9 @@ ENVELOPE = 512  # bytes kept free for everything in a frame but the content
 
 
 ODD: Final = {
-    "bad-record": "left out: what stands there can be no packet",
+    "bad-record": "left out: what stands there can be no packet, and no JSON object",
     "bad-stamp": "with the nearest time that a capture can say in place of their own",
+    "not-finite": "with null for a number that is none",
 }
 """What reading a capture may find, for people."""
 

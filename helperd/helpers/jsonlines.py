@@ -11,9 +11,7 @@ time stamp: seconds since 1970, or ISO 8601 (without a zone: UTC). Without one, 
 plausible time, a record gets the time of reading.
 
 Rules:
-  1. A line is decoded once, as strict UTF-8 (a byte order mark is passed over), and the text that was parsed is the
-     text that is passed on. Where it says what JSON cannot, a number that is none (NaN, infinite) or one name twice, it
-     is written anew: with null, and with the last value, as every reader of JSON takes it.
+  1. What is passed on of a line is what was read of it: ``_jsonrecord`` says how.
   2. What is no JSON object or no text, and what is longer than ``MAX_LINE`` or than the peer takes, is left out and
      counted in the ledger; the first of each kind is shown, then the count at every tenfold.
   3. The program's end is the helper's end: status 0 is a good end, anything else an error with its last words.
@@ -21,18 +19,16 @@ Rules:
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from helperd.errors import HelperdError
+from helperd.helpers._jsonrecord import NoRecord, Reader
 from helperd.helpers._program import GRACE_S, Program, identity
 from helperd.helpers._template import Template
 from helperd.helpers._writer import is_round
 from helperd.helpers.sdk import Device, Helper, SourceDefinition, Writer
-from helperd.wire.nesting import DEEPEST, too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,8 +41,6 @@ PLAUSIBLE_S: Final = (100_000_000, (1 << 32) - 1)
 """Numbers that can be seconds since 1970: 1973 to 2106. Smaller ones are uptimes, counters or a date written as digits,
 larger ones milliseconds."""
 _TICK_S: Final = 0.2
-_ESCAPED: Final = re.compile(r"\\u[dD]")
-_SURROGATE: Final = "a lone surrogate, which is no character"
 
 
 class LineCutter:
@@ -99,91 +93,6 @@ class LineCutter:
     def finish(self) -> list[bytes]:
         """The stream has ended: the last line, if it has no end."""
         return [bytes(self._held)] if self._held else []
-
-
-class NoRecord(ValueError):  # noqa: N818 - a finding, not a failure
-    """A line is none; the text says what it is not."""
-
-
-class Record(NamedTuple):
-    """One line.
-
-    Attributes:
-        text: what is passed on.
-        values: what it says.
-        finite: every number in it was one; else it says null instead.
-    """
-
-    text: str
-    values: dict[str, Any]
-    finite: bool
-
-
-class Reader:
-    """Reads lines as JSON objects."""
-
-    def __init__(self) -> None:
-        self._infinite = self._twice = False
-        self._decode = json.JSONDecoder(
-            object_pairs_hook=self._object, parse_float=self._float, parse_constant=self._constant
-        ).decode
-
-    def read(self, line: bytes) -> Record | None:
-        """One line; None when it is blank.
-
-        Raises:
-            NoRecord: it is no record.
-        """
-        try:
-            text = line.decode().removeprefix("\ufeff").strip()
-        except UnicodeDecodeError as error:
-            raise NoRecord(_no_text(line, error)) from None
-        if not text:
-            return None
-        if too_deep(text):
-            raise NoRecord(f"nested deeper than {DEEPEST}")
-        self._infinite = self._twice = False
-        try:
-            values = self._decode(text)
-            if isinstance(values, dict) and (self._infinite or self._twice):
-                text = _written(values)
-            elif isinstance(values, dict) and _ESCAPED.search(text):
-                _written(values)
-        except UnicodeEncodeError:
-            raise NoRecord(f"{_SURROGATE} (an escape)") from None
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, dict):
-            raise NoRecord("not a JSON object")
-        return Record(text, values, not self._infinite)
-
-    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        self._twice = self._twice or len(found) < len(pairs)
-        return found
-
-    def _float(self, digits: str) -> float | None:
-        value = float(digits)
-        if isfinite(value):
-            return value
-        self._infinite = True
-        return None
-
-    def _constant(self, _: str) -> None:
-        self._infinite = True
-
-
-def _no_text(line: bytes, error: UnicodeDecodeError) -> str:
-    at = error.start
-    if line[at] == 0xED and line[at + 1 : at + 2] >= b"\xa0":
-        return f"{_SURROGATE} (byte {at})"
-    return f"not UTF-8 (byte {at}, {line[at]:#04x}: {error.reason})"
-
-
-def _written(values: dict[str, Any]) -> str:
-    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-    text.encode()
-    return text
 
 
 class Left:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from helperd.helpers.jsonlines import LineCutter, NoRecord, Reader, stamp_ns
+from helperd.helpers._jsonrecord import NoRecord, Reader
+from helperd.helpers.jsonlines import LineCutter, stamp_ns
 from helperd.wire import v3
 from helperd.wire.frames import Kind
 from helperd.wire.messages import (

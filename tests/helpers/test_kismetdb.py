@@ -11,7 +11,7 @@ import pytest
 from helperd.pcapng import LAST_STAMP
 from helperd.wire import v3
 from helperd.wire.frames import Kind
-from helperd.wire.messages import DataReport, ErrorReport, Json, OpenReport, OpenRequest
+from helperd.wire.messages import Changed, DataReport, ErrorReport, Json, OpenReport, OpenRequest
 from tests.helpers.peer import Peer
 from tests.helpers.test_pcapfile import kismet_log, replay
 
@@ -176,13 +176,41 @@ def test_json_in_a_log_comes_between_the_packets_of_its_time(tmp_path: Path):
     assert [report.gps.latitude if report.gps else 0 for report in said] == [0] + [52.5] * 9
 
 
+def test_json_in_a_log_is_read_as_that_of_programs_is(tmp_path: Path):
+    """What is passed on is what was read; what is none is left out, and both are counted."""
+    texts = {
+        b'{"a": 1}': '{"a": 1}',
+        b'\xef\xbb\xbf{"bom": 1}': '{"bom": 1}',
+        b'{"a": NaN, "b": 1e999}': '{"a":null,"b":null}',
+        b'{"a": 1, "a": 2}': '{"a":2}',
+        b'{"lines":\n1}': '{"lines":\n1}',
+        b'{"latin": "\xe9"}': None,
+        b'{"surrogate": "\\ud800"}': None,
+        b"[1]": None,
+        b"no JSON": None,
+        b"[" * 5000: None,
+        b"": None,
+        None: None,
+    }
+    rows = [(SECOND + n, 0, 0, "T", text) for n, text in enumerate(texts)]
+    path = with_json(kismet_log(tmp_path / "x.kismet", [GOOD]), rows)
+    with Peer("pcapfile") as peer:
+        peer.send(OpenRequest(f"{path}:type=pcapfile,realtime=false"))
+        assert peer.until_eof()[0] == GOOD_PACKET
+        assert peer.wait() == 0
+    said = [item for run in peer.runs if run.kind is Kind.PACKETS for item in v3.reports(run)]
+    assert [report.json.text for report in said] == [text for text in texts.values() if text is not None]
+    assert peer.lost() == {"bad-record": 7}
+    assert sum(change.packets for change in peer.messages if isinstance(change, Changed)) == 1
+
+
 def test_a_log_of_json_alone_is_replayed_and_bad_ones_are_named(tmp_path: Path):
     path = with_json(
-        kismet_log(tmp_path / "x.kismet", []), [(SECOND, 1, 0, "RTL433", "{}"), (SECOND, 2, 0, None, None)]
+        kismet_log(tmp_path / "x.kismet", []), [(SECOND, 1, 0, "RTL433", "{}"), (SECOND, 2, 0, None, "{}")]
     )
     assert [report.json for report in data_reports(path)] == [
         Json("RTL433", "{}", SECOND, 1),
-        Json("JSON", "", SECOND, 2),
+        Json("JSON", "{}", SECOND, 2),
     ]
     bad = with_json(kismet_log(tmp_path / "y.kismet", [GOOD]), [(-1, 0, 0, "RTL433", "{}")])
     assert [report.json for report in data_reports(bad)] == [Json("RTL433", "{}", 0, 0)]
