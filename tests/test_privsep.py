@@ -453,7 +453,7 @@ def test_a_missing_library_is_named_with_what_installs_it():
     )
     assert done.returncode == 69
     (line,) = done.stderr.splitlines()
-    assert line == f"helperd-launcher: {sys.executable} has no tomli: {ROOT}/scripts/bootstrap"
+    assert line == f"helperd-launcher: {sys.executable!a} has no tomli: {ROOT}/scripts/bootstrap"
 
 
 @pytest.mark.parametrize(

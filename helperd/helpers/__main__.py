@@ -3,12 +3,14 @@
 Rules:
   1. It finds the package by its own place and further directories by HELPERD_PATH, never by the current
      directory: isolated mode has no search path of a user's making.
-  2. A helper is ``helperd/helpers/NAME.py`` with ``HELPER = ClassName``; nothing else can be started here.
+  2. Ctrl-C ends it at once while it is being imported; later it is a signal among others (_runner).
+  3. A helper is ``helperd/helpers/NAME.py`` with ``HELPER = ClassName``; nothing else can be started here.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 
@@ -24,6 +26,7 @@ def find_packages() -> None:
 
 def main() -> None:
     """Start the helper that the first word names."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     find_packages()
     from helperd.printing import say
 

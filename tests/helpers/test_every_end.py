@@ -7,6 +7,8 @@ thread has answered it.
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from helperd.wire.messages import (
     ProbeRequest,
     Shutdown,
 )
-from tests.helpers.peer import ENTRY, PYTHON, Peer
+from tests.helpers.peer import ENTRY, PYTHON, Peer, environment
 from tests.helpers.test_adapters import LITTLE, PACKETS, program
 from tests.helpers.test_capturefile import pcap
 from tests.patience import promptly
@@ -148,3 +150,22 @@ def test_an_open_that_would_wait_for_ever_is_ended(tmp_path: Path, waits: str, e
         assert not [message for message in peer.messages if isinstance(message, OpenReport)]
         said = [message.reason for message in peer.messages if isinstance(message, Shutdown)]
     assert said == ([f"asked to end by {end.upper()}"] if end.startswith("sig") else [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("at", ["helperd.printing", "helperd.wire.v3", "helperd.helpers._runner"])
+def test_one_that_is_ended_while_it_is_imported_says_nothing(number: signal.Signals, at: str) -> None:
+    script = f"""
+import importlib.abc, os, runpy, sys
+class Ends(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {at!r}:
+            os.kill(os.getpid(), {number:d})
+sys.meta_path.insert(0, Ends())
+sys.argv = [{str(ENTRY)!r}, "synthetic", "--in-fd=0", "--out-fd=1"]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    done = subprocess.run(
+        [*PYTHON, "-c", script], env=environment(), capture_output=True, stdin=subprocess.DEVNULL, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-number, b"", b"")
