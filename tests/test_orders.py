@@ -372,3 +372,17 @@ def test_what_is_not_known_cannot_be_checked_but_an_empty_name_never_is_one() ->
 def test_the_line_about_an_order_says_what_is_so_now(facts: dict[str, Any], line: str) -> None:
     row = {"name": "r", "why": "", "wanted": "up", "reason": "", "verdict": "", "paused": False, **facts}
     assert said({"crash_loop": False, "next_try_s": None, "exit": None, **row}) == line
+
+
+@pytest.mark.parametrize(
+    "options", ['add_channels="99,é"', 'channels="1,6",add_channels="99,é"', 'channel=6,add_channels="99,é"']
+)
+def test_a_channel_that_stands_in_add_channels_is_taken_as_the_refusal_says(
+    rundir: Path, options: str
+) -> None:
+    config = SYNTHETIC.replace('channels="1,6,11"', options)
+    with daemon(rundir, config) as rig:
+        rig.wait_running()
+        for words in (("hop", "r", "99", "6"), ("hop", "r", "é")):
+            said = helperd(rundir, *words)
+            assert "add_channels" not in said.stderr, said

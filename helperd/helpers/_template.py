@@ -156,7 +156,8 @@ class Template:
             if not self._pattern(name).fullmatch(given):
                 raise OpenRefused(
                     "bad-definition",
-                    f"{name}={given!r} is not allowed: it must match {self._pattern(name).pattern}",
+                    f"{name}={given!r} is not allowed: it must match {self._pattern(name).pattern}; "
+                    f"{name}~PATTERN in front of the program, in the helper's command, allows what else it may be",
                 )
             return given
 

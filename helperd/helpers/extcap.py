@@ -178,7 +178,9 @@ class Extcap(Helper):
                 )
             if pattern is not None and not pattern.fullmatch(value):
                 raise Refused(
-                    f"{key}={value!r} is not allowed: it must match {pattern.pattern}", "bad-definition"
+                    f"{key}={value!r} is not allowed: it must match {pattern.pattern}; "
+                    f"{key}~PATTERN in front of the tool, in the helper's command, allows what else it may be",
+                    "bad-definition",
                 )
             lists = option.kind == "multicheck" or not option.closed
             argv += _extcap.arguments(option, value if lists else definition.word(key))

@@ -351,8 +351,8 @@ def channel_plan(
     """What a source can tune to, and what it should hop over.
 
     ``channels`` replaces the hop list; otherwise it is what the helper reported, with ``add_channels``
-    added and ``block_channels`` taken away (names compared without case). ``channel`` is always among the
-    supported ones.
+    added and ``block_channels`` taken away (names compared without case). ``channel`` and ``add_channels`` are
+    always among the supported ones.
 
     Args:
         definition: the source's definition.
@@ -362,11 +362,11 @@ def channel_plan(
         Supported channels and hop list, each without repetition.
     """
     blocked = {channel.lower() for channel in definition.channels("block_channels")}
+    added = definition.channels("add_channels")
     supported = [*reported, *definition.channels("channel")]
     wished = definition.channels()
     if wished:
-        return _unique([*supported, *wished]), _unique(wished)
-    added = definition.channels("add_channels")
+        return _unique([*supported, *wished, *added]), _unique(wished)
     hop = [channel for channel in reported if channel.lower() not in blocked]
     return _unique([*supported, *added]), _unique([*hop, *added])
 

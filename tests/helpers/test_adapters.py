@@ -181,7 +181,12 @@ def test_pipe_fills_places_from_the_definition_and_refuses_the_rest(tmp_path):
         peer.until_eof()
         peer.wait()
         assert "tool: -i eth0 -s 99" in peer.stderr()
-    assert "interface='e/th' is not allowed" in refused(words, "e/th:type=pipe")
+    said = refused(words, "e/th:type=pipe")
+    assert "interface='e/th' is not allowed" in said
+    assert "interface~PATTERN in front of the program" in said
+    assert "ended with status" in refused(
+        ["pipe", "--", "interface~[a-z/]+", "/bin/echo", "{interface}"], "e/th:type=pipe"
+    )
     assert "did you mean snap?" in refused(words, "eth0:type=pipe,snip=9")
 
 

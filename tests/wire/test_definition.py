@@ -392,6 +392,7 @@ def test_a_rate_that_is_none_is_refused(text):
         ("channel=36", "1 6 11 36", "1 6 11"),
         ('channels="1,36,36"', "1 6 11 36", "1 36"),
         ('channels="1,36",block_channels=1', "1 6 11 36", "1 36"),
+        ('channels="1,36",add_channels="99,6"', "1 6 11 36 99", "1 36"),
         ('add_channels="36,1"', "1 6 11 36", "1 6 11 36"),
         ('block_channels="6"', "1 6 11", "1 11"),
         ('block_channels="6,11",add_channels="6"', "1 6 11", "1 6"),
