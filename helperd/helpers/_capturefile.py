@@ -118,6 +118,7 @@ class CaptureParser:
         self._at = 0  # offset in the stream of the first byte of _rest
         self._fault: HelperdError | None = None
         self._order = "<"
+        self._head, self._word, self._fields = _UNPACK["<"]
         self._unit = 1000
         self._gap = 0
         self._lengths_swapped = False
@@ -250,11 +251,13 @@ class CaptureParser:
             seconds, fraction, captured, original = unpack(data, at)
             if swapped and (self._lengths_swapped or captured > original):
                 captured, original = original, captured
-            if captured > longest:
-                raise self._bad(
-                    f"is damaged: the record at byte {self._at + at} claims a packet of {captured} bytes"
-                )
-            stop = begin + min(captured, KEPT)
+            stop = begin + captured
+            if captured > KEPT:
+                if captured > longest:
+                    raise self._bad(
+                        f"is damaged: the record at byte {self._at + at} claims a packet of {captured} bytes"
+                    )
+                stop = begin + KEPT
             if stop > end:
                 self._need = stop - at
                 return at
@@ -276,7 +279,7 @@ class CaptureParser:
                 return at
             if data[at : at + 4] == pcapng.SECTION_MAGIC:
                 self._begin_section(data, at)
-            kind, total = struct.unpack_from(self._order + "2I", data, at)
+            kind, total = self._head(data, at)
             if total < pcapng.MIN_BLOCK or total > _LONGEST.get(kind, total):
                 raise self._bad(
                     f"is damaged: the block at byte {self._at + at} claims a length of {total} bytes"
@@ -288,9 +291,11 @@ class CaptureParser:
             if held > end:
                 self._need = held - at
                 return at
-            if not giant and struct.unpack_from(self._order + "I", data, stop - 4)[0] != total:
+            if not giant and self._word(data, stop - 4)[0] != total:
                 raise self._bad(f"is damaged: the two lengths of the block at byte {self._at + at} differ")
-            if kind in _READ:
+            if kind == pcapng.ENHANCED_PACKET and not giant and self._read_plain(data, at, stop, found):
+                pass
+            elif kind in _READ:
                 body = data[at + 8 : held if giant else held - 4]
                 self._read_block(kind, body, stop - at - pcapng.MIN_BLOCK, found)
             else:
@@ -308,7 +313,26 @@ class CaptureParser:
             self._order = ">"
         else:
             raise self._bad(f"is damaged: the section at byte {self._at + at} has no byte order")
+        self._head, self._word, self._fields = _UNPACK[self._order]
         self._interfaces = []
+
+    def _read_plain(self, data: bytes, at: int, stop: int, found: list[Captured]) -> bool:
+        """Take in an Enhanced Packet Block without options and with nothing odd, as most are; False: it is another."""
+        begin = at + 28
+        if begin + 4 > stop:
+            return False
+        number, high, low, captured, original = self._fields(data, at + 8)
+        if begin + (captured + 3 & ~3) + 4 != stop or number >= len(self._interfaces):
+            return False
+        interface = self._interfaces[number]
+        if interface is None:
+            return False
+        dlt, _, multiply, divide, offset_ns = interface
+        stamp = (high << 32 | low) * multiply // divide + offset_ns
+        if not 0 <= stamp <= pcapng.LAST_STAMP:
+            return False
+        found.append((dlt, stamp, data[begin : begin + captured], original, b""))
+        return True
 
     def _read_block(self, kind: int, body: bytes, size: int, found: list[Captured]) -> None:
         """Take in one block of a kind in ``_READ``: ``body`` is its beginning, ``size`` the length of all of it."""
@@ -409,6 +433,11 @@ class CaptureParser:
         return self._bad(describe(self.name, data))
 
 
+_UNPACK = {
+    order: tuple(struct.Struct(order + fields).unpack_from for fields in ("2I", "I", "5I"))
+    for order in ("<", ">")
+}
+"""Of a section's byte order: how to read the head of a block, its last word, and the fields of a packet."""
 _UNKNOWN_DROPS = 0xFFFF
 _PACKETS = frozenset({pcapng.PACKET_OLD, pcapng.SIMPLE_PACKET, pcapng.ENHANCED_PACKET})
 _LONGEST = {
