@@ -20,6 +20,7 @@ import trio
 
 from helperd.asking import Asked, Failure
 from helperd.errors import UsageError, reason_word
+from helperd.threads import in_thread
 from helperd.wire.definition import SourceDefinition, check_options, quote
 from helperd.wire.greeting import GenerationCache
 from helperd.wire.messages import Interface, ListReport, ListRequest, ProbeReport, ProbeRequest
@@ -296,7 +297,7 @@ async def _lacking(helper: HelperSpec, definition: str) -> str:
     """What a helper that says no without a word lacks, where the system knows: the file, or the interface."""
     name = SourceDefinition.parse(definition).interface
     if "/" in name:  # may be on a file system that does not answer
-        there = await trio.to_thread.run_sync(os.path.lexists, name, abandon_on_cancel=True)
+        there = await in_thread(os.path.lexists, name)
         return "" if there else f"no such file: {name}"
     if not _FOR_INTERFACES.isdisjoint(helper.capabilities) and not _is_interface(name):
         return f"no such interface: {name}; there are {', '.join(_interfaces()) or 'none'}"

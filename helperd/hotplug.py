@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 from helperd.bell import Bell
+from helperd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -124,7 +125,7 @@ class Hotplug:
 
     async def _watch(self, folders: Folders, one_at_a_time: trio.Lock) -> None:
         async with one_at_a_time:
-            await trio.to_thread.run_sync(folders.watch, set(self._paths()), abandon_on_cancel=True)
+            await in_thread(folders.watch, set(self._paths()))
 
     async def _read_folders(self, folders: Folders, one_at_a_time: trio.Lock) -> None:
         while True:
@@ -134,7 +135,7 @@ class Hotplug:
             if moved:  # first, so that whatever is not there below is told of later
                 await self._watch(folders, one_at_a_time)
             for path in touched:
-                if await trio.to_thread.run_sync(os.path.exists, path, abandon_on_cancel=True):
+                if await in_thread(os.path.exists, path):
                     self._on_arrival(Arrival(frozenset({path})))
 
 

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 import trio
 
+from helperd.threads import in_thread
+
 LOOK_S: Final = 1.0
 SETTLE_S: Final = 2.0
 
@@ -41,7 +43,7 @@ async def look(path: str) -> Seen | None:
     if "/" not in path:  # an interface
         await trio.lowlevel.checkpoint()
         return None
-    return await trio.to_thread.run_sync(_look, path, abandon_on_cancel=True)
+    return await in_thread(_look, path)
 
 
 async def wait_changed(path: str, before: Seen | None) -> None:

@@ -12,6 +12,7 @@ import trio
 
 from helperd.printing import write
 from helperd.table import fit, render, summary
+from helperd.threads import in_thread
 from helperd.visible import visible
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class LiveView:
         rewind = f"\033[{self._drawn}A\r\033[J" if self._drawn else ""
         self._drawn = len(lines)
         text = rewind + "".join(f"{line}\n" for line in [*above, *lines])
-        await trio.to_thread.run_sync(_put, text, abandon_on_cancel=True)
+        await in_thread(_put, text)
 
 
 def _put(text: str) -> None:

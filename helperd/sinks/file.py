@@ -22,6 +22,7 @@ from helperd.errors import SinkError
 from helperd.routing import SLOW, Outbox, Overflow, RouteTable
 from helperd.sinks.consumer import Peer, next_number
 from helperd.sinks.files import Files
+from helperd.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +167,7 @@ class FileSink:
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Let the thread do something; when the sink is cancelled meanwhile, the thread is left to itself."""
-        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
+        return await in_thread(work, limiter=self._threads)
 
     async def _prepare(self) -> None:
         """Make ready to write, and try until that works."""
@@ -288,7 +289,7 @@ class FileSink:
 
     async def _finish(self, file: Written) -> None:
         try:
-            await trio.to_thread.run_sync(file.finish, abandon_on_cancel=True, limiter=self._threads)
+            await in_thread(file.finish, limiter=self._threads)
         except OSError as error:
             self.say("error", f"{file.part} is whole, but cannot be finished: {error.strerror or error}")
         finally:
