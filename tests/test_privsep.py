@@ -592,7 +592,25 @@ def test_a_child_that_cannot_take_orders_says_why():
 def test_what_a_child_is_to_become_can_be_told():
     """Of plain values only: whatever ``Child`` has, marshal has to take it."""
     child = Child(
-        ("a",), (("b", "c"),), {0: 1}, 2, 3, 4, 5, 6, "file", False, 7, 8, (9,), ((1, 2),), False, "d", b"e"
+        ("a",),
+        (("b", "c"),),
+        {0: 1},
+        2,
+        3,
+        4,
+        5,
+        6,
+        "file",
+        False,
+        7,
+        8,
+        (9,),
+        ((1, 2),),
+        False,
+        "d",
+        "e",
+        True,
+        b"f",
     )
     assert len(child) == len(Child._fields)
     assert Child(*marshal.loads(marshal.dumps(tuple(child)))) == child

@@ -41,12 +41,12 @@ def judge(program: bytes, number: int, *args: int, arch: int | None = None) -> i
 def test_the_coarse_filter_refuses_what_its_table_says_and_nothing_else():
     program = seccomp.coarse([socket.AF_UNIX, socket.AF_PACKET])
     n = numbers.NUMBERS
-    special = {n["clone"], n["clone3"], n["ioctl"], n["socket"]}
+    special = {n[name] for name in ("clone", "ioctl", "socket", *seccomp.ABSENT)}
     for number in set(range(520)) - special:
         assert judge(program, number) == (EPERM if number in numbers.DENIED_NUMBERS else seccomp.ALLOW), (
             number
         )
-    assert judge(program, n["clone3"]) == ENOSYS
+    assert {judge(program, n[name]) for name in seccomp.ABSENT} == {ENOSYS}
     assert judge(program, n["clone"], 17) == seccomp.ALLOW
     for bit in (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
         assert judge(program, n["clone"], bit | 17) == EPERM
@@ -54,6 +54,66 @@ def test_the_coarse_filter_refuses_what_its_table_says_and_nothing_else():
     assert judge(program, n["ioctl"], 0, 0x5413) == seccomp.ALLOW
     assert judge(program, n["socket"], socket.AF_PACKET) == seccomp.ALLOW
     assert judge(program, n["socket"], socket.AF_INET) == EAFNOSUPPORT
+
+
+@known
+@pytest.mark.parametrize("name", [name for name in seccomp.MODES if name in numbers.NUMBERS])
+def test_no_call_sets_a_set_id_bit(name: str):
+    program, at = seccomp.coarse([1]), seccomp.MODES[name]
+    for mode, wanted in (
+        (0o1777, seccomp.ALLOW), (0o755, seccomp.ALLOW), (0, seccomp.ALLOW), (0o100644, seccomp.ALLOW),
+        (0o4755, EPERM), (0o2755, EPERM), (0o6000, EPERM), (0o7777, EPERM), (0xFFFF_FFFF_0000_0800, EPERM),
+    ):  # fmt: skip
+        assert judge(program, numbers.NUMBERS[name], *[6 << 9] * at, mode) == wanted, oct(mode)
+
+
+@known
+@pytest.mark.parametrize("name", [name for name in seccomp.OPENS if name in numbers.NUMBERS])
+def test_no_open_makes_a_file_with_a_set_id_bit(name: str):
+    program, before = seccomp.coarse([1]), [6 << 9] * seccomp.OPENS[name]
+    temporary = os.O_TMPFILE | os.O_RDWR
+    for flags, mode, wanted in (
+        (os.O_CREAT | os.O_WRONLY, 0o4755, EPERM), (temporary, 0o2755, EPERM), (os.O_CREAT, 0o6000, EPERM),
+        (os.O_CREAT | os.O_EXCL, 0o1777, seccomp.ALLOW), (temporary, 0o600, seccomp.ALLOW),
+        (os.O_RDONLY, 0o7777, seccomp.ALLOW),  # no file is made: the mode is whatever the register held
+        (os.O_DIRECTORY, 0o6000, seccomp.ALLOW),
+    ):  # fmt: skip
+        assert judge(program, numbers.NUMBERS[name], *before, flags, mode) == wanted, (flags, mode)
+
+
+@pytest.mark.need("seccomp")
+def test_ordinary_programs_do_not_notice(tmp_path: Path):
+    """Whoever wants a set-user-ID bit is told so; temporary files, copies, modes and directories go on as ever."""
+    code = f"""
+import shutil, stat, tempfile
+from helperd.sandbox import kernel, seccomp
+kernel.no_new_privs()
+seccomp.load(seccomp.coarse(seccomp.PLAIN_FAMILIES))
+os.chdir({str(tmp_path)!r})
+mode = lambda path: oct(stat.S_IMODE(os.lstat(path).st_mode))
+os.umask(0)
+with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as a, tempfile.NamedTemporaryFile() as b:
+    a.write(b"x"), b.write(b"x")
+os.mkdir("sticky", 0o1777); os.makedirs("a/b"); os.chmod("a", 0o750); os.mkfifo("fifo", 0o640)
+with open("file", "w") as file:
+    os.fchmod(file.fileno(), 0o640)
+os.utime("file", (1, 1)); shutil.copystat("file", "a/b"); shutil.copy2("file", "copy"); shutil.copytree("a", "c")
+os.symlink("file", "link"); shutil.copystat("link", "link", follow_symlinks=False)
+fd = os.open(".", os.O_RDONLY); os.chmod("copy", 0o604, dir_fd=fd); os.mkdir("below", 0o700, dir_fd=fd)
+print(mode("sticky"), mode("a"), mode("a/b"), mode("fifo"), mode("copy"), mode("c"), mode("below"))
+os.environ["PATH"] = "/usr/bin:/bin"
+import subprocess
+os.environ["LC_ALL"] = "C"
+subprocess.run("install -m 1755 file a/program && cp -p file d && tar c a | tar x -C sticky && mkdir -m 755 f",
+    shell=True, check=True)
+done = subprocess.run(["install", "-m", "2755", "file", "g"], capture_output=True, text=True)
+print(mode("a/program"), mode("sticky/a/b"), done.returncode, "Operation not permitted" in done.stderr, mode("g"))
+"""
+    done = inside(code)
+    first, second = done.stdout.splitlines() or ["", done.stderr]
+    assert first == "0o1777 0o750 0o640 0o640 0o604 0o750 0o700"
+    assert second.split()[:4] == ["0o1755", "0o640", "1", "True"]
+    assert not int(second.split()[4], 8) & 0o6000
 
 
 @known

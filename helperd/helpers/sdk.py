@@ -236,7 +236,13 @@ def _run(helper_class: type[Helper], argv: list[str] | None, *, last: bool) -> i
 
 
 def main(helper_class: type[Helper]) -> None:
-    """Be a helper and end the process with its status."""
+    """Be a helper and end the process with its status.
+
+    Its memory, where packets are, is nobody else's, whoever has its uid now or later.
+    """
+    from helperd.sandbox.attributes import set_dumpable
+
+    set_dumpable(0)
     status = _run(helper_class, None, last=True)
     sys.stdout.flush()
     sys.stderr.flush()

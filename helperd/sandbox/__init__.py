@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from helperd.sandbox import kernel, landlock, numbers, seccomp
+from helperd.sandbox import kernel, numbers, seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,6 +80,8 @@ def seal(
     Raises:
         OSError: the kernel refuses what it has. The process must end then.
     """
+    from helperd.sandbox import landlock  # which the launcher does without
+
     tier = wanted_tier() if tier is None else tier
     lacking: list[str] = []
     reached = min(tier, 1)

@@ -15,7 +15,7 @@ import signal
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from helperd.errors import Code
-from helperd.sandbox import PRIVATE_DIR, kernel, seccomp
+from helperd.sandbox import PRIVATE_DIR, kernel, processes, seccomp
 from helperd.sandbox.prctls import prctl
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from helperd.sandbox.processes import Privilege
 
 SETGID, SETUID, SETPCAP = 1 << 6, 1 << 7, 1 << 8
+UID_IN_USE = "uid-in-use"
+"""The step at which a child finds that somebody else has the uid that is to be its own."""
 
 
 class Child(NamedTuple):
@@ -37,6 +39,7 @@ class Child(NamedTuple):
         uid: None: it stays who the launcher is.
         session: False for the supervisor: it keeps the terminal, and gets a TERM when the launcher dies.
         blocked: signals that wait until the program has handlers for them.
+        alone: nobody else may have its uid.
         folder: a directory that it may make for itself, told in HELPERD_DIR; empty: none.
         filter: seccomp program; empty: none.
     """
@@ -59,6 +62,7 @@ class Child(NamedTuple):
     blocked: tuple[int, ...] = ()
     leaf: str = ""
     folder: str = ""
+    alone: bool = False
     filter: bytes = b""
 
     @property
@@ -82,6 +86,9 @@ def become(child: Child) -> NoReturn:
     told, steps = [child.errors], ["start"]
     try:
         program = _descriptors(child, told, steps.append)
+        steps.append(UID_IN_USE)
+        if child.alone and child.uid in processes.uids_in_use():
+            raise BlockingIOError(errno.EAGAIN, "another helper may have it")
         _surroundings(child, steps.append)
         _privilege(child, steps.append)
         _doors(child, steps.append)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from helperd.errors import RequestRefused
 from helperd.sandbox import cgroup, processes
-from helperd.sandbox.become import SETUID, Child, differs
+from helperd.sandbox.become import SETUID, UID_IN_USE, Child, differs
 from helperd.sandbox.forks import Blank, fork_blank, quiet_fork, read_errors
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ class Custody:
 
         A uid of which something is left, because the kernel cannot end it, is not used.
         """
-        uids = {found.uids[0] for pid in processes.table() if (found := processes.privilege(pid))}
-        for uid in uids & set(self.pool):
+        for uid in processes.uids_in_use() & set(self.pool):
             if not any(_sweep_now(uid) for _ in range(50)):
                 self.pool.remove(uid)
 
@@ -138,7 +137,8 @@ class Custody:
             OSError: no process, descriptor or uid is left.
         """
         leaf = cgroup.make_leaf(self.folder, f"helper-{self.handles + 1}") if self.folder else ""
-        child = child._replace(leaf=leaf, folder=f"/tmp/helperd-{os.urandom(12).hex()}")  # noqa: S108 - not to be guessed
+        folder = f"/tmp/helperd-{os.urandom(12).hex()}"  # noqa: S108 - not to be guessed
+        child = child._replace(leaf=leaf, folder=folder, alone=child.uid in POOL)
         try:
             started = self._become(child)
             self.handles += 1
@@ -210,6 +210,10 @@ class Custody:
         if said:
             helper.how, helper.code = "exec-failed", said.number
             self.say(f"{helper.name} was not started: {said}")
+            if said.step == UID_IN_USE:  # by somebody who is not ours to kill; the next helpers get others
+                helper.swept = True
+                with contextlib.suppress(OSError):
+                    self.pool = deque(sorted(self.pool, key=processes.uids_in_use().__contains__))
             return
         why = doubt(helper)
         if why and not has_ended(

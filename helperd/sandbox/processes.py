@@ -34,9 +34,24 @@ class Privilege(NamedTuple):
 def alive(uid: int) -> bool:
     """Whether a process of some uid runs, or may: a zombie that a stranger does not reap is none."""
     try:
-        return hidden() or any((found := privilege(pid)) and uid in found.uids for pid in table())
+        return hidden() or uid in uids_in_use()
     except OSError:  # it cannot be looked at now
         return True
+
+
+def uids_in_use() -> set[int]:
+    """Return every uid that a thread of this machine has in any way: real, effective, saved, of files.
+
+    Raises:
+        OSError: they cannot be looked at now; EMFILE.
+    """
+    found = set[int]()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            for thread in os.listdir(f"/proc/{pid}/task"):  # one may have another uid, or outlive the first
+                each = privilege(f"{pid}/task/{thread}")
+                found.update(each.uids if each else ())
+    return found
 
 
 def hidden() -> bool:
@@ -55,7 +70,7 @@ class Row(NamedTuple):
     started: int
 
 
-def status(pid: int) -> dict[str, str]:
+def status(pid: int | str) -> dict[str, str]:
     """Return the lines of /proc/PID/status by name.
 
     Raises:
@@ -65,8 +80,8 @@ def status(pid: int) -> dict[str, str]:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
 
 
-def privilege(pid: int) -> Privilege | None:
-    """Return what a process is; None when it has ended, reaped or not, or is hidden from us (``/proc`` with hidepid).
+def privilege(pid: int | str) -> Privilege | None:
+    """Return what a process, or a thread (PID/task/TID), is; None when it has ended or is hidden from us (hidepid).
 
     Raises:
         OSError: it cannot be looked at now; EMFILE.

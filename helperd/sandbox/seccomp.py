@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -35,6 +36,12 @@ CLONE_PARENT = 0x8000  # its child would be the launcher's, which has to reap it
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 PROT_EXEC = 4
 X32 = 0x40000000
+SET_ID = 0o6000  # set-user-ID and set-group-ID: what is executed would be the helper, also after its end
+CREATES = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY  # without them an open has no mode
+MODES = {"chmod": 1, "fchmod": 1, "creat": 1, "mkdir": 1, "mknod": 1}  # call: where its mode is
+MODES |= {"fchmodat": 2, "mkdirat": 2, "mknodat": 2}
+OPENS = {"open": 1, "openat": 2, "mq_open": 1}  # where their flags are; the mode is next
+ABSENT = ("clone3", "openat2", "fchmodat2")  # libc does without: flags or mode in memory, or a newer form
 Row = tuple[int, int, int, int]
 
 PLAIN_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
@@ -53,7 +60,9 @@ def when(value: int, verdict: int, test: int = EQUAL) -> list[Row]:
 
 
 def when_argument(call: str, position: int, tests: list[Row], otherwise: int) -> list[Row]:
-    """Return: for one call, load an argument's low half, test it, and end with ``otherwise``."""
+    """Return: for a call, if there is such a one, load an argument's low half, test it, and end with ``otherwise``."""
+    if call not in NUMBERS:
+        return []
     body = [(LOAD, 0, 0, ARG + 8 * position), *tests, (RETURN, 0, 0, otherwise)]
     return [(EQUAL, 0, len(body), NUMBERS[call]), *body]
 
@@ -82,7 +91,13 @@ def coarse(families: Iterable[int]) -> bytes:
     if not NUMBERS:
         return b""
     rows = [row for number in DENIED_NUMBERS for row in when(number, refuse(errno.EPERM))]
-    rows += when(NUMBERS["clone3"], refuse(errno.ENOSYS))  # its flags are in memory; libc falls back to clone
+    rows += [row for call in ABSENT for row in when(NUMBERS[call], refuse(errno.ENOSYS))]
+    set_id = when(SET_ID, refuse(errno.EPERM), ANY_BIT)
+    for call, position in MODES.items():
+        rows += when_argument(call, position, set_id, ALLOW)
+    for call, position in OPENS.items():
+        mode: list[Row] = [(LOAD, 0, 0, ARG + 8 * (position + 1)), *set_id]
+        rows += when_argument(call, position, [(ANY_BIT, 0, len(mode), CREATES), *mode], ALLOW)
     rows += when_argument("clone", 0, when(NAMESPACES | CLONE_PARENT, refuse(errno.EPERM), ANY_BIT), ALLOW)
     stuffing = [*when(TIOCSTI, refuse(errno.EPERM)), *when(TIOCLINUX, refuse(errno.EPERM))]
     rows += when_argument("ioctl", 1, stuffing, ALLOW)

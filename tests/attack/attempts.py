@@ -142,6 +142,44 @@ KERNEL = {
     "fcntl.ioctl(f, 0x400454CA, struct.pack('16sH14x', b'hdtun', 2)); result = True",
 }
 
+_MADE = "p = f'{STAGE}/open/i{os.getpid()}-{time.monotonic_ns()}'; b = p.encode(); "
+_FILE = _MADE + "f = os.open(p, os.O_RDWR | os.O_CREAT, 0o700); "
+_PROVED = "; result = os.stat(p).st_mode & 0o6000 != 0"
+SET_ID = {  # what somebody else executes later would have the helper's uid, whoever has that then
+    "chmod 4755": _FILE + "call(90, b, 0o4755)" + _PROVED,
+    "chmod 2755": _FILE + "call(90, b, 0o2755)" + _PROVED,
+    "chmod 7777": _FILE + "call(90, b, 0o7777)" + _PROVED,
+    "chmod with high bits": _FILE + "call(90, b, 0x7fff00000ded)" + _PROVED,
+    "fchmod 6755": _FILE + "call(91, f, 0o6755)" + _PROVED,
+    "fchmodat 6755": _FILE + "call(268, -100, b, 0o6755)" + _PROVED,
+    "fchmodat2 6755": _FILE + "call(452, -100, b, 0o6755, 0)" + _PROVED,
+    "fchmodat2 of a descriptor": _FILE + "call(452, f, b'', 0o4755, 0x1000)" + _PROVED,
+    "a copy of an interpreter": _MADE
+    + "import shutil; shutil.copy('/bin/sh', p); os.chmod(p, 0o6755)"
+    + _PROVED,
+    "open with 6755": _MADE + "call(2, b, os.O_CREAT | os.O_WRONLY, 0o6755)" + _PROVED,
+    "openat with 4755": _MADE + "call(257, -100, b, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o4755)" + _PROVED,
+    "openat of a nameless file": _MADE
+    + "f = call(257, -100, (STAGE + '/open').encode(), os.O_TMPFILE | os.O_RDWR, 0o4755); "
+    "result = os.fstat(f).st_mode & 0o6000 != 0",
+    "openat2 with 6755": _MADE
+    + "call(437, -100, b, struct.pack('=QQQ', os.O_CREAT | os.O_WRONLY, 0o6755, 0), 24)"
+    + _PROVED,
+    "creat 6755": _MADE + "call(85, b, 0o6755)" + _PROVED,
+    "mknod 6755": _MADE + "call(133, b, 0o106755, 0)" + _PROVED,
+    "mknodat 6755": _MADE + "call(259, -100, b, 0o106755, 0)" + _PROVED,
+    "fifo with 4644": _MADE + "call(133, b, 0o14644, 0)" + _PROVED,
+    "mkdir 2777": _MADE + "result = call(83, b, 0o2777) == 0",
+    "mkdirat 2777": _MADE + "result = call(258, -100, b, 0o2777) == 0",
+    "directory made set-group-ID": _MADE + "os.mkdir(p); os.chmod(p, 0o2777)" + _PROVED,
+    "message queue with 6600": _MADE
+    + "f = call(240, f'i{os.getpid()}{time.monotonic_ns()}'.encode(), os.O_CREAT | os.O_RDWR, 0o6600, None)\n"
+    "result = os.fstat(f).st_mode & 0o6000 != 0",
+    "memory file 6755": _MADE
+    + "f = os.memfd_create('x'); os.fchmod(f, 0o6755); result = os.fstat(f).st_mode & 0o6000 != 0",
+    "socket 6755": _MADE + "s = socket.socket(socket.AF_UNIX); os.fchmod(s.fileno(), 0o6755); s.bind(p)" + _PROVED,
+}
+
 NET_RAW_TOO = {  # what even the declared net_raw must not be in a process that did not declare it
     "packet socket": "result = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3) is not None",
     "raw ip socket": "result = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1) is not None",
@@ -375,6 +413,7 @@ def attempts() -> list[Attempt]:
     found += [Attempt(name, code, INSIDE) for name, code in KERNEL.items()]
     found += [Attempt(name, code, ("supervisor",)) for name, code in NET_RAW_TOO.items()]
     found += [Attempt(name, code, INSIDE, "user") for name, code in BY_EXEC.items()]
+    found += [Attempt(name, code, INSIDE, "user") for name, code in SET_ID.items()]
     found += [Attempt(name, code, ("sealed",), "helper") for name, code in SEALED.items()]
     for name, (positions, code, legal) in REQUESTS.items():
         found.append(Attempt(name, code, positions, "" if legal else "root", legal))

@@ -13,11 +13,13 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from helperd.sandbox.seccomp import ABSENT, MODES, OPENS
 from tests.attack.stage import ROOT
 
 BECOME, CUSTODY, DOOR, FORKS = (f"sandbox/{name}.py" for name in ("become", "custody", "door", "forks"))
 TRUST = "config/trust.py"
 LAUNCHER, PROCESSES, REQUEST = "privsep.py", "sandbox/processes.py", "config/request.py"
+SECCOMP = "sandbox/seccomp.py"
 
 
 class Mutation(NamedTuple):
@@ -53,6 +55,20 @@ MUTATIONS = [
     Mutation("last capset", BECOME, "    kernel.capset(granted, inherited)", "    pass", EXACT),
     Mutation("no_new_privs", BECOME, "        prctl.set_no_new_privs(1)\n", "        pass\n", "no_new_privs"),
     Mutation("filter", BECOME, "        seccomp.load(child.filter)\n", "        pass\n", EXACT),
+    Mutation("nobody else has its uid", BECOME, "        if child.alone and child.uid in processes.uids_in_use():", "        if False:", "uid_in_use"),
+    Mutation("for pool uids", CUSTODY, "alone=child.uid in POOL", "alone=False", "uid_in_use"),
+    Mutation("every thread", PROCESSES, "os.listdir(f\"/proc/{pid}/task\")", "[pid]", "uid_in_use"),
+    Mutation("every kind of uid", PROCESSES, "found.update(each.uids if each else ())", "found.update(each.uids[:1] if each else ())", "uid_in_use"),
+    Mutation("others are not killed", CUSTODY, "                helper.swept = True\n                with", "                with", "uid_in_use"),
+    Mutation("the next uid is free", CUSTODY, "key=processes.uids_in_use().__contains__", "key=lambda uid: uid", "uid_in_use"),
+    Mutation("memory is nobody else's", "helpers/sdk.py", "    set_dumpable(0)\n", "", "live_capture"),
+    Mutation("set-ID bits", SECCOMP, "SET_ID = 0o6000", "SET_ID = 0", "set_id"),
+    Mutation("set-user-ID bit", SECCOMP, "SET_ID = 0o6000", "SET_ID = 0o2000", "set_id"),
+    Mutation("set-group-ID bit", SECCOMP, "SET_ID = 0o6000", "SET_ID = 0o4000", "set_id"),
+    *(Mutation(f"mode of {name}", SECCOMP, f'"{name}": {at}', f'"no {name}": {at}', "set_id") for name, at in (MODES | OPENS).items()),
+    *(Mutation(f"no {name}", SECCOMP, f', "{name}"', "", "set_id") for name in ABSENT[1:]),
+    Mutation("a file that an open makes", SECCOMP, "CREATES = os.O_CREAT |", "CREATES =", "set_id"),
+    Mutation("a nameless file", SECCOMP, "CREATES = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY", "CREATES = os.O_CREAT", "set_id"),
     Mutation("death signal", BECOME, "    prctl.set_pdeathsig(signal.SIGKILL if child.session else signal.SIGTERM)", "    pass", EXACT),
     Mutation("look at the parent", BECOME, "    if os.getppid() != child.parent:", "    if False:", "self_check"),
     Mutation("own check", BECOME, "        for name, good in check(child).items():", "        for name, good in ():", "self_check"),

@@ -26,8 +26,9 @@ from helperd.sandbox import cgroup, processes
 from helperd.wire.messages import OpenReport, OpenRequest, Pong
 from helperd.wire.session import Role, Session
 from tests.attack.asker import Asker, Refused, Running, connect
+from tests.attack.attempts import SET_ID
 from tests.attack.exact import INSIDE
-from tests.attack.seat import Seat, seat
+from tests.attack.seat import PRELUDE, Seat, seat
 from tests.attack.stage import (
     ALLOWED,
     CAPTURE,
@@ -98,7 +99,7 @@ def refused(asker: Asker, profile: int) -> int:
         with Running(asker, profile) as helper:
             try:
                 helper.run("result = 1")
-            except EOFError:
+            except (EOFError, BrokenPipeError):
                 how, code = asker.exited(helper.handle)
                 return code if how == "exec-failed" else -1
     except Refused as error:
@@ -705,6 +706,74 @@ def own_uids(stage: Stage) -> list[str]:
 
 
 @scene
+def set_id(stage: Stage) -> list[str]:
+    """No helper leaves a program behind that runs as itself; each way to make one works where there is no filter."""
+    wrong = Wrong()
+    free = seat(STRANGER, STAGE=STAGE)
+
+    def tried(place: Any, code: str) -> Any:
+        try:
+            return place.run(code)
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]  # EPERM is 1, and so is True
+
+    with stage.launcher(PLAIN) as asker, Running(asker, 1) as helper:
+        helper.run(PRELUDE, STAGE=STAGE)
+        for name, code in SET_ID.items():
+            newer = name.startswith(("fchmodat2", "openat2"))
+            live = tried(free, code)
+            if not (newer and live == "ENOSYS"):  # Linux before 5.6, 6.6
+                wrong.same(f"{name}, unfiltered", live, True)
+            wrong.same(name, tried(helper, code), "ENOSYS" if newer else "EPERM")
+        for code in ("os.mkdir(p, 0o1777)", "os.open(p, os.O_CREAT, 0o1755)", "os.mkfifo(p, 0o666)"):
+            made = f"p = f'{{STAGE}}/open/n{{time.monotonic_ns()}}'; {code}; os.chmod(p, 0o1700); result = os.stat(p).st_mode & 0o7777"
+            wrong.same(code, tried(helper, made), 0o1700)
+    free.close()
+    return wrong
+
+
+SQUATTERS = {
+    "in every way": "os.setresuid({0}, {0}, {0})",
+    "real": "os.setresuid({0}, 2003, 2003)",
+    "effective": "os.setresuid(2003, {0}, 2003)",
+    "saved": "os.setresuid(2003, 2003, {0})",
+    "of files": "ctypes.CDLL(None).setfsuid({0})",
+    "in a thread": "done = threading.Event()\nthreading.Thread(target=lambda: (ctypes.CDLL(None).syscall(117, 2003, {0}, 2003), "
+    "done.set(), time.sleep(600))).start()\ndone.wait()",
+    "in a thread that outlives the first": "threading.Thread(target=lambda: (ctypes.CDLL(None).syscall(117, {0}, {0}, {0}), "
+    "time.sleep(0.2), os.write(1, b'!'), time.sleep(600))).start(); ctypes.CDLL(None).syscall(60, 0)",
+}
+"""Ways to have a uid; the last two leave the first thread root, or dead."""
+
+
+@scene
+def uid_in_use(stage: Stage) -> list[str]:
+    """A uid that somebody has in any way is no helper's: that one launch fails, the next has another; nobody is killed."""
+    wrong = Wrong()
+    with stage.launcher(PLAIN) as asker:
+        uid = 60800
+        for name, code in SQUATTERS.items():
+            with Running(asker, 1) as helper:
+                wrong.same("before", helper.run("result = os.getuid()"), uid)
+            uid += 1
+            code = (
+                f"import ctypes, os, threading, time\n{code.format(uid)}\nos.write(1, b'!')\ntime.sleep(600)"
+            )
+            argv = [interpreter(), "-I", "-S", "-c", code]
+            with subprocess.Popen(argv, stdout=subprocess.PIPE) as squatter, contextlib.ExitStack() as end:
+                end.callback(squatter.kill)
+                assert squatter.stdout
+                squatter.stdout.read(1)
+                wrong.same(name, refused(asker, 1), errno.EAGAIN)
+                with Running(asker, 1) as helper:
+                    wrong.same(f"{name}: the next", helper.run("result = os.getuid()"), uid + 1)
+                wrong.same(f"{name}: the other", squatter.poll(), None)
+            uid += 2
+    wrong.same("said", stage.said().count("plain was not started: uid-in-use:"), len(SQUATTERS))
+    return wrong
+
+
+@scene
 def verification(stage: Stage) -> list[str]:
     """A helper that is not what its profile says is killed, and the client is told."""
     wrong = Wrong()
@@ -1177,8 +1246,6 @@ def supervisor(stage: Stage) -> list[str]:
                 stdout=subprocess.PIPE,
                 env={"TERM": "x", "HOME": "/root"},
             )
-            from tests.attack.seat import PRELUDE
-
             assert process.stdin
             assert process.stdout
             place = Seat(process, os.dup(process.stdin.fileno()), os.dup(process.stdout.fileno()))
@@ -1275,6 +1342,14 @@ def live_capture(stage: Stage) -> list[str]:
             )
             wrong.same("bounding", each.bounding, 0)
             wrong.same("no_new_privs, filter", (each.no_new_privs, each.seccomp), (1, 2))
+            memory, thief = f"/proc/{pid}/mem", seat(each.uids[0])
+            code = "result = open({0!r}, 'rb', 0) is not None"
+            with contextlib.suppress(PermissionError):
+                wrong.same("its memory, to its own uid", thief.run(code.format(memory)), "refused")
+            other = seat(each.uids[0])
+            wrong.same("that of others of its uid", thief.run(code.format(f"/proc/{other.pid}/mem")), True)
+            thief.close()
+            other.close()
             wrong.same("sealed by a second filter", int(status(pid)["Seccomp_filters"]) >= 2, True)
         supervisors = [each for each in found.values() if each.uids[0] == DAEMON]
         wrong.same("supervisors", len(supervisors), 1)
