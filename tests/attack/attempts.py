@@ -177,7 +177,9 @@ SET_ID = {  # what somebody else executes later would have the helper's uid, who
     "result = os.fstat(f).st_mode & 0o6000 != 0",
     "memory file 6755": _MADE
     + "f = os.memfd_create('x'); os.fchmod(f, 0o6755); result = os.fstat(f).st_mode & 0o6000 != 0",
-    "socket 6755": _MADE + "s = socket.socket(socket.AF_UNIX); os.fchmod(s.fileno(), 0o6755); s.bind(p)" + _PROVED,
+    "socket 6755": _MADE
+    + "s = socket.socket(socket.AF_UNIX); os.fchmod(s.fileno(), 0o6755); s.bind(p)"
+    + _PROVED,
 }
 
 NET_RAW_TOO = {  # what even the declared net_raw must not be in a process that did not declare it
