@@ -98,7 +98,7 @@ class Daemon:
             SinkError: one of them cannot be opened; those before it are closed by the nursery's cancellation.
         """
         self.nursery = nursery
-        nursery.start_soon(self.doorman.serve, nursery)
+        nursery.start_soon(partial(self.doorman.serve, nursery, self.supervisor.tending.keep))
         for sink, source in self._implicit() if self.spec.implicit_sinks else []:
             self._open(sink, source)
         for spec in self.supervisor.config.sinks:
@@ -176,11 +176,6 @@ class Daemon:
 
     def _files(self, spec: SinkSpec) -> FileSink:
         supervisor = self.supervisor
-
-        def say(severity: str, text: str) -> None:
-            supervisor.bus.post(severity, "helperd", text)
-            supervisor.log(severity, "helperd", text)
-
         return FileSink(
             spec,
             supervisor.table,
@@ -189,7 +184,7 @@ class Daemon:
             on_connect=supervisor.on_consumer,
             on_change=supervisor.changed,
             on_bug=partial(supervisor.bug, "helperd"),
-            say=say,
+            say=supervisor.say,
         )
 
     # ControlApi
@@ -383,7 +378,8 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
     path = os.path.join(daemon.runtime_dir, CONTROL_SOCKET)
     admins = Admins.of(daemon.spec.admin_group)
     listener = listen_unix(path, mode=daemon.spec.socket_mode, group=daemon.spec.socket_group)
-    serve = partial(serve_control, admin=admins)
+    supervisor = daemon.supervisor
+    serve = partial(serve_control, admin=admins, on_bug=supervisor.bug, tend=supervisor.tending.keep)
     daemon.control = listener
     try:
         async with trio.open_nursery() as nursery:
@@ -443,7 +439,7 @@ async def run(
                     if view is not None:
                         view.snapshot = daemon.snapshot
                         nursery.start_soon(view.show)
-                    nursery.start_soon(daemon.end_readers)
+                    nursery.start_soon(supervisor.tending.keep, "the end of streams", daemon.end_readers)
                     nursery.start_soon(_end_with_launcher, launcher)
                     supervisor.on_beat.append(_Pulse(notifier, supervisor).beat)
                     notifier.ready(f"{len(settings.sources)} sources")

@@ -15,6 +15,7 @@ Source of facts: netlink(7), NETLINK_KOBJECT_UEVENT; Linux's Documentation/ABI/t
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import stat
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _KERNEL_EVENTS: Final = 15  # NETLINK_KOBJECT_UEVENT; not in the socket module
 _FROM_KERNEL: Final = 1  # multicast group
+_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _COMES: Final = frozenset({"add", "move", "online"})
 _GOES: Final = frozenset({"remove", "offline"})
 _CREATE, _MOVED_TO, _ATTRIB, _WRITTEN = 0x100, 0x80, 0x4, 0x8
@@ -82,13 +84,15 @@ class Hotplug:
     async def _follow_devices(self) -> None:
         try:
             events = trio.socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _KERNEL_EVENTS)
-        except OSError:
-            return
+        except OSError as error:
+            if error.errno in _SHORTAGE:
+                raise
+            await trio.sleep_forever()  # not to be had here
         with closing(events):
             try:
                 await events.bind((0, _FROM_KERNEL))
             except OSError:
-                return
+                await trio.sleep_forever()  # nor this
             while True:
                 try:
                     event = await events.recv(8192)
@@ -112,8 +116,10 @@ class Hotplug:
                 await self.look.wait()
             try:
                 folders = Folders()
-            except OSError:
-                return
+            except OSError as error:
+                if error.errno in _SHORTAGE:
+                    raise
+                await trio.sleep_forever()
             one_at_a_time = trio.Lock()
             with closing(folders):
                 async with trio.open_nursery() as nursery:

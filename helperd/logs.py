@@ -392,6 +392,17 @@ class Log:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        """Serve until closed; an error of our own costs a line, never the log."""
+        while True:
+            try:
+                self._serve()
+            except Exception as error:  # noqa: BLE001 - there is nobody else to tell it to
+                self.counts.lost += 1
+                self.counts.why = f"{type(error).__name__}: {error}"
+            else:
+                return
+
+    def _serve(self) -> None:
         while True:
             wait = self._fold.window if self._fold.repeats else None
             try:

@@ -329,6 +329,16 @@ class Outbox:
         if was_full and self.pinned <= self._limit:
             self.on_room()
 
+    def lose(self, taken: Iterable[Batch], reason: str) -> None:
+        """Count taken batches as lost and free their memory."""
+        was_full = self.pinned > self._limit
+        for batch in taken:
+            self.inflight -= batch.packets
+            self.pinned -= batch.pinned
+            self.count_lost(batch, reason)
+        if was_full and self.pinned <= self._limit:
+            self.on_room()
+
     def _drop_queue(self, reason: str) -> None:
         for batch in self._batches:
             self.count_lost(batch, reason)

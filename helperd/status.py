@@ -176,13 +176,15 @@ def snapshot(
     ]
     sinks = list(sinks)
     sick += [sink.name for sink in sinks if isinstance(sink, FileSink) and sink.error is not None]
+    troubles = supervisor.tending.troubles(now)
     return {
         "pid": os.getpid(),
         "version": __version__,
         "uptime_s": now - started_at,
         "config": supervisor.config.file,
         "runtime_dir": runtime_dir,
-        "health": "degraded" if sick else "ok",
+        "health": "degraded" if sick or troubles else "ok",
+        "troubles": troubles,
         "late_beats": supervisor.late_beats,
         "bugs": supervisor.bugs + sum(source.faults + source.life.bugs for source in supervisor.all),
         "sources": sources,

@@ -28,6 +28,7 @@ from helperd.hotplug import Arrival, Hotplug
 from helperd.lifecycle import Event, Plan, State, plan
 from helperd.service import Service
 from helperd.source import Source, policy_of
+from helperd.tending import Tending
 from helperd.tuning import Tuning
 from helperd.watch import Moment
 
@@ -86,6 +87,7 @@ class Supervisor:
         self.drivers = Drivers()
         self.tuning = Tuning(lambda: self.sources, self.bug)
         self.hotplug = Hotplug(self._on_arrival, self._awaited_paths)
+        self.tending = Tending(self.bug, self.say, self.changed)
         self._lot = trio.lowlevel.ParkingLot()
         self.runtime_dir = ""
         self._running: dict[str, _Running] = {}
@@ -176,10 +178,11 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             gather.rooms()  # from the beginning: no descriptors more later
-            nursery.start_soon(self._heartbeat)
-            nursery.start_soon(self._watch_vitals)
-            nursery.start_soon(self.tuning.run)
-            nursery.start_soon(self.hotplug.run)
+            keep = self.tending.keep
+            nursery.start_soon(keep, "the heartbeat", self._heartbeat)
+            nursery.start_soon(keep, "the look at processes", self._watch_vitals)
+            nursery.start_soon(keep, "tuning", self.tuning.run)
+            nursery.start_soon(keep, "the watch for devices", self.hotplug.run)
             for spec in self.config.sources:
                 self._add(spec)
             for service in self.config.services:
@@ -264,6 +267,11 @@ class Supervisor:
         self.beats += 1
         for call in self.on_beat:
             call(moment.now)
+
+    def say(self, severity: str, text: str) -> None:
+        """Tell people something of helperd's own: a message, and a line of the log."""
+        self.bus.post(severity, "helperd", text)
+        self.log(severity, "helperd", text)
 
     def bug(self, source: str, error: BaseException) -> None:
         """Log an exception of our own with its traceback, and count it."""

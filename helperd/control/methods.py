@@ -357,6 +357,7 @@ async def get_health(room: Room, _call: Call) -> bytes:
     """Whether all is well, and what is not."""
     troubles = [_trouble(source) for source in room.snapshot["sources"] if _troubled(source)]
     troubles += [_sink_trouble(sink) for sink in room.snapshot["sinks"] if sink.get("problem")]
+    troubles += room.snapshot.get("troubles") or []
     health = room.snapshot.get("health") or ("degraded" if troubles else "ok")
     return encode_reply({"health": health, "troubles": troubles})
 

@@ -74,6 +74,16 @@ def load_interface(name: str) -> Interface:
     return parse(Path(__file__).with_name(f"{name}.varlink").read_text(encoding="utf-8"))
 
 
+def _no_log(_who: str, error: BaseException) -> None:
+    """Where there is no daemon: the logging of whoever serves."""
+    _LOG.error("control", exc_info=error)
+
+
+async def _just(_name: str, work: Callable[[], Awaitable[object]]) -> None:
+    """Nobody tends a task: its error is the server's."""
+    await work()
+
+
 @dataclass(slots=True)
 class Service:
     """What all connections share beside the room.
@@ -90,6 +100,12 @@ class Service:
     clients: int = 0
     refused: int = 0
     bugs: int = 0
+    on_bug: Callable[[str, BaseException], None] = _no_log
+
+    def bug(self, error: BaseException) -> None:
+        """Count an error of our own, and hand it to the daemon, which logs and counts it like every other."""
+        self.bugs += 1
+        self.on_bug("control", error)
 
     def entry(self, call: Call) -> Entry:
         """Find what answers a call, and check the call's parameters.
@@ -237,8 +253,7 @@ class Connection:
         except HelperdError as error:
             raise error_of(error) from None
         except Exception as error:  # noqa: BLE001 - told to the caller and logged; the connection goes on
-            self.service.bugs += 1
-            _LOG.exception("control: %s.%s", call.interface, call.method)
+            self.service.bug(error)
             text = f"an error of helperd's own in {call.method}: {error!r}; the log has the traceback"
             raise error_of(HelperdError("bug", text)) from None
 
@@ -266,9 +281,8 @@ class Connection:
                 await self._send(reply)
                 try:
                     await serve()
-                except Exception:  # noqa: BLE001 - the reader gets no more than the end of its stream
-                    self.service.bugs += 1
-                    _LOG.exception("control: %s", call.method)
+                except Exception as error:  # noqa: BLE001 - the reader gets no more than the end of its stream
+                    self.service.bug(error)
         raise _Gone
 
     async def _stream(self, entry: Entry, call: Call) -> None:
@@ -353,9 +367,8 @@ async def _serve_one(service: Service, stream: trio.SocketStream) -> None:
                 await connection.refuse(crowd)
     except (_Gone, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
         return
-    except Exception:  # noqa: BLE001 - one client's connection never ends another's
-        service.bugs += 1
-        _LOG.exception("control: a connection")
+    except Exception as error:  # noqa: BLE001 - one client's connection never ends another's
+        service.bug(error)
     finally:
         service.clients -= 1
 
@@ -380,6 +393,8 @@ async def serve(
     *,
     admin: Policy | None = None,
     limits: Limits | None = None,
+    on_bug: Callable[[str, BaseException], None] = _no_log,
+    tend: Callable[[str, Callable[[], Awaitable[object]]], Awaitable[None]] = _just,
     task_status: trio.TaskStatus[Service] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the control socket until cancelled; then every connection is closed.
@@ -389,21 +404,27 @@ async def serve(
         daemon: answers. Functions of ``ReloadApi``, ``TuneApi`` and ``AddApi`` are used where it has them.
         admin: who may change things; None: root and this process' own user.
         limits: None: the defaults.
+        on_bug: takes who, and an error of our own that one client has met.
+        tend: keeps a task going, by its name, whatever ends it.
         task_status: started with the service's counters.
     """
     interfaces = {name: load_interface(name) for name in (SERVICE, OWN)}
     async with listener, trio.open_nursery() as nursery:
         room = Room(daemon, nursery)
-        service = Service(room, admin or Admins.of(None), limits or Limits(), interfaces)
-        nursery.start_soon(room.follow_changes)
-        nursery.start_soon(room.follow_news)
+        service = Service(room, admin or Admins.of(None), limits or Limits(), interfaces, on_bug=on_bug)
+        nursery.start_soon(tend, "the control server's changes", room.follow_changes)
+        nursery.start_soon(tend, "the control server's messages", room.follow_news)
         task_status.started(service)
-        while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                if error.errno not in _SHORTAGE and error.errno != errno.ECONNABORTED:
-                    raise
-                await trio.sleep(0.1)  # no descriptor is free; one may be soon
-            else:
-                nursery.start_soon(_serve_one, service, stream)
+
+        async def accept() -> None:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _SHORTAGE and error.errno != errno.ECONNABORTED:
+                        raise
+                    await trio.sleep(0.1)  # no descriptor is free; one may be soon
+                else:
+                    nursery.start_soon(_serve_one, service, stream)
+
+        await tend("the control server", accept)

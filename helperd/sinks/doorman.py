@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from helperd.sinks.stream import StreamSink
+    from helperd.sinks.stream import StreamSink, Tend
 
 
 class Doorman:
@@ -41,15 +41,24 @@ class Doorman:
             self._doors.unregister(door)
         return sink
 
-    async def serve(self, nursery: trio.Nursery) -> None:
-        """Wake those that are knocked at, into ``nursery``, until cancelled; then close those that sleep."""
-        try:
+    async def serve(self, nursery: trio.Nursery, tend: Tend) -> None:
+        """Wake those that are knocked at, into ``nursery``, until cancelled; then close those that sleep.
+
+        Args:
+            nursery: where they are served.
+            tend: keeps a task going, by its name, whatever ends it, until it may end.
+        """
+
+        async def wait() -> None:
             while True:
                 await trio.lowlevel.wait_readable(self._doors.fileno())
                 for door, _ in self._doors.poll(0):
                     sink = self._take(door)
                     if sink is not None:
-                        nursery.start_soon(sink.serve)
+                        nursery.start_soon(sink.serve, tend)
+
+        try:
+            await tend("the consumer sockets", wait, lambda: False)
         finally:
             for sink in self._asleep.values():
                 sink.listener.close()

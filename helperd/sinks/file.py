@@ -40,6 +40,10 @@ GATHER_PACKED_S: Final = 1.0
 """The same where they are compressed: small frames compress badly."""
 RETRY_S: Final = 1.0
 """Seconds between tries of a sink that cannot write."""
+MOST_S: Final = 60.0
+"""The longest pause: tries after an error of our own come ever more seldom."""
+_OURS: Final = frozenset({"no-resources", "bug"})
+"""What is no fault of the disk, so that its policy does not count: it is tried again."""
 TICK_S: Final = 1.0
 FLUSH_S: Final = 5.0
 """Seconds that a sink that is closed has for what is queued."""
@@ -151,23 +155,53 @@ class FileSink:
         self.on_change()
         try:
             with self.scope:
-                async with trio.open_nursery() as nursery:
-                    self.on_connect(frozenset(spec.sources))
-                    await self._prepare()
-                    await self._write_all(nursery)
-        except* Exception as bugs:  # noqa: BLE001 - one sink's bug ends no other's capture
-            for bug in bugs.exceptions:
-                self.on_bug(bug)
-            self.state = "stopped"
+                pause = RETRY_S
+                while not await self._work():
+                    await self._rest(pause)
+                    pause = min(pause * 2, MOST_S)
         finally:
             self.table.disconnect(self.outbox)
             self.outbox.clear("consumer-left" if self.error is None else self.error.problem)
             self.consumers.clear()
             self.on_change()
 
+    async def _work(self) -> bool:
+        """Take packets and write them; False when an error of our own has ended that: it is to be tried again."""
+        failure: SinkError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                self.on_connect(frozenset(self.spec.sources))
+                await self._prepare()
+                await self._write_all(nursery)
+        except* Exception as bugs:  # noqa: BLE001 - one sink's bug ends no other's capture, nor its own
+            for bug in bugs.exceptions:
+                self.on_bug(bug)
+                failure = SinkError("bug", f"an error of helperd's own, which the log has: {bug!r:.200}")
+        if failure is None or self._closing.is_set():
+            return True
+        self._fail(failure)
+        return False
+
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Let the thread do something; when the sink is cancelled meanwhile, the thread is left to itself."""
-        return await in_thread(work, limiter=self._threads)
+        """Let the thread do something; when the sink is cancelled meanwhile, the thread is left to itself.
+
+        Raises:
+            SinkError: "no-resources"; no thread can be started, and nothing was done.
+        """
+        begun = False
+
+        def run() -> _Result:
+            nonlocal begun
+            begun = True
+            return work()
+
+        try:
+            return await in_thread(run, limiter=self._threads)
+        except (RuntimeError, MemoryError) as error:
+            if begun:
+                raise
+            text = f"no thread can be started ({error}); see TasksMax= of the unit, and `ulimit -u`"
+            raise SinkError("no-resources", text) from None
 
     async def _prepare(self) -> None:
         """Make ready to write, and try until that works."""
@@ -203,8 +237,11 @@ class FileSink:
                     break
             if now >= tick_at:
                 tick_at = now + TICK_S
-                for text in await self._in_thread(self._files.tick):
-                    self.say("warning", text)
+                try:
+                    for text in await self._in_thread(self._files.tick):
+                        self.say("warning", text)
+                except SinkError as error:
+                    self._fail(error)
             await self._finish_files(nursery)
             if not taken and not outbox and not self._closing.is_set():
                 self._idle = True
@@ -213,7 +250,11 @@ class FileSink:
                 self._idle = False
             elif not self._plenty and not self._closing.is_set():
                 await self._gather()
-        await self._in_thread(partial(self._files.turn, self._untold()))
+        untold = self._untold()
+        try:
+            await self._in_thread(partial(self._files.turn, untold))
+        except SinkError as error:
+            self._fail(error)
         await self._finish_files(nursery)
 
     def _on_ready(self) -> None:
@@ -237,7 +278,18 @@ class FileSink:
 
     async def _write(self, taken: list[Batch]) -> None:
         outbox = self.outbox
-        done: Outcome = await self._in_thread(partial(self._files.write, taken, self._untold()))
+        untold = self._untold()
+        try:
+            done: Outcome = await self._in_thread(partial(self._files.write, taken, untold))
+        except SinkError as error:  # nothing was begun
+            self._fail(error)
+            outbox.sent(taken, taken)
+            outbox.unreported += untold
+            return
+        except Exception:
+            outbox.lose(taken, "bug")  # how many are in the file is not known
+            outbox.unreported += untold
+            raise
         for text in done.said:
             self.say("warning", text)
         if done.error is None:
@@ -254,7 +306,8 @@ class FileSink:
     def _fail(self, error: SinkError) -> None:
         """Note why nothing can be written; say it once."""
         before = self.state
-        self.state = "stopped" if self.spec.disk_full == "stop" else "failed"
+        policy_ends = self.spec.disk_full == "stop" and error.problem not in _OURS
+        self.state = "stopped" if policy_ends else "failed"
         self.error = error
         self.outbox.reason = error.problem
         if before != self.state:
@@ -288,8 +341,19 @@ class FileSink:
             nursery.start_soon(self._finish, self._over.pop(0))
 
     async def _finish(self, file: Written) -> None:
+        pause = RETRY_S
         try:
-            await in_thread(file.finish, limiter=self._threads)
+            while True:
+                try:
+                    await self._in_thread(file.finish)
+                except SinkError as error:
+                    self.say("error", f"{file.part} is whole, and not finished yet: {error.text}")
+                    if self._closing.is_set():
+                        return
+                    await self._rest(pause)
+                    pause = min(pause * 2, MOST_S)
+                else:
+                    return
         except OSError as error:
             self.say("error", f"{file.part} is whole, but cannot be finished: {error.strerror or error}")
         finally:

@@ -12,12 +12,14 @@ from helperd.routing import OUTBOX_LIMIT, Overflow, RouteTable
 from helperd.sinks.consumer import Consumer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from helperd.bell import Bell
     from helperd.config.specs import SinkSpec
     from helperd.routing import Form
     from helperd.sinks.listen import TcpListener, UnixListener
+
+    Tend = Callable[[str, Callable[[], Awaitable[object]], Callable[[], bool]], Awaitable[None]]
 
 TCP_OPTIONS: Final = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -75,13 +77,17 @@ class StreamSink:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     refused: int = 0
 
-    async def serve(self) -> None:
+    async def serve(self, tend: Tend) -> None:
         """Accept consumers until closed or cancelled; the socket is closed then and its path removed."""
         try:
             with self.scope:
                 async with trio.open_nursery() as nursery:
-                    while (sock := await self._accept()) is not None:
-                        nursery.start_soon(self.serve_one, sock)
+
+                    async def accept() -> None:
+                        while (sock := await self._accept()) is not None:
+                            nursery.start_soon(self.serve_one, sock)
+
+                    await tend(self.name, accept, lambda: self.listener.closed)
         finally:
             self.listener.close()
 
@@ -109,7 +115,13 @@ class StreamSink:
         if self.listener.closed:
             sock.close()
             return
-        await self.attend(self.admit(sock))
+        try:
+            consumer = self.admit(sock)
+        except Exception as bug:  # noqa: BLE001 - the border: this consumer is not served, and all others are
+            sock.close()
+            self.on_bug(self.name, bug)
+            return
+        await self.attend(consumer)
 
     def admit(self, sock: trio.socket.SocketType) -> Consumer:
         """Take a consumer in: packets are queued for it from now on. It is to be attended or dismissed."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests import hostile
 from tests.attack.scenes import rewrite
-from tests.attack.stage import LIBRARY, STAGE, Stage, interpreter, say
+from tests.attack.stage import LIBRARY, OTHER, STAGE, Stage, interpreter, say
 from tests.bombs import BOMBS, ROWS
 from tests.hostile import blocks
 
@@ -122,6 +122,63 @@ def recordings(stage: Stage) -> tuple[Tries, list[tuple[str, str, str]]]:
         (step, "monotonic() > self._due", "False"),
         (step, "row[0] <= before", "False"),
         (step, "table_info", "table_xinfo"),
+    ]
+
+
+SINK = """
+import resource, sys, os
+sys.path[:0] = [LIB, SITE]
+import trio
+from helperd.bell import Bell
+from helperd.config.specs import SinkSpec
+from helperd.routing import RouteTable
+from helperd.sinks.file import FileSink
+hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+async def main():
+    spec = SinkSpec(path=sys.argv[1], type='file', disk_full=sys.argv[2])
+    told = trio.Event()
+    def say(severity, text): told.set()
+    def bug(error): told.set()
+    sink = FileSink(spec, RouteTable(), b'', on_room=Bell(), on_connect=lambda _: None, on_change=lambda: None,
+                    on_bug=bug, say=say)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sink.serve)
+        await told.wait()
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        dead = sink.error is None or sink.over
+        resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+        with trio.move_on_after(5):
+            while sink.error is not None or sink.over:
+                await trio.sleep(0.05)
+        print('dead' if dead or not sink.consumers else 'alive')
+        sink.finish()
+import trio.testing
+trio.run(main)
+"""
+
+
+@scene
+def threads(stage: Stage) -> tuple[Tries, list[tuple[str, str, str]]]:
+    """Whoever takes all processes of a user ends a sink of files for good, and nobody is told."""
+    code = SINK.replace("LIB", repr(LIBRARY)).replace("SITE", repr(SITE))
+
+    def tries() -> Iterator[tuple[str, bool]]:
+        for policy in ("drop", "stop"):
+            argv = [interpreter(), "-c", code, f"{STAGE}/open/threads.pcapng", policy]
+            done = subprocess.run(
+                argv, capture_output=True, text=True, check=False, timeout=60, user=OTHER, group=OTHER
+            )
+            assert done.stdout in {"dead\n", "alive\n"}, done.stderr[-2000:]
+            yield f"no thread can start, {policy}", done.stdout == "dead\n"
+
+    return tries, [
+        ("sinks/file.py", "            if begun:\n                raise\n", "            raise\n"),
+        (
+            "sinks/file.py",
+            "        self._fail(failure)\n        return False",
+            '        self.state = "stopped"\n        return True',
+        ),
     ]
 
 

@@ -234,13 +234,13 @@ def listen(path: Path, backlog: int = 1024) -> trio.SocketListener:
 
 @contextlib.asynccontextmanager
 async def served(
-    folder: Path, daemon: FakeDaemon, *, admin: Any = None, limits: Limits | None = None
+    folder: Path, daemon: FakeDaemon, *, admin: Any = None, limits: Limits | None = None, **options: Any
 ) -> AsyncIterator[tuple[str, Service]]:
     """Serve in this run; yields the socket's path and the server's counters."""
     path = folder / "control.sock"
     async with trio.open_nursery() as nursery:
         task = lambda task_status: serve(  # noqa: E731
-            listen(path), daemon, admin=admin, limits=limits, task_status=task_status
+            listen(path), daemon, admin=admin, limits=limits, task_status=task_status, **options
         )
         service = await nursery.start(task)
         try:

@@ -148,6 +148,11 @@ class Bench:
         return reading
 
 
+async def untended(_name, work, _is_over) -> None:
+    """A task that ends by an error fails its test."""
+    await work()
+
+
 @asynccontextmanager
 async def bench(tmp_path, kind: str, form: str, **settings):
     """An open sink on a unix path or a TCP port."""
@@ -169,7 +174,7 @@ async def bench(tmp_path, kind: str, form: str, **settings):
             **settings,
         )
         made = Bench(sink, table, form, nursery)
-        nursery.start_soon(sink.serve)
+        nursery.start_soon(sink.serve, untended)
         yield made
         sink.scope.cancel()
 
