@@ -5,7 +5,8 @@ Rules:
   2. What it says on stderr goes to the helper's stderr, line by line; the last lines are kept for the reason.
   3. It gets standard input, output and error, and nothing else of ours: no descriptor, no signal setting, no
      variable that was meant for us.
-  4. What it says and how long its end takes is bounded; how long it may take to answer is for whoever asks to say.
+  4. It does not outlive us, however we end: under helperd the launcher sees to that, elsewhere a shell that waits.
+  5. What it says and how long its end takes is bounded; how long it may take to answer is for whoever asks to say.
 """
 
 from __future__ import annotations
@@ -235,6 +236,36 @@ def _reap(pid: int, pidfd: int, until: float) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+def _guard(pid: int) -> tuple[int, int]:
+    """Let a program's process group be killed when we are: Kismet's servers send SIGKILL right behind SIGTERM.
+
+    Returns:
+        The process that waits for our end, and the descriptor whose end it waits for; -1 twice where there is none.
+    """
+    if "HELPERD_SEAL" in os.environ:  # the launcher's mark
+        return -1, -1
+    theirs, ours = os.pipe2(os.O_CLOEXEC)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        script = 'read -r _; kill -s KILL -- "-$0"'
+        return spawn(["/bin/sh", "-c", script, str(pid)], (theirs, null, null)), ours
+    except HelperdError:
+        os.close(ours)
+        return -1, -1
+    finally:
+        os.close(theirs)
+        os.close(null)
+
+
+def _unguard(guard: tuple[int, int]) -> None:
+    """End the watch, before the number of the group is free."""
+    pid, fd = guard
+    if pid > 0:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(fd)
+
+
 class Program:
     """A program that runs as long as the capture does.
 
@@ -270,6 +301,7 @@ class Program:
             opened += [null]
             self.pid = spawn(argv, (null if stdin < 0 else stdin, child_out, child_err))
             self._pidfd = os.pidfd_open(self.pid)
+            self._guard = _guard(self.pid)
         except BaseException:
             for fd in opened:
                 os.close(fd)
@@ -353,7 +385,10 @@ class Program:
                 if self._told_at is None and (asked or not readable(self._pidfd, LINGER_S)):
                     _kill(self.pid, signal.SIGTERM)
                     self._told_at = monotonic()
-                self._status = _reap(self.pid, self._pidfd, (self._told_at or monotonic()) + GRACE_S)
+                until = (self._told_at or monotonic()) + GRACE_S
+                readable(self._pidfd, until - monotonic())
+                _unguard(self._guard)
+                self._status = _reap(self.pid, self._pidfd, until)
         self._listener.join(LINGER_S)
         return self._status
 

@@ -1,6 +1,7 @@
 """docs/writing-a-helper.md, "Under a Kismet server": every step as printed; the server is played from the reference."""
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -209,3 +210,30 @@ def test_what_it_sends_is_what_the_server_takes(place):
                     for _, _, _, original, content, _ in helper.strict.current.packets(run):
                         assert len(content) < original == 60000
         helper.close()
+
+
+@pytest.mark.parametrize("adapter", ["pipe", "jsonlines"])
+@pytest.mark.parametrize("stubborn", ["", "trap '' TERM HUP\n"])
+def test_a_wrapped_program_ends_with_a_helper_that_is_killed(place, tmp_path, adapter, stubborn):
+    """It writes nothing any more, so that no closed pipe would tell it."""
+    says = {
+        "pipe": r"printf '\324\303\262\241\2\0\4\0\0\0\0\0\0\0\0\0\0\0\1\0\1\0\0\0'",
+        "jsonlines": "echo '{}'",
+    }
+    tool = tmp_path / "tool"
+    tool.write_text(
+        f"#!/bin/sh\n{stubborn}{says[adapter]}\necho $$ > {tmp_path}/pid\nsleep 1000\nsleep 1000\n"
+    )
+    tool.chmod(0o755)
+    os.mkfifo(tmp_path / "pid")
+    place.put("kismet_cap_openbsd_wifi", place.bundled.replace('synthetic "$@"', f'{adapter} -- {tool} "$@"'))
+    [source] = place.server("x:type=openbsdwifi").sources
+    with Opened(source) as (helper, report):
+        assert report.success
+        ended = os.pidfd_open(int((tmp_path / "pid").read_text()))
+        helper.process.kill()
+        helper.process.wait(HANGS_S)
+    try:
+        assert select.select([ended], [], [], HANGS_S)[0]
+    finally:
+        os.close(ended)

@@ -28,7 +28,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 # Says what it finds when it begins, then does an adapter's work.
 CURIOUS = """#!/bin/sh
-{{ ls -l /proc/$$/fd; grep Sig /proc/$$/status; env; }} > {told}
+{{ ls -l /proc/$$/fd; while read -r line; do echo "$line"; done < /proc/$$/status; env; }} > {told}
 case "$*" in
 *--extcap-interfaces*) echo 'extcap {{version=1}}'; echo 'interface {{value=x}}{{display=X}}';;
 *--extcap-dlts*) echo 'dlt {{number=1}}{{name=E}}{{display=E}}';;
