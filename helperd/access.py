@@ -91,6 +91,8 @@ def no_connection(path: str, number: int) -> str:
     user = _user()
     if gid in {os.getegid(), *os.getgroups()}:
         return f"{path} cannot be written by its group {group}: sudo chmod g+w {path}"
+    if gid == 0:
+        return f"{path} is root's alone: sudo chgrp helperd {path}"  # nobody is to join group root
     if user in _members(group):
         return (
             f"this session began before {user} joined group {group}: log in again, or for now: newgrp {group}"

@@ -92,6 +92,24 @@ def test_who_is_in_the_group_is_told_of_the_socket_itself(tmp_path: Path) -> Non
     assert told.endswith(f"sudo chmod g+w {path}")
 
 
+@pytest.mark.need("root", "uid65534")
+def test_nobody_is_told_to_join_the_group_of_root(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+    for place in (tmp_path, *list(tmp_path.parents)[:2]):
+        place.chmod(0o755)
+    told = []
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        told.append(access.no_connection(path, errno.EACCES))
+        os._exit(0 if told == [f"{path} is root's alone: sudo chgrp helperd {path}"] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_what_one_has_is_not_lacking() -> None:
     mine = [name for name in ("tty", "daemon") if access.Accounts().group(name) in os.getgroups()]
     assert access.lacks(replace(HELPER, groups=tuple(mine))) == ""

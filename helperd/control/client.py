@@ -250,6 +250,8 @@ def _group_hint(path: str) -> str:
         return f"; the directory {os.path.dirname(path)} is closed to it"
     if not found.st_mode & 0o020:
         return "; the socket is for its owner only, see socket_mode in helpers.toml(5)"
+    if found.st_gid == 0:
+        return "; it is root's alone: the daemon's configuration may name a socket_group, see helpers.toml(5)"
     import grp
     import pwd
 

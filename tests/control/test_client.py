@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helperd.control import client as client_module
 from helperd.control.client import Client, ControlError
 from helperd.errors import Code, ConfigError, ConfigRefused, HelperdError, UnavailableError
 from tests.control.fake import FakeDaemon, TunableDaemon, served_in_thread
@@ -153,6 +154,10 @@ def test_a_closed_door_names_the_group_that_has_the_key(rundir: Path) -> None:
         finally:
             os.seteuid(0)
         assert caught.value.exit_code == 77
+        os.chown(path, 0, 0)
+        hint = client_module._group_hint(str(path))
+        assert "root's alone" in hint
+        assert "usermod" not in hint  # nobody is to join that group
         path.chmod(0o600)
         os.seteuid(65534)
         try:

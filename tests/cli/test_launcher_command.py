@@ -1,0 +1,44 @@
+"""``helperd launcher``: what it says where its socket cannot be made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from helperd import cli
+from helperd.cli import launcher
+from helperd.runtime import LAUNCHER_SOCKET
+from tests.rig import ROOT
+
+ROOTS = "this machine's launcher is root's: sudo helperd launcher; for one of your own: --listen PATH"
+
+
+@pytest.mark.need("root", "uid65534")
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (LAUNCHER_SOCKET, ROOTS),
+        ("/nowhere/of/mine/socket", "/nowhere/of/mine does not exist; mkdir -p /nowhere/of/mine"),
+        ("/sys/socket", "this user may not make a socket there; choose another --listen PATH"),
+        ("{tmp}/closed/socket", "this user may not make a socket there; choose another --listen PATH"),
+    ],
+)
+def test_a_launcher_says_where_its_socket_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, says: str
+) -> None:
+    (tmp_path / "closed").mkdir(mode=0o755)
+    for place in (tmp_path, *list(tmp_path.parents)[:2]):
+        place.chmod(0o755)
+    listen = path.format(tmp=tmp_path)
+    assert launcher.SOCKET == LAUNCHER_SOCKET  # and is imported while Python's own files can be read
+    os.seteuid(65534)
+    try:
+        config = str(ROOT / "config" / "helpers.toml")
+        assert cli.main(["launcher", "--config", config, "--listen", listen]) == 69
+    finally:
+        os.seteuid(0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"helperd: no-runtime-dir: {listen}: ")
+    assert line.endswith(says)
