@@ -107,7 +107,9 @@ def test_nobody_is_told_to_join_the_group_of_root(tmp_path: Path) -> None:
         os.setresuid(65534, 65534, 65534)
         told.append(access.no_connection(path, errno.EACCES))
         os._exit(0 if told == [f"{path} is root's alone: sudo chgrp helperd {path}"] else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    status = os.waitpid(child, 0)[1]
+    os.unlink(path)
+    assert status == 0
 
 
 def test_what_one_has_is_not_lacking() -> None:
