@@ -161,19 +161,21 @@ class BulkWriter(V3Writer):
         bytes_ = 0
         for dlt, stamp, data, original, options in captured:
             size = len(data)
-            if options or dlt != current or size > room or stamp is None:
+            if dlt != current or size > room or stamp is None:
                 self._take(blocks, bytes_)
                 blocks, bytes_ = [], 0
                 self.packet(data, stamp, dlt=dlt, original=original, options=options)
                 current, number = self._current, self._interface
                 continue
-            total, tail = tails.get(size) or self._tail(size)
             try:
+                total, tail = (
+                    self._tail_with(size, options) if options else tails.get(size) or self._tail(size)
+                )
                 head = pack(ENHANCED_PACKET, total, number, stamp >> 32, stamp & 0xFFFFFFFF, size, original)
-            except struct.error:  # a stamp or a length that no capture can say: mended, or refused, there
+            except (struct.error, ValueError):  # what no capture can say is mended there, or refused
                 self._take(blocks, bytes_)
                 blocks, bytes_ = [], 0
-                self.packet(data, stamp, dlt=dlt, original=original)
+                self.packet(data, stamp, dlt=dlt, original=original, options=options)
                 current, number = self._current, self._interface
                 continue
             blocks.append(head + data + tail)
