@@ -226,7 +226,7 @@ def _why_it_ended(args: argparse.Namespace) -> list[str]:
         return ["the daemon has ended"]
     over = [rows[name] for name in args.names if name in rows and running.is_done(rows[name])]
     if over and len(over) == len(set(args.names)):
-        return list(map(running.said, over))
+        return [f"{running.said(row)}, for who reads by then: `helperd tap --all`" for row in over]
     return ["the daemon has ended the stream"]
 
 

@@ -361,7 +361,8 @@ def test_a_reader_gets_the_end_of_a_replay_behind_its_last_packet(rundir: Path, 
         again = tap(rig, "replay", "-w", str(tmp_path / "y.pcapng"))
         assert again.returncode == 0
         assert "Packets captured: 0" in again.stderr
-        assert "`helperd start replay` begins it again" in again.stderr
+        cure = "`helperd start replay` begins it again, for who reads by then: `helperd tap --all`"
+        assert cure in again.stderr
 
 
 def test_a_reader_of_everything_stays_when_a_replay_is_done(rundir: Path) -> None:
