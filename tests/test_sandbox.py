@@ -118,9 +118,10 @@ print(mode("a/program"), mode("sticky/a/b"), done.returncode, "Operation not per
 
 @known
 def test_the_tight_filter_allows_its_list_and_hides_files():
-    program = seccomp.tight([0x8B04])
+    program = seccomp.tight([0x8B04], [2, 7])
     n = numbers.NUMBERS
-    special = {n["mmap"], n["mprotect"], n["ioctl"]}
+    writing = ("write", "writev", "sendto", "sendmsg", "sendmmsg")
+    special = {n[name] for name in ("mmap", "mprotect", "ioctl", *writing)}
     for number in set(range(520)) - special:
         wanted = seccomp.ALLOW if number in numbers.ALLOWED_NUMBERS else seccomp.KILL
         wanted = EACCES if number in numbers.HIDDEN_NUMBERS else wanted
@@ -130,6 +131,12 @@ def test_the_tight_filter_allows_its_list_and_hides_files():
     assert judge(program, n["mprotect"], 0, 0, 5) == EACCES
     assert judge(program, n["ioctl"], 3, 0x8B04) == seccomp.ALLOW
     assert judge(program, n["ioctl"], 3, 0x8912) == EPERM
+    for name in writing:
+        passing = name in {"sendmsg", "sendmmsg"}  # descriptors too
+        assert (
+            judge(program, n[name], 2) == judge(program, n[name], 7) == (EPERM if passing else seccomp.ALLOW)
+        )
+        assert {judge(program, n[name], fd) for fd in (0, 1, 3, 4, 6, 8, 0x102, 0xFFFFFFFF)} == {EPERM}, name
 
 
 @known
@@ -158,8 +165,12 @@ def inside(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 def test_a_sealed_process_keeps_what_is_open_and_gets_nothing_new():
     code = """
 r, w = os.pipe()
-sealed = sandbox.seal(3)
+sealed = sandbox.seal(3, outputs=(1, w))
 os.write(w, b"x")
+try:
+    os.write(2, b"x")
+except PermissionError:
+    pass
 assert os.read(r, 1) == b"x"
 for path in ("/etc/hostname", "/etc/passwd"):
     try:

@@ -3,7 +3,8 @@
 Rules:
   1. The kernel is asked by ``ioctl`` on any socket and by netlink; both need no privilege, and speak of the
      namespace this process is in, as /sys may not.
-  2. A watch opens its socket before a sealed helper loses the right to, and only reads and writes afterwards.
+  2. A watch opens its socket before a sealed helper loses the right to, and only reads afterwards; what it may
+     still ask are ``IOCTLS``.
 
 Source of facts: netdevice(7), rtnetlink(7), Linux's include/uapi/linux/if_arp.h and Documentation/ABI/testing/
 sysfs-class-net-dsa; link types: libpcap's
@@ -72,12 +73,13 @@ COOKED: Final = (276, Framing.SLL2)
 
 _ETHERNET: Final = 1
 _DLT_RAW: Final = 12
-_FLAGS, _ADDRESS, _ETHTOOL = 0x8913, 0x8927, 0x8946
+_NAME, _FLAGS, _ADDRESS, _ETHTOOL = 0x8910, 0x8913, 0x8927, 0x8946
+IOCTLS: Final = (_NAME, _FLAGS)
+"""What a watch asks when news were lost."""
 _DRIVER: Final = 3
 _UP, _LOOPBACK = 1, 8
-_NEW_LINK, _DEL_LINK, _GET_LINK, _ERROR = 16, 17, 18, 2
+_NEW_LINK, _DEL_LINK = 16, 17
 _LINKS: Final = 1
-_REQUEST: Final = 1
 _MESSAGE = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 
@@ -210,6 +212,7 @@ class Watch:
         self._index = index
         self.up = up
         self.gone = False
+        self._unsure = True  # something may have happened before this socket heard of it
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self.socket = socket.socket(socket.AF_NETLINK, kind, 0)
         try:
@@ -218,27 +221,42 @@ class Watch:
             self.socket.close()
             raise
 
-    def ask(self) -> None:
-        """Ask for the present state; the answer comes as any news does."""
-        if not self._index:
-            return
-        body = _LINK.pack(0, 0, self._index, 0, 0)
-        head = _MESSAGE.pack(_MESSAGE.size + len(body), _GET_LINK, _REQUEST, 1, 0)
-        self.socket.sendto(head + body, (0, 0))
-
     def read(self) -> None:
-        """Take the news there is."""
+        """Take the news there is; the first time, and when some were lost, the present state too."""
         while True:
             try:
                 data = self.socket.recv(65536)
             except BlockingIOError:
-                return
+                if not self._unsure:
+                    return
+                self._unsure = False
+                self._look()  # now: what was read before is older
+                continue
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self.ask()  # news were lost
+                self._unsure = True  # news were lost
                 continue
             self._take(data)
+
+    def _look(self) -> None:
+        """Look at the present state, as a sealed helper may: it sends nothing, not even a question."""
+        while self._index:
+            try:
+                name = fcntl.ioctl(self.socket, _NAME, struct.pack("16si20x", b"", self._index))[:16]
+            except OSError as error:
+                if error.errno not in {errno.ENODEV, errno.ENXIO}:
+                    raise
+                self.gone = True
+                return
+            try:
+                answer = fcntl.ioctl(self.socket, _FLAGS, name + bytes(24))
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                continue  # it has just been renamed, or removed
+            self.up = bool(struct.unpack_from("=H", answer, 16)[0] & _UP)
+            return
 
     def _take(self, data: bytes) -> None:
         at = 0
@@ -247,9 +265,7 @@ class Watch:
             if size < _MESSAGE.size or at + size > len(data):
                 return
             body = at + _MESSAGE.size
-            if kind == _ERROR and size >= _MESSAGE.size + 4:
-                self.gone = self.gone or struct.unpack_from("=i", data, body)[0] == -errno.ENODEV
-            elif kind in {_NEW_LINK, _DEL_LINK} and size >= _MESSAGE.size + _LINK.size:
+            if kind in {_NEW_LINK, _DEL_LINK} and size >= _MESSAGE.size + _LINK.size:
                 family, _, index, flags, _ = _LINK.unpack_from(data, body)
                 if index == self._index and not family:  # a bridge tells of its ports in a family of its own
                     self.up = bool(flags & _UP)

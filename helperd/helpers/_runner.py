@@ -476,7 +476,13 @@ class Runner:
         done.wait()
         if failed:
             raise failed[0]
-        for text in _seal.seal_process():
+        outputs = (
+            2,
+            self._port.fd,
+            self._waker[1],
+            self._helper.stop_fd,
+        )  # the last two wake our own threads
+        for text in _seal.seal_process(outputs, self._helper.SEALED_IOCTLS):
             self._send(Text(Severity.INFO, text))
 
     def _opened(self, request: OpenRequest, definition: SourceDefinition, device: Device) -> OpenReport:

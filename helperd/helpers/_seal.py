@@ -6,7 +6,12 @@ the kernel can.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from helperd.sandbox import kernel, landlock, seal, wanted_tier, warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def restrict_thread() -> None:
@@ -22,8 +27,12 @@ def restrict_thread() -> None:
         landlock.restrict((), ())
 
 
-def seal_process() -> list[str]:
+def seal_process(outputs: Iterable[int], ioctls: Iterable[int]) -> list[str]:
     """Take the same from the calling thread, and narrow the system calls of all threads.
+
+    Args:
+        outputs: the descriptors that can still be written to.
+        ioctls: the requests that can still be made.
 
     Returns:
         What the kernel lacks, in words for the user; empty: nothing.
@@ -34,7 +43,7 @@ def seal_process() -> list[str]:
     warm_up()
     kernel.capset(0, 0)
     kernel.ambient(0)
-    sealed = seal()
+    sealed = seal(outputs=outputs, ioctls=ioctls)
     wanted = wanted_tier()
     if sealed.tier >= wanted and not sealed.lacking:
         return []

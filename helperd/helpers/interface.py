@@ -66,6 +66,7 @@ class InterfaceCapture(Helper):
     TYPE = "interface"
     SUMMARY = "captures live on a network interface"
     SEALED = True
+    SEALED_IOCTLS = _packetlink.IOCTLS
     SHARED = True
     OPTIONS = {  # noqa: RUF012 - a constant of the class, as in Helper
         "snaplen": f"bytes kept of a packet, {MIN_SNAPLEN} to {MAX_SNAPLEN}; default all",
@@ -181,8 +182,8 @@ class InterfaceCapture(Helper):
         poll.register(ring.socket, select.POLLIN)
         poll.register(watch.socket, select.POLLIN)
         poll.register(self.stop_fd, select.POLLIN)
-        watch.ask()
         settled = True
+        self._on_news(emit)
         while True:
             if self._drain(emit):
                 settled = False

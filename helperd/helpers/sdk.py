@@ -128,7 +128,11 @@ class Helper:
     SEALED: bool = False
     """True: between ``open`` and ``capture`` the process gives up its capabilities and everything it has not open:
     files, sockets, programs, threads (``helperd.sandbox.seal``). What ``capture`` needs must be open by then;
-    ``open`` may still set it for one device."""
+    ``open`` may still set it for one device. What is open can be read and waited for; nothing is sent but to the server
+    and to standard error, so ``tune`` works by ``SEALED_IOCTLS``, not by netlink."""
+
+    SEALED_IOCTLS: tuple[int, ...] = ()
+    """Requests of ioctl(2) that a sealed helper can still make, on whatever is open."""
 
     STOP_GRACE_S: float = 0.5
     """Seconds that a job may take to return once the helper shall end; helperd waits a second, then ``term_grace``."""

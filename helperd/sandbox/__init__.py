@@ -5,7 +5,7 @@ once its device is open; after that it has what is open, and nothing else.
 
     tier 1   coarse filter: no namespaces, mounts, modules, tracing, clocks; socket families as declared
     tier 2   and Landlock: no file but the named ones, no TCP, no abstract socket, no signal to others
-    tier 3   and an allow list of forty calls: read, write, wait, memory without PROT_EXEC, exit
+    tier 3   and an allow list of forty calls: read, write to its outputs, wait, memory without PROT_EXEC, exit
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def seal(
     read: Iterable[str] = (),
     write: Iterable[str] = (),
     ioctls: Iterable[int] = (),
+    outputs: Iterable[int] = (2, 4),
 ) -> Sealed:
     """Give up everything this process has not open already; there is no way back.
 
@@ -72,6 +73,8 @@ def seal(
         read: files and directories that stay readable (tier 2 only: tier 3 opens nothing).
         write: the same, writable.
         ioctls: request numbers that stay possible in tier 3, for tuning.
+        outputs: the descriptors that can be written to in tier 3: standard error, and where the launcher puts the
+            frames' way out. Whatever else is open, such as a packet socket, can be read and waited for.
 
     Returns:
         The tier in force and what is lacking; below ``tier`` only where the kernel or the machine lacks
@@ -92,7 +95,7 @@ def seal(
         if landlock.abi():
             reached = 2
     if tier >= 3:
-        program = seccomp.tight(ioctls)
+        program = seccomp.tight(ioctls, outputs)
         if program:
             seccomp.load(program)
             reached = 3

@@ -25,10 +25,14 @@ clock_settime:227:112 adjtimex:159:171 clock_adjtime:305:266 fanotify_init:300:2
 syslog:103:116 sethostname:170:161 setdomainname:171:162 vhangup:153:58 uselib:134:-
 """
 
-# tier 3: all that a helper with an open device still needs
+# tier 3: on its outputs only; those of the second row on none, for they can pass descriptors on
+WRITING = "write:1:64 writev:20:66 sendto:44:206"
+PASSING = "sendmsg:46:211 sendmmsg:307:269"
+
+# tier 3: all else that a helper with an open device still needs
 ALLOWED = """
-read:0:63 write:1:64 readv:19:65 writev:20:66 recvfrom:45:207 recvmsg:47:212 recvmmsg:299:243 sendto:44:206
-sendmsg:46:211 sendmmsg:307:269 poll:7:- ppoll:271:73 select:23:- pselect6:270:72 epoll_wait:232:-
+read:0:63 readv:19:65 recvfrom:45:207 recvmsg:47:212 recvmmsg:299:243 poll:7:-
+ppoll:271:73 select:23:- pselect6:270:72 epoll_wait:232:-
 epoll_pwait:281:22 epoll_ctl:233:21 close:3:57 lseek:8:62 munmap:11:215 brk:12:214 madvise:28:233
 mremap:25:216 futex:202:98 getpid:39:172 gettid:186:178 rt_sigaction:13:134 rt_sigprocmask:14:135
 rt_sigreturn:15:139 clock_gettime:228:113 clock_nanosleep:230:115 nanosleep:35:101 getrandom:318:278
@@ -57,7 +61,8 @@ def _column(text: str) -> dict[str, int]:
     return {row[0]: int(row[column]) for row in rows if column and row[column] != "-"}
 
 
-NUMBERS: dict[str, int] = _column(DENIED + ALLOWED + HIDDEN + OTHER)
+NUMBERS: dict[str, int] = _column(" ".join((DENIED, WRITING, PASSING, ALLOWED, HIDDEN, OTHER)))
 DENIED_NUMBERS = tuple(_column(DENIED).values())
 ALLOWED_NUMBERS = tuple(_column(ALLOWED).values())
+PASSING_NUMBERS = tuple(_column(PASSING).values())
 HIDDEN_NUMBERS = tuple(_column(HIDDEN).values())

@@ -23,6 +23,8 @@ from helperd.sandbox.numbers import (
     HIDDEN_NUMBERS,
     MACHINE,
     NUMBERS,
+    PASSING_NUMBERS,
+    WRITING,
 )
 
 if TYPE_CHECKING:
@@ -116,11 +118,12 @@ def for_profile(seal: int, want: int, *, no_new_privs: bool) -> bytes:
     return _coarse(raw=bool(want & RAW)) if seal and no_new_privs else b""
 
 
-def tight(ioctls: Iterable[int] = ()) -> bytes:
+def tight(ioctls: Iterable[int] = (), outputs: Iterable[int] = ()) -> bytes:
     """Return the filter of tier 3.
 
     Args:
         ioctls: request numbers that stay possible, for tuning.
+        outputs: descriptors that can be written to; whatever else is open is for reading.
 
     Returns:
         The program; empty on a machine whose numbers we do not know.
@@ -128,6 +131,10 @@ def tight(ioctls: Iterable[int] = ()) -> bytes:
     if not NUMBERS:
         return b""
     rows = [row for number in ALLOWED_NUMBERS for row in when(number, ALLOW)]
+    written = [row for fd in outputs for row in when(fd, ALLOW)]
+    for entry in WRITING.split():
+        rows += when_argument(entry.split(":")[0], 0, written, refuse(errno.EPERM))
+    rows += [row for number in PASSING_NUMBERS for row in when(number, refuse(errno.EPERM))]
     for call in ("mmap", "mprotect"):
         rows += when_argument(call, 2, when(PROT_EXEC, refuse(errno.EACCES), ANY_BIT), ALLOW)
     rows += when_argument(

@@ -200,7 +200,6 @@ SEALED = {
     "write a file": "result = os.open(f'{STAGE}/open/s{os.getpid()}', os.O_WRONLY | os.O_CREAT) >= 0",
     "stat": "result = os.stat('/etc/hostname') is not None",
     "list a directory": "result = os.listdir('/')",
-    "open by the newer call": "result = call(437, -100, b'/etc/hostname', struct.pack('=QQQ', 0, 0, 0), 24) >= 0",
     "internet socket": "result = socket.socket(socket.AF_INET) is not None",
     "local socket": "result = socket.socket(socket.AF_UNIX) is not None",
     "netlink socket": "result = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) is not None",
@@ -234,6 +233,51 @@ SEALED = {
     "event": "result = call(290, 0, 0) >= 0",
     "thread": "import _thread; done = []; _thread.start_new_thread(done.append, (1,)); time.sleep(0.2); result = bool(done)",
     "connect by name": "s = sock2; s.connect(('127.0.0.1', 9)); result = True",
+}
+
+FRAME = "\xff" * 6 + "\x02\0\0\0\0\x01" + "\x88\xb5" + "sent by a helper " * 4
+PREPARE = """
+import mmap, pty, _thread, encodings.idna, encodings.latin_1
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); sock.bind(('hd0', 3))
+sock2 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+left, left2 = socket.socketpair(); pipe = os.pipe(); memory = os.memfd_create('x')
+made = f'{STAGE}/open/u{os.getpid()}'; open(made, 'w').close()
+page = mmap.mmap(-1, 4096); mmap_page = ctypes.addressof(ctypes.c_char.from_buffer(page))
+"""
+"""What a helper has open before it is sealed."""
+SEAL = "sys.path.append(LIBRARY); from helperd import sandbox\nresult = list(sandbox.seal(3))"
+
+SENDS = {  # FRAME has the broadcast address; ``sock`` is bound to hd0, as a sealed helper's is
+    "write": "result = os.write(sock.fileno(), FRAME.encode('latin-1')) > 0",
+    "writev": "result = os.writev(sock.fileno(), [FRAME.encode('latin-1')]) > 0",
+    "send": "result = sock.send(FRAME.encode('latin-1')) > 0",
+    "sendto another interface": "result = sock.sendto(FRAME.encode('latin-1'), ('hd0', 3)) > 0",
+    "sendmsg": "result = sock.sendmsg([FRAME.encode('latin-1')]) > 0",
+    "sendmmsg": "b = FRAME.encode('latin-1'); c = ctypes.create_string_buffer(b); iov = ctypes.create_string_buffer("
+    "struct.pack('=QQ', ctypes.addressof(c), len(b)))\n"
+    "result = call(307, sock.fileno(), struct.pack('=QI4xQQQQi4xI4x', 0, 0, ctypes.addressof(iov), 1, 0, 0, 0, 0), 1, 0) == 1",
+    "pwritev2": "result = os.pwritev(sock.fileno(), [FRAME.encode('latin-1')], -1, 0) > 0",
+    "splice": "os.write(pipe[1], FRAME.encode('latin-1')); result = os.splice(pipe[0], sock.fileno(), 200) > 0",
+    "sendfile": "os.write(memory, FRAME.encode('latin-1')); result = os.sendfile(sock.fileno(), memory, 0, len(FRAME)) > 0",
+    "its number for the way out": "os.dup2(4, 77); os.dup2(sock.fileno(), 4); n = os.write(4, FRAME.encode('latin-1')); "
+    "os.dup2(77, 4); result = n > 0",
+    "passed to itself": "left.sendmsg([b'x'], [(socket.SOL_SOCKET, 1, struct.pack('i', sock.fileno()))])\n"
+    "c = left2.recvmsg(1, 64)[1]; s = socket.socket(fileno=struct.unpack('i', c[0][2])[0]); result = s.send(FRAME.encode('latin-1')) > 0",
+}
+"""Ways to transmit by an open packet socket; each is seen at the other end of the wire when there is no seal."""
+
+SEALED_TOO = {  # what no helper has
+    "open by the newer call": "result = call(437, -100, b'/etc/hostname', struct.pack('=QQQ', 0, 0, 0), 24) >= 0",
+}
+
+BY_OTHERS = {
+    "a datagram": "result = sock2.sendto(b'x', ('127.0.0.1', 9)) > 0",
+    "a question by netlink": "result = netlink.sendto(struct.pack('=IHHIIBxHiII', 32, 18, 1, 1, 0, 0, 0, 1, 0, 0), (0, 0)) > 0",
+    "a word to itself": "result = left.send(b'x') > 0",
+    "into a pipe of its own": "result = os.write(pipe[1], b'x') > 0",
+    "into a file": "result = os.write(memory, b'x') > 0",
+    "to its own input": "result = os.write(1, b'x') > 0",
 }
 
 # requests: the code must fail, ``legal`` is the same thing as it is allowed, from the same place
@@ -416,7 +460,9 @@ def attempts() -> list[Attempt]:
     found += [Attempt(name, code, ("supervisor",)) for name, code in NET_RAW_TOO.items()]
     found += [Attempt(name, code, INSIDE, "user") for name, code in BY_EXEC.items()]
     found += [Attempt(name, code, INSIDE, "user") for name, code in SET_ID.items()]
-    found += [Attempt(name, code, ("sealed",), "helper") for name, code in SEALED.items()]
+    found += [Attempt(name, code, ("sealed",), "helper") for name, code in (SEALED | BY_OTHERS).items()]
+    found += [Attempt(name, code, HELPER, "user") for name, code in SEALED_TOO.items()]
+    found += [Attempt(f"transmit: {name}", code, ("sealed",), "helper") for name, code in SENDS.items()]
     for name, (positions, code, legal) in REQUESTS.items():
         found.append(Attempt(name, code, positions, "" if legal else "root", legal))
     return found

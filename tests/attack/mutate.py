@@ -69,6 +69,12 @@ MUTATIONS = [
     *(Mutation(f"no {name}", SECCOMP, f', "{name}"', "", "set_id") for name in ABSENT[1:]),
     Mutation("a file that an open makes", SECCOMP, "CREATES = os.O_CREAT |", "CREATES =", "set_id"),
     Mutation("a nameless file", SECCOMP, "CREATES = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY", "CREATES = os.O_CREAT", "set_id"),
+    *(Mutation(f"sealed: {name}", SECCOMP, "0, written, refuse(errno.EPERM))", f"0, written, ALLOW if '{name}:' in entry else refuse(1))", "silent")
+      for name in ("write", "writev", "sendto")),
+    *(Mutation(f"sealed: {name}", SECCOMP, "PASSING_NUMBERS for row in when(number, refuse(errno.EPERM))",
+               f"PASSING_NUMBERS for row in when(number, ALLOW if number == NUMBERS['{name}'] else refuse(1))", "silent")
+      for name in ("sendmsg", "sendmmsg")),
+    Mutation("sealed: outputs", "sandbox/__init__.py", "outputs: Iterable[int] = (2, 4)", "outputs: Iterable[int] = range(64)", "silent"),
     Mutation("death signal", BECOME, "    prctl.set_pdeathsig(signal.SIGKILL if child.session else signal.SIGTERM)", "    pass", EXACT),
     Mutation("look at the parent", BECOME, "    if os.getppid() != child.parent:", "    if False:", "self_check"),
     Mutation("own check", BECOME, "        for name, good in check(child).items():", "        for name, good in ():", "self_check"),

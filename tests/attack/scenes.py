@@ -26,7 +26,7 @@ from helperd.sandbox import cgroup, processes
 from helperd.wire.messages import OpenReport, OpenRequest, Pong
 from helperd.wire.session import Role, Session
 from tests.attack.asker import Asker, Refused, Running, connect
-from tests.attack.attempts import SET_ID
+from tests.attack.attempts import BY_OTHERS, FRAME, PREPARE, SEAL, SENDS, SET_ID
 from tests.attack.exact import INSIDE
 from tests.attack.seat import PRELUDE, Seat, seat
 from tests.attack.stage import (
@@ -729,6 +729,55 @@ def set_id(stage: Stage) -> list[str]:
             made = f"p = f'{{STAGE}}/open/n{{time.monotonic_ns()}}'; {code}; os.chmod(p, 0o1700); result = os.stat(p).st_mode & 0o7777"
             wrong.same(code, tried(helper, made), 0o1700)
     free.close()
+    return wrong
+
+
+@scene
+def silent(stage: Stage) -> list[str]:
+    """A sealed helper with an open packet socket cannot transmit; what it sends unsealed is seen at the other end."""
+    wrong = Wrong()
+    Stage.veth()
+    wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+    wire.bind(("hd1", 0x88B5))
+
+    def tried(place: Running, code: str) -> Any:
+        try:
+            return place.run(code)
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+        except (EOFError, BrokenPipeError):
+            return "killed"
+
+    def heard(seconds: float) -> bool:
+        wire.settimeout(seconds)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                if b"sent by a helper" in wire.recv(2000):
+                    return True
+        return False
+
+    with stage.launcher(RAW) as asker:
+        for name, code in (SENDS | BY_OTHERS).items():
+            for sealed in (False, True):
+                with Running(asker, 1) as helper:
+                    helper.run(PRELUDE, STAGE=STAGE, LIBRARY=LIBRARY)
+                    helper.run(PREPARE, FRAME=FRAME)
+                    if sealed:
+                        wrong.same("tier", helper.run(SEAL)[0], 3)
+                    got = tried(helper, code)
+                    if sealed:
+                        wrong.same(f"{name}, sealed", got in {"EPERM", "killed"}, True)
+                    elif got != "EINVAL" or name not in {"splice", "sendfile"}:  # which some kernels cannot
+                        wrong.same(f"{name}, unsealed", got, True)
+                    wanted = not sealed and name in SENDS and got is True
+                    wrong.same(f"{name}, heard", heard(5.0 if wanted else 0.05), wanted)
+        with Running(asker, 1) as helper:
+            helper.run(PRELUDE, STAGE=STAGE, LIBRARY=LIBRARY)
+            helper.run(PREPARE, FRAME=FRAME)
+            helper.run(SEAL)
+            code = "p = select.poll(); p.register(sock, 1); p.poll(5000); os.write(2, b'e'); result = len(sock.recv(2000, 64))"
+            wire.send(FRAME.encode("latin-1"))
+            wrong.same("reads, says", (helper.run(code) > 0, helper.errors()), (True, "e"))
     return wrong
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from helperd.sandbox import processes
 from helperd.sandbox.custody import POOL
 from tests.attack.asker import Asker, Running
-from tests.attack.attempts import Attempt, attempts
+from tests.attack.attempts import FRAME, PREPARE, SEAL, Attempt, attempts
 from tests.attack.seat import PRELUDE, Seat, seat
 from tests.attack.stage import (
     ALLOWED,
@@ -118,17 +118,9 @@ class Scene:
         if position in {"helper", "sealed"}:
             helper = Running(self.victims, 1)
             helper.run(PRELUDE, **self.values)
-            prepare = (
-                "import mmap, pty, _thread, encodings.idna\n"
-                "sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3); sock.bind(('hd0', 0))\n"
-                "sock2 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-                "made = f'{STAGE}/open/u{os.getpid()}'; open(made, 'w').close()\n"
-                "page = mmap.mmap(-1, 4096); mmap_page = ctypes.addressof(ctypes.c_char.from_buffer(page))\n"
-            )
-            helper.run(prepare)
+            helper.run(PREPARE, FRAME=FRAME)
             if position == "sealed":
-                seal = f"sys.path.append('{LIBRARY}'); from helperd import sandbox\nresult = list(sandbox.seal(3))"
-                assert helper.run(seal)[0] == 3
+                assert helper.run(SEAL)[0] == 3
             return helper
         if position not in self.seats or self.seats[position].process.poll() is not None:
             uid, groups = {

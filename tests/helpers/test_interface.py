@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -399,6 +400,22 @@ def test_the_link_type_and_the_snap_length_reach_the_compiler():
 def test_absurd_expressions_are_refused(expression):
     with pytest.raises(Refused, match="filter"):
         _bpf.compile_filter(expression, 1, 96, "x")
+
+
+def test_a_watch_looks_when_it_may_have_missed_something():
+    """The first time, and whenever the kernel has dropped news; without sending anything."""
+    number = socket.if_nametoindex("lo")
+    up = _packetlink.look("lo").up
+    for index, gone in ((number, False), (2**31 - 1, True), (0, False)):
+        watch = _packetlink.Watch(index, up=not up)
+        try:
+            watch.read()
+            assert (watch.up, watch.gone) == (up if index == number else not up, gone)
+            watch.up, watch._unsure = not up, True
+            watch.read()
+            assert watch.up == (up if index == number else not up)
+        finally:
+            watch.close()
 
 
 def test_news_of_others_and_garbage_change_nothing():
