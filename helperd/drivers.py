@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from helperd.asking import Asked, Failure
+from helperd.config import INSTALLED
 from helperd.errors import UsageError, reason_word
 from helperd.threads import in_thread
 from helperd.wire.definition import SourceDefinition, check_options, quote
@@ -35,6 +36,8 @@ SOON_S: Final = 2.0
 """Seconds that a probe waits for the helpers ahead of one that has said yes."""
 GONE_S: Final = 0.5
 """Seconds that an answer waits for the processes that gave it to be gone."""
+_OWN: Final = frozenset({"interface", "pcapfile", "synthetic"})
+"""Source types whose helper comes with helperd and needs nothing but a block."""
 _FOR_INTERFACES: Final = frozenset({"net_raw", "net_admin"})
 _RADIOS: Final = ("bluetooth", "ieee80211")
 _NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
@@ -220,9 +223,11 @@ def _named(helpers: Sequence[HelperSpec], definition: str, name: str | None) -> 
         if kind.lower() in (served.lower() for served in helper.types):
             return helper
     known = ", ".join(sorted({served for helper in helpers if helper.present for served in helper.types}))
-    raise UsageError(
-        "unknown-helper", f"no [[helper]] serves type {kind!r}; configured types: {known or 'none'}"
-    )
+    text = f"no [[helper]] serves type {kind!r}; configured types: {known or 'none'}"
+    if kind.lower() in _OWN:
+        there = f"--config {INSTALLED} has it, or " if os.path.exists(INSTALLED) else ""
+        text += f'; it comes with helperd: {there}write a block with command = ["builtin:{kind.lower()}"]'
+    raise UsageError("unknown-helper", text)
 
 
 async def list_devices(
