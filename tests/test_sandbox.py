@@ -41,7 +41,7 @@ def judge(program: bytes, number: int, *args: int, arch: int | None = None) -> i
 def test_the_coarse_filter_refuses_what_its_table_says_and_nothing_else():
     program = seccomp.coarse([socket.AF_UNIX, socket.AF_PACKET])
     n = numbers.NUMBERS
-    special = {n[name] for name in ("clone", "ioctl", "socket", *seccomp.ABSENT)}
+    special = {n[name] for name in ("clone", "ioctl", "socket", "prctl", *seccomp.ABSENT)}
     for number in set(range(520)) - special:
         assert judge(program, number) == (EPERM if number in numbers.DENIED_NUMBERS else seccomp.ALLOW), (
             number
@@ -50,6 +50,10 @@ def test_the_coarse_filter_refuses_what_its_table_says_and_nothing_else():
     assert judge(program, n["clone"], 17) == seccomp.ALLOW
     for bit in (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
         assert judge(program, n["clone"], bit | 17) == EPERM
+    assert judge(program, n["prctl"], 1, 9) == judge(program, n["prctl"], 4, 0) == seccomp.ALLOW
+    assert {
+        judge(program, n["prctl"], option, number) for option in (1, 1 << 32 | 1) for number in (0, 1, 15, 19)
+    } == {EPERM}
     assert judge(program, n["ioctl"], 0, seccomp.TIOCSTI) == EPERM
     assert judge(program, n["ioctl"], 0, 0x5413) == seccomp.ALLOW
     assert judge(program, n["socket"], socket.AF_PACKET) == seccomp.ALLOW

@@ -163,11 +163,11 @@ def _privilege(child: Child, step: Callable[[str], None]) -> None:
 
 def _doors(child: Child, step: Callable[[str], None]) -> None:
     step("doors")
+    prctl.set_pdeathsig(signal.SIGKILL if child.session else signal.SIGTERM)  # the change of ids cleared it
     if child.no_new_privs:
         prctl.set_no_new_privs(1)
     if child.filter:
         seccomp.load(child.filter)
-    prctl.set_pdeathsig(signal.SIGKILL if child.session else signal.SIGTERM)  # the change of ids cleared it
     if os.getppid() != child.parent:
         raise ProcessLookupError(errno.ESRCH, "the launcher is gone")
 

@@ -50,7 +50,7 @@ OTHER = """
 clone:56:220 clone3:435:435 socket:41:198 ioctl:16:29 mmap:9:222 mprotect:10:226 capget:125:90 capset:126:91
 close_range:436:436 seccomp:317:277 landlock_create_ruleset:444:444 landlock_add_rule:445:445
 landlock_restrict_self:446:446 chmod:90:- fchmod:91:52 fchmodat:268:53 fchmodat2:452:452 creat:85:- mkdir:83:-
-mkdirat:258:34 mknod:133:- mknodat:259:33 mq_open:240:180
+mkdirat:258:34 mknod:133:- mknodat:259:33 mq_open:240:180 prctl:157:167
 """
 
 

@@ -37,6 +37,7 @@ NAMESPACES = 0x7E020080  # CLONE_NEWTIME, NS, CGROUP, UTS, IPC, USER, PID, NET
 CLONE_PARENT = 0x8000  # its child would be the launcher's, which has to reap it
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 PROT_EXEC = 4
+PDEATHSIG, SIGKILL = 1, 9  # of prctl: what kills a helper when the launcher dies stays as it is
 X32 = 0x40000000
 SET_ID = 0o6000  # set-user-ID and set-group-ID: what is executed would be the helper, also after its end
 CREATES = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY  # without them an open has no mode
@@ -100,6 +101,8 @@ def coarse(families: Iterable[int]) -> bytes:
     for call, position in OPENS.items():
         mode: list[Row] = [(LOAD, 0, 0, ARG + 8 * (position + 1)), *set_id]
         rows += when_argument(call, position, [(ANY_BIT, 0, len(mode), CREATES), *mode], ALLOW)
+    other = [(LOAD, 0, 0, ARG + 8), (EQUAL, 1, 0, SIGKILL), (RETURN, 0, 0, refuse(errno.EPERM))]
+    rows += when_argument("prctl", 0, [(EQUAL, 0, len(other), PDEATHSIG), *other], ALLOW)
     rows += when_argument("clone", 0, when(NAMESPACES | CLONE_PARENT, refuse(errno.EPERM), ANY_BIT), ALLOW)
     stuffing = [*when(TIOCSTI, refuse(errno.EPERM)), *when(TIOCLINUX, refuse(errno.EPERM))]
     rows += when_argument("ioctl", 1, stuffing, ALLOW)

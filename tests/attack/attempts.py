@@ -47,6 +47,12 @@ IDENTITY = {
     "result = os.getuid() or True",
 }
 
+DEATH = {  # a helper that a killed launcher leaves behind
+    f"parent-death signal {number}": f"prctl(1, {number}, 0, 0, 0); d = ctypes.c_int(); "
+    f"libc.prctl(2, ctypes.byref(d), 0, 0, 0); result = d.value == {number}"
+    for number in (0, 15, 19)
+}
+
 PROCESSES = {
     "signal a helper": "os.kill(VICTIM, 0); result = True",
     "signal the launcher": "os.kill(LAUNCHER, 0); result = True",
@@ -459,7 +465,7 @@ def attempts() -> list[Attempt]:
     found += [Attempt(name, code, INSIDE) for name, code in KERNEL.items()]
     found += [Attempt(name, code, ("supervisor",)) for name, code in NET_RAW_TOO.items()]
     found += [Attempt(name, code, INSIDE, "user") for name, code in BY_EXEC.items()]
-    found += [Attempt(name, code, INSIDE, "user") for name, code in SET_ID.items()]
+    found += [Attempt(name, code, INSIDE, "user") for name, code in (DEATH | SET_ID).items()]
     found += [Attempt(name, code, ("sealed",), "helper") for name, code in (SEALED | BY_OTHERS).items()]
     found += [Attempt(name, code, HELPER, "user") for name, code in SEALED_TOO.items()]
     found += [Attempt(f"transmit: {name}", code, ("sealed",), "helper") for name, code in SENDS.items()]

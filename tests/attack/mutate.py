@@ -69,6 +69,7 @@ MUTATIONS = [
     *(Mutation(f"no {name}", SECCOMP, f', "{name}"', "", "set_id") for name in ABSENT[1:]),
     Mutation("a file that an open makes", SECCOMP, "CREATES = os.O_CREAT |", "CREATES =", "set_id"),
     Mutation("a nameless file", SECCOMP, "CREATES = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY", "CREATES = os.O_CREAT", "set_id"),
+    Mutation("death signal stays", SECCOMP, '    rows += when_argument("prctl", 0,', '    when_argument("prctl", 0,', "death_signal"),
     *(Mutation(f"sealed: {name}", SECCOMP, "0, written, refuse(errno.EPERM))", f"0, written, ALLOW if '{name}:' in entry else refuse(1))", "silent")
       for name in ("write", "writev", "sendto")),
     *(Mutation(f"sealed: {name}", SECCOMP, "PASSING_NUMBERS for row in when(number, refuse(errno.EPERM))",

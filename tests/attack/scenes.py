@@ -26,7 +26,7 @@ from helperd.sandbox import cgroup, processes
 from helperd.wire.messages import OpenReport, OpenRequest, Pong
 from helperd.wire.session import Role, Session
 from tests.attack.asker import Asker, Refused, Running, connect
-from tests.attack.attempts import BY_OTHERS, FRAME, PREPARE, SEAL, SENDS, SET_ID
+from tests.attack.attempts import BY_OTHERS, DEATH, FRAME, PREPARE, SEAL, SENDS, SET_ID
 from tests.attack.exact import INSIDE
 from tests.attack.seat import PRELUDE, Seat, seat
 from tests.attack.stage import (
@@ -778,6 +778,31 @@ def silent(stage: Stage) -> list[str]:
             code = "p = select.poll(); p.register(sock, 1); p.poll(5000); os.write(2, b'e'); result = len(sock.recv(2000, 64))"
             wire.send(FRAME.encode("latin-1"))
             wrong.same("reads, says", (helper.run(code) > 0, helper.errors()), (True, "e"))
+    return wrong
+
+
+@scene
+def death_signal(stage: Stage) -> list[str]:
+    """No helper can outlive a killed launcher by changing its parent-death signal; without a filter it could."""
+    wrong = Wrong()
+    free, ended = seat(STRANGER), False
+    with (
+        contextlib.suppress(AssertionError, OSError, EOFError),
+        stage.launcher(PLAIN) as asker,
+        Running(asker, 1) as helper,
+    ):
+        helper.run(PRELUDE)
+        for name, code in DEATH.items():
+            wrong.same(f"{name}, unfiltered", free.run(code), True)
+            with contextlib.suppress(PermissionError):
+                wrong.same(name, helper.run(code), "refused")
+        wrong.same("the one it has", helper.run("prctl(1, 9, 0, 0, 0); result = 1"), 1)
+        pid = helper.pid
+        asker.launcher.kill()  # type: ignore[attr-defined]
+        wrong.same("gone with the launcher", gone(pid), True)
+        ended = True
+    wrong.same("came to the end", ended, True)
+    free.close()
     return wrong
 
 
