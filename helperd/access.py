@@ -55,6 +55,10 @@ def listens(path: str = LAUNCHER_SOCKET) -> bool:
     return os.path.exists(path)
 
 
+PROGRAMS = ("/usr/bin/helperd", "/usr/local/bin/helperd")
+"""What the package, and ``scripts/install``, install."""
+
+
 def installed() -> bool:
     """Whether helperd is installed on this machine, by its configuration."""
     return os.path.exists(config.INSTALLED)
@@ -64,7 +68,7 @@ def no_launcher(path: str = LAUNCHER_SOCKET) -> str:
     """What to do when nobody listens at the launcher's socket."""
     if path != LAUNCHER_SOCKET:
         return f"no launcher listens at {path}: start one, as root, with helperd launcher --listen {path}"
-    if not installed():
+    if not (installed() and any(map(os.path.exists, PROGRAMS))):  # a package removed leaves its configuration
         scripts = os.path.join(
             os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts", "install"
         )

@@ -66,18 +66,27 @@ def test_a_helper_that_is_not_installed_is_named_with_the_file_for_it() -> None:
 @pytest.mark.parametrize(
     ("installed", "systemd", "said"),
     [
-        (False, True, f"not installed on this machine: sudo {ROOT}/scripts/install"),
-        (True, True, "sudo systemctl enable --now helperd-launcher.socket"),
-        (True, False, "sudo helperd launcher, in another terminal"),
+        ((), True, f"not installed on this machine: sudo {ROOT}/scripts/install"),
+        (
+            (config.INSTALLED,),
+            True,
+            f"not installed on this machine: sudo {ROOT}/scripts/install",
+        ),  # removed, kept
+        (("/usr/bin/helperd",), False, f"not installed on this machine: sudo {ROOT}/scripts/install"),
+        (
+            (config.INSTALLED, "/usr/bin/helperd"),
+            True,
+            "sudo systemctl enable --now helperd-launcher.socket",
+        ),
+        ((config.INSTALLED, "/usr/local/bin/helperd"), False, "sudo helperd launcher, in another terminal"),
     ],
 )
 def test_where_nobody_listens_the_way_to_start_it_is_this_machines(
-    monkeypatch: pytest.MonkeyPatch, *, installed: bool, systemd: bool, said: str
+    monkeypatch: pytest.MonkeyPatch, *, installed: tuple[str, ...], systemd: bool, said: str
 ) -> None:
     exists, isdir = os.path.exists, os.path.isdir
-    monkeypatch.setattr(
-        os.path, "exists", lambda path: installed if path == config.INSTALLED else exists(path)
-    )
+    places = {config.INSTALLED, *access.PROGRAMS}
+    monkeypatch.setattr(os.path, "exists", lambda path: path in installed if path in places else exists(path))
     monkeypatch.setattr(os.path, "isdir", lambda path: systemd if "systemd" in str(path) else isdir(path))
     for number in (errno.ENOENT, errno.ECONNREFUSED):
         assert access.no_connection(access.LAUNCHER_SOCKET, number).endswith(said)
