@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     Fill = Callable[[bytes, int, int, dict[int, Mould], Callable[[bytes], None]], int]
 
-MAX_CONTENT: Final = 262_144
-"""Captured bytes above which a packet is left to the general way, which cuts it; Wireshark takes no more."""
+MAX_CONTENT: Final = 262_144 - 32
+"""Captured bytes above which a packet is left to the general way, which cuts it: ``pcapng.MAX_CONTENT``."""
 MAX_MOULDS: Final = 2048
 """Moulds kept of one source, about 0.5 KB each."""
 FEW_MOULDS: Final = 32

@@ -56,6 +56,10 @@ LOST = "lost: "
 MAX_OPTION = 0xFFFC  # longest option value, in bytes: what 16 bits take, cut to a multiple of 4
 MIN_BLOCK = 12
 LAST_STAMP = (1 << 64) - 1  # nanoseconds since 1970 that a packet's block holds at most: in the year 2554
+MAX_READ = (
+    262_144  # bytes of a whole block that dumpcap takes of a pipe or socket; at a longer one it gives up
+)
+MAX_CONTENT = MAX_READ - 32  # of a packet in a block without options; Wireshark itself would take 32 more
 MAX_LENGTH = (1 << 32) - 1  # bytes that a packet can be said to have had at most
 
 PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4

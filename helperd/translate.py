@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from helperd import pcapng
 from helperd.errors import RemoteProtocolError
-from helperd.layout import FEW_MOULDS, LAYOUTS, MAX_CONTENT, MAX_MOULDS, mould
+from helperd.layout import FEW_MOULDS, LAYOUTS, MAX_MOULDS, mould
 from helperd.reports import LINKTYPE_JSON, Report
 from helperd.routing import MAX_LINKTYPES, Interfaces, Ledger, Segment, segment_of
 from helperd.wire.beside import describe
@@ -231,11 +231,12 @@ class Translator:
                     self.ledger.changed["bad-stamp"] += 1
                     stamp = 0 if stamp < 0 or (sec or 0) >> 63 else pcapng.LAST_STAMP  # 64 bits, signed
                 original = min(original, pcapng.MAX_LENGTH)
-                if len(content) > MAX_CONTENT:
-                    content = content[:MAX_CONTENT]
+                options = pcapng.comments(comment) if comment else b""
+                room = max(0, pcapng.MAX_CONTENT - (len(options) + 4 if options else 0))  # 4: their end
+                if len(content) > room:
+                    content = content[:room]
                     self.ledger.changed["cut"] += 1
                     self.cut += 1
-                options = pcapng.comments(comment) if comment else b""
                 blocks.append(pcapng.packet_block(interface, stamp, content, original, options=options))
                 if report is not None:
                     reports.append(report)

@@ -8,6 +8,8 @@ import struct
 import subprocess
 import sys
 
+import pytest
+
 from helperd.services.exporter import page_of
 from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT, Stream, daemon
@@ -100,7 +102,7 @@ def test_a_packet_longer_than_readers_take_is_cut_and_said_to_be_everywhere(rund
             row = rows[name]
             assert [(len(packet.content), packet.original) for packet in packets] == [
                 (60, 60),
-                (262_144, LONG),
+                (262_112, LONG),
                 (100, 100),
             ]
             assert (row["cut"], row["changed"], row["lost"]) == (1, {"cut": 1}, {})
@@ -167,10 +169,40 @@ def test_what_readers_of_captures_mend_or_leave_out_is_counted_file_and_live(run
             assert any(text.startswith("1 packets with the nearest time") for text in texts)
 
 
+@pytest.mark.need("tshark")
+def test_a_live_reader_of_wiresharks_goes_on_behind_a_packet_that_is_cut(rundir, tmp_path):
+    path = capture(tmp_path / "usb.pcap", [60, LONG, 262_112, 262_113, 100])
+    text = config(("file", f"{path}:type=pcapfile,realtime=false", None))
+    with daemon(rundir, text.replace('start = "manual"', 'start = "first-consumer"')) as rig:
+        fields = ["-T", "fields", "-e", "frame.cap_len", "-e", "frame.len"]
+        tap = subprocess.Popen(
+            [*HELPERD, "tap", "file", "--runtime-dir", str(rundir)], cwd=ROOT, stdout=subprocess.PIPE
+        )
+        try:
+            # dumpcap takes what comes from a pipe, as from a socket, block by block; tshark -r - is more lenient
+            done = subprocess.run(
+                ["tshark", "-n", "-i", "-", *fields],
+                stdin=tap.stdout, capture_output=True, text=True, timeout=HANGS_S,
+            )  # fmt: skip
+        finally:
+            tap.kill()
+            tap.wait()
+            assert tap.stdout is not None
+            tap.stdout.close()
+        assert [tuple(map(int, line.split())) for line in done.stdout.splitlines()] == [
+            (60, 60),
+            (262_112, LONG),
+            (262_112, 262_112),
+            (262_112, 262_113),
+            (100, 100),
+        ], done.stderr
+        assert rig.source("file")["changed"] == {"cut": 2}
+
+
 def test_what_foreign_helpers_send_too_long_is_told_too(rundir):
     helper = [sys.executable, str(ROOT / "tests" / "peers" / "bad_helper.py")]
     with daemon(rundir, config(("huge", "x:type=huge,size=300000,rate=max,count=12", helper))) as rig:
         packets, rows = run(rig, "huge")
-        assert {len(packet.content) for packet in packets} == {262_144}
+        assert {len(packet.content) for packet in packets} == {262_112}
         assert (rows["huge"]["cut"], rows["huge"]["changed"]) == (12, {"cut": 12})
-        assert len([text for text in said(rig, "huge") if "cut to 262,144 bytes" in text]) == 1
+        assert len([text for text in said(rig, "huge") if "cut to 262,112 bytes" in text]) == 1

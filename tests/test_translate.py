@@ -343,13 +343,26 @@ def test_a_number_that_no_block_can_hold_is_the_nearest_that_it_can(generation, 
     assert found == count
 
 
+def test_the_two_ways_cut_at_the_same_length():
+    assert layout.MAX_CONTENT == pcapng.MAX_CONTENT
+    assert len(pcapng.packet_block(0, 0, bytes(pcapng.MAX_CONTENT), 1)) == pcapng.MAX_READ
+
+
+def test_a_comment_takes_its_room_from_a_long_packet():
+    data = v3.encode(DataReport(Packet(bytes(300_000), 1, 1, 0), signal=Signal(dbm=-60)), 1)
+    segments = Translator("a", Interfaces(), v3).translate(runs_of(data, v3), 0)
+    (block,) = segments[0].parts
+    assert b"signal=-60dBm" in block
+    assert pcapng.MAX_READ - 4 < len(block) <= pcapng.MAX_READ
+
+
 @pytest.mark.parametrize("count", [1, 10])
 def test_a_packet_longer_than_readers_take_is_cut_and_keeps_its_length(count):
     data = v3.encode_packet(bytes(300_000), 1, SECOND, 500_000, 300_000, 1) * count
     translator = Translator("a", Interfaces(), v3)
     segments = translator.translate(runs_of(data, v3), 0)
     assert (translator.cut, translator.ledger.changed) == (count, {"cut": count})
-    assert struct.unpack_from("<II", segments[0].parts[0], 20) == (262_144, 300_000)
+    assert struct.unpack_from("<II", segments[0].parts[0], 20) == (262_112, 300_000)
     assert sum(one.packets for one in segments) == count
 
 

@@ -95,13 +95,17 @@ class BulkWriter(V3Writer):
         size = len(data)
         if original is None:
             original = size
-        if size > self._room:
-            size = self._room
-            data = self._shorten(data)
+        room, extra = self._room, b""
+        if options or signal is not None or gps is not None:
+            extra = self._comment(signal, gps) + options
+            room = self._room_beside(extra)
+        if size > room:
+            size = room
+            data = self._shorten(data, room)
         if timestamp_ns is None:
             timestamp_ns = time.time_ns()
-        if options or signal is not None or gps is not None:
-            total, tail = self._tail_with(size, self._comment(signal, gps) + options)
+        if extra:
+            total, tail = self._tail_with(size, extra)
         else:
             total, tail = self._tails.get(size) or self._tail(size)
         try:
@@ -161,7 +165,12 @@ class BulkWriter(V3Writer):
         bytes_ = 0
         for dlt, stamp, data, original, options in captured:
             size = len(data)
-            if dlt != current or size > room or stamp is None:
+            if (
+                dlt != current
+                or size > room
+                or stamp is None
+                or (options and size > self._room_beside(options))
+            ):
                 self._take(blocks, bytes_)
                 blocks, bytes_ = [], 0
                 self.packet(data, stamp, dlt=dlt, original=original, options=options)
@@ -200,6 +209,12 @@ class BulkWriter(V3Writer):
             self._tails.clear()
         known = self._tails[size] = (total, padding + LENGTH.pack(total))
         return known
+
+    def _room_beside(self, options: bytes) -> int:
+        """Bytes of a packet that fit into a block with these options, as readers take it whole."""
+        if len(options) > MAX_OPTIONS:  # they will be left out
+            return self._room
+        return self._room - len(options) - len(_END_OF_OPTIONS)
 
     def _tail_with(self, size: int, options: bytes) -> tuple[int, bytes]:
         """The same of a block with options."""

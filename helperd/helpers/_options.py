@@ -19,7 +19,7 @@ from typing import Final
 from helperd.pcapng import OPT_COMMENT, OPT_END, option
 from helperd.wire.bulk import is_sound
 
-MAX_OPTIONS: Final = 1 << 19  # bytes of one packet; a frame has to hold them beside the packet
+MAX_OPTIONS: Final = 1 << 17  # bytes of one packet; half of a block that readers take stays for the packet
 _SMALL: Final = 64  # bytes of options that are worth remembering: they come again, as flags do
 _HASH, _VERDICT, _THREADS = 3, 7, 8
 _WHOLE: Final = frozenset({2, 4, 5, 6})  # flags, drop count, packet id, queue: each one number

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from helperd.helpers._page import counter
 from helperd.helpers._port import HIGH_WATER, Port, Stopped
-from helperd.pcapng import LAST_STAMP, MAX_LENGTH
+from helperd.pcapng import LAST_STAMP, MAX_CONTENT, MAX_LENGTH
 from helperd.wire.messages import CHANGES, LOSSES, DataReport, Gps, Json, Packet, Severity, Signal, Text
 from helperd.wire.record import replace
 
@@ -48,7 +48,6 @@ _LATE = 10**9 << 32  # nanoseconds: what the seconds of the usual layout do not 
 
 FOREIGN_V3_LIMIT = 16383  # bytes of a whole frame: what a Kismet server of 2023 and later takes
 FOREIGN_OLD_LIMIT = 8191  # the same for the servers of 2020 to 2022, the strictest that speak v0 or v2
-MAX_CONTENT = 262_144  # bytes of a packet; Wireshark refuses a file that has more
 ENVELOPE = 512  # bytes kept free for everything in a frame but the content
 
 
@@ -267,7 +266,7 @@ class Writer:
         content = packet.content
         if len(content) > self._room:
             original = len(content) if packet.original is None else packet.original
-            packet = replace(packet, content=self._shorten(bytes(content)), original=original)
+            packet = replace(packet, content=self._shorten(bytes(content), self._room), original=original)
         if packet.sec is not None and packet.sec < 0:
             self.count_odd(Counter({"bad-stamp": 1}))
             packet = replace(packet, sec=0, usec=0)
@@ -328,16 +327,16 @@ class Writer:
             self.count_odd(Counter({"bad-stamp": 1}))
         return stamp, min(max(original, 0), MAX_LENGTH)
 
-    def _shorten(self, data: bytes) -> bytes:
-        """Cut a packet to what the peer takes."""
+    def _shorten(self, data: bytes, room: int) -> bytes:
+        """Cut a packet to what the peer, and readers behind it, take."""
         self.cut += 1
         self.count(1, "cut")
         if is_round(self.cut):
             self.warning(
-                f"{self.cut} packets cut because the peer takes no longer frames: to {self._room} bytes; "
+                f"{self.cut} packets cut because the peer takes no longer frames: to {room} bytes; "
                 f"the last had {len(data)}"
             )
-        return data[: self._room]
+        return data[:room]
 
     def flush(self) -> None:
         """Let everything written so far leave now; waits when the peer does not read fast enough.
@@ -455,7 +454,7 @@ class V3Writer(Writer):
             original = size
         if size > self._room:
             size = self._room
-            data = self._shorten(data)
+            data = self._shorten(data, self._room)
         if options:
             self._leave_out_options()
         if timestamp_ns is None:
@@ -539,7 +538,7 @@ class PlainWriter(Writer):
     ) -> None:
         size = len(data)
         if size > self._room:
-            data = self._shorten(data)
+            data = self._shorten(data, self._room)
         if options:
             self._leave_out_options()
         stamp, length = self._possible(

@@ -33,7 +33,6 @@ from helperd.helpers._packetblock import Blocks
 from helperd.helpers._packetlink import ANY
 from helperd.helpers._packetring import BLOCK, PacketRing, make_socket
 from helperd.helpers._packetsend import BulkSender
-from helperd.helpers._writer import MAX_CONTENT
 from helperd.helpers.sdk import Device, Helper, Interface, Refused, SourceDefinition, Writer
 from helperd.wire.identity import uuid_of
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
     Emit = Callable[[int, int], None]
 
-MAX_SNAPLEN: Final = MAX_CONTENT
+MAX_SNAPLEN: Final = 262_144
 MIN_SNAPLEN: Final = 16
 BUFFER: Final = 32 << 20
 MAX_BUFFER: Final = 1 << 30

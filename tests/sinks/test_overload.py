@@ -238,7 +238,7 @@ def test_frames_at_the_limit_pass_whole_and_cut_to_what_readers_take(rundir):
     assert [len(frame) for frame in whole] == [1 << 20] * 40
     content = whole[0][-blocks.found[0].original :]
     assert content.startswith(b"BADHELPR")
-    assert blocks.found[0].content == content[:262_144]
+    assert blocks.found[0].content == content[:262_112]
 
 
 def test_helpers_at_full_speed_are_held_to_their_share(rundir):
