@@ -28,7 +28,7 @@ WALL = {
 STAMPS = {
     "bus.MessageBus.post": "a message is shown with its time",
     "logs.Log.write": "so is a log line",
-    "logs.Log._run": "and the count of those that were folded",
+    "logs.Log._serve": "and the count of those that were folded",
     "view.LiveView.write": "and one on a terminal",
     "source.Source._translate": "packets that come without a time get that of their arrival",
     "sinks.files": "files are named by the clock, and begin at its marks where the user asks for that",

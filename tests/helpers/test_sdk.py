@@ -771,6 +771,7 @@ def test_a_helper_without_channels_says_so(tmp_path):
         peer.ping()
 
 
+@pytest.mark.need("root")  # a helper is not dumpable: its descriptors are shown to nobody else
 def test_the_helper_leaves_no_descriptor_open_that_it_was_not_given():
     with Peer("synthetic") as peer:
         peer.send(OpenRequest("radio0:rate=10"))

@@ -174,6 +174,7 @@ def kind_of(pid: int, number: int) -> str:
     return os.readlink(f"/proc/{pid}/fd/{number}").partition(":")[0]
 
 
+@pytest.mark.need("root")  # our own helpers are not dumpable: their descriptors are shown to nobody else
 def test_foreign_helpers_write_into_an_ordinary_pipe_and_our_own_into_a_large_socket(rundir):
     with daemon(rundir, CONFIG + RADIO + victim("rate=0")) as rig:
         rig.wait_running("bystander", "radio")
