@@ -67,23 +67,25 @@ def scene(function: Callable[[Stage], list[str]]) -> Callable[[Stage], list[str]
     return function
 
 
-def share() -> None:
-    """Give it a /usr/share that can be written: a directory of links into the real one."""
-    os.makedirs(f"{STAGE}/share")
-    os.makedirs(f"{STAGE}/copy/usr/share")
-    subprocess.run(["mount", "--bind", "/usr/share", f"{STAGE}/share"], check=True)
-    for name in os.listdir("/usr/share"):
+def linked(place: str) -> None:
+    """Put a directory of links into the real one in its place: what is made there does not reach the machine."""
+    real, copy = f"{STAGE}/real{place}", f"{STAGE}/copy{place}"
+    os.makedirs(real)
+    os.makedirs(copy)
+    subprocess.run(["mount", "--bind", place, real], check=True)
+    for name in os.listdir(place):
         if name != "helperd":
-            os.symlink(f"{STAGE}/share/{name}", f"{STAGE}/copy/usr/share/{name}")
-    subprocess.run(["mount", "--bind", f"{STAGE}/copy/usr/share", "/usr/share"], check=True)
+            os.symlink(f"{real}/{name}", f"{copy}/{name}")
+    subprocess.run(["mount", "--bind", copy, place], check=True)
 
 
 def machine() -> None:
-    """Give this mount namespace an /etc, /opt and /usr/local of its own, without a user helperd."""
+    """Give this mount namespace what an installation writes to, of its own, without a user helperd."""
     for name in ("passwd", "group"):
         subprocess.run(["umount", f"/etc/{name}"], check=True)
     plugins = [str(path) for path in Path("/usr/lib").glob("**/wireshark/extcap")]
-    share()
+    linked("/usr/share")
+    linked("/var/lib")
     for folder in ("/etc", "/opt", "/usr/local", *plugins):
         copy = f"{STAGE}/copy{folder}"
         if folder in {"/etc", *plugins}:
