@@ -27,6 +27,8 @@ ALL_SOCKET = "all.sock"
 ALL_FRAMES_SOCKET = "all.frames.sock"
 ALL_JSONL_SOCKET = "all.jsonl.sock"
 SOURCES_DIR = "sources"
+MAX_PATH = 107
+"""Bytes in a unix socket path, from unix(7): 108 with the final zero."""
 NO_WAY = ("no-daemon", "not-permitted")
 """Problems with which no daemon can be asked, but perhaps the launcher."""
 

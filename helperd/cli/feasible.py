@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from helperd.cli.defaults import SYSTEM_CONFIG
-from helperd.runtime import CONTROL_SOCKET, SOURCES_DIR, SYSTEM_DIR, default_runtime_dir
+from helperd.runtime import CONTROL_SOCKET, MAX_PATH, SOURCES_DIR, SYSTEM_DIR, default_runtime_dir
 from helperd.wire.definition import COMMON_OPTIONS, SourceDefinition, check_options
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from helperd.config.specs import Config, HelperSpec, SinkSpec, SourceSpec
 
     Doubt = tuple[str, str, str]
-
-MAX_PATH = 107
-"""Bytes in a unix socket path, from unix(7)."""
 
 
 def check_definition(source: SourceSpec, settings: Config) -> None:

@@ -14,9 +14,8 @@ from typing import Final
 import trio
 
 from helperd.errors import SinkError
+from helperd.runtime import MAX_PATH
 
-MAX_PATH = 107
-"""Bytes in a unix socket path, from unix(7): 108 with the final zero."""
 BACKLOG: Final = 4096
 """Consumers that may be waiting to be accepted; a unix socket refuses more at once (the kernel caps it: somaxconn)."""
 
