@@ -20,7 +20,7 @@ from helperd import gather, vitals
 from helperd.bell import Bell
 from helperd.bus import MessageBus
 from helperd.claim import devices_of
-from helperd.config.sources import KEYS
+from helperd.config.whole import KEYS
 from helperd.drivers import Drivers, check_definition, driver_for, probe
 from helperd.errors import HelperdError, LaunchFailed, UsageError
 from helperd.gate import StartGate

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from helperd import access, config
-from helperd.config.sources import KEYS
+from helperd.config.whole import KEYS
 from tests.rig import ROOT
 
 BLOCK = """

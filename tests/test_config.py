@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from helperd import config
 from helperd.config import check, keys, lines, sources, specs, values
+from helperd.config.whole import KEYS
 from helperd.errors import PROBLEMS, Code, ConfigError, ConfigRefused
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,18 +52,15 @@ def only(text: str) -> tuple[int, str, str, str]:
 
 
 def test_each_key_is_declared_once_and_each_spec_has_exactly_its_keys() -> None:
-    pairs = [(key.table, key.name) for key in sources.KEYS]
+    pairs = [(key.table, key.name) for key in KEYS]
     assert len(pairs) == len(set(pairs))
     for table, spec in SPECS.items():
-        assert (
-            set(keys.keys_of(table, sources.KEYS))
-            == {field.name for field in dataclasses.fields(spec)} - WHERE
-        )
-    assert {key.table for key in sources.KEYS} == {table.name for table in config.TABLES} == set(SPECS)
+        assert set(keys.keys_of(table, KEYS)) == {field.name for field in dataclasses.fields(spec)} - WHERE
+    assert {key.table for key in KEYS} == {table.name for table in config.TABLES} == set(SPECS)
 
 
 def test_each_default_is_a_value_that_could_be_written_and_equals_the_specs_own_default() -> None:
-    for key in sources.KEYS:
+    for key in KEYS:
         field = SPECS[key.table].__dataclass_fields__[key.name]
         if key.default is None:
             continue
@@ -71,7 +69,7 @@ def test_each_default_is_a_value_that_could_be_written_and_equals_the_specs_own_
 
 
 def test_each_key_has_a_sentence_for_people() -> None:
-    for key in sources.KEYS:
+    for key in KEYS:
         assert key.meaning.endswith("."), key
         assert key.required or key.default is not None or key.otherwise or key.table == "allow", key
     for table in config.TABLES:
@@ -260,7 +258,7 @@ helpers = ["h"]
         allow=(specs.AllowSpec(("h",), uid=1000, max_running=2), specs.AllowSpec(("h",), group="capture")),
     )
     written = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
-    assert written == {key.name for key in sources.KEYS}, "this test shows every key"
+    assert written == {key.name for key in KEYS}, "this test shows every key"
 
 
 def test_comments_order_and_place_change_nothing() -> None:
@@ -370,7 +368,7 @@ def test_every_example_of_the_shipped_file_is_good_when_uncommented() -> None:
     shipped = text + "# --- helpers" + SHIPPED.read_text().partition("# --- helpers")[2]
     whole = "".join(uncommented_examples())
     assert len(config.parse(shipped + whole, "f").helpers) >= 4
-    for key in sources.KEYS:
+    for key in KEYS:
         if key.table in ("source", "sink"):
             assert re.search(rf"(?m)^{key.name} = ", shipped + whole) or key.name in (
                 "format",
@@ -739,3 +737,16 @@ def test_the_scan_ends_on_what_is_not_toml(text: str) -> None:
 def test_a_broken_installation_has_no_builtin_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "HELPERS_DIR", "/nonexistent")
     assert config.builtins() == []
+
+
+def test_of_sinks_the_launcher_reads_the_group_of_files_alone(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[[sink]]\nnonsense = 1\nfile_group = "capture"\n[[source]]\nnonsense = 1\n')
+    found = config.load(str(path), whole=False)
+    assert [(sink.file_group, sink.line) for sink in found.sinks] == [("capture", 1)]
+    assert found.sources == ()
+    with pytest.raises(ConfigRefused, match="no key"):
+        config.load(str(path))
+    path.write_text("[[sink]]\nfile_group = 7\n")
+    with pytest.raises(ConfigRefused, match="file_group must be a user or group name"):
+        config.load(str(path), whole=False)

@@ -14,7 +14,7 @@ import pytest
 from helperd import config
 from helperd.cli.commands import COMMANDS
 from helperd.cli.parser import build
-from helperd.config.sources import KEYS
+from helperd.config.whole import KEYS
 from helperd.errors import PROBLEMS, Code
 from helperd.extcap.shim import USAGE
 from helperd.routing import SLOW

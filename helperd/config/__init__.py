@@ -5,7 +5,7 @@ nothing but the standard library, tomli and ``helperd.errors``.
 
     load(path)          read, check, return a Config; raises ConfigRefused
     parse(text, file)   the same for a text at hand
-    sources.KEYS        every key, declared once
+    whole.KEYS          every key, declared once
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def parse(text: str, file: str) -> Config:
     Raises:
         ConfigRefused: as ``load``.
     """
-    from helperd.config.sources import Whole
+    from helperd.config.whole import Whole
 
     return Whole([Document(text, file)]).run()
 
@@ -53,7 +53,7 @@ def load(path: str, opener: Callable[[str], int] = _open, *, whole: bool = True)
         path: the main file.
         opener: returns an open descriptor for a path. The launcher reads the very descriptors whose owner and
             directories it has checked.
-        whole: without it sources are passed over.
+        whole: without it sources are passed over, and sinks but for ``file_group``.
 
     Raises:
         ConfigRefused: every mistake of every file; "no-config" when one cannot be read.
@@ -73,7 +73,7 @@ def load(path: str, opener: Callable[[str], int] = _open, *, whole: bool = True)
         raise ConfigRefused(mistakes)
     check = Check(documents)
     if whole:
-        from helperd.config.sources import Whole
+        from helperd.config.whole import Whole
 
         check = Whole(documents)
     return replace(check.run(), stamp=looks)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tomli
 
-from helperd.config import filesink, specs
+from helperd.config import specs
 from helperd.config.keys import KEYS, TABLES, Key, Table, keys_of
 from helperd.config.lines import Path, scan_lines
-from helperd.config.values import BUILTIN, hint, is_loopback, kind_of, nearest
+from helperd.config.values import BUILTIN, hint, kind_of, nearest
 from helperd.errors import ConfigError, ConfigRefused
 
 if TYPE_CHECKING:
@@ -34,12 +34,6 @@ ASK_S = 2.0
 """Seconds for a list or a probe, as under the newest of Kismet's servers."""
 TOOL_S = 10.0
 """Seconds where a tool is asked that was made for Wireshark, which waits for as long as it takes."""
-_IMPLICIT = ("", ".frames", ".jsonl")
-"""What stands before the ".sock" of the sockets that are made without any [[sink]]."""
-_NO_LINK_TYPES = {
-    "frames": "frames may hold several link types and are not taken apart; use format pcapng, or sources",
-    "jsonl": "JSON reports have no link type; use format pcapng, or sources",
-}
 _TOML_PLACE = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -113,7 +107,7 @@ def _syntax(error: Exception, text: str, file: str) -> ConfigError:
 
 
 class Check:
-    """Documents on their way to a Config without sources; mistakes are collected.
+    """Documents on their way to a Config without sources, and of sinks with ``file_group`` alone; collects mistakes.
 
     The documents are a main file, then its drop-ins in the order in which they count.
     """
@@ -141,8 +135,7 @@ class Check:
         daemon = self._daemon(found["helperd"])
         found["helper"] = _taken(found["helper"])
         self._helpers(found["helper"])
-        self.sources(found["source"], found["helper"])
-        self._sinks(found["sink"], found["source"], daemon)
+        self.more(found, daemon)
         self._services(found["service"], found["source"])
         self._allow(found["allow"], found["helper"])
         if self.mistakes:
@@ -208,7 +201,8 @@ class Check:
         found: Entry = {"place": place, "written": frozenset(content)}
         for word, value in content.items():
             if word not in keys:
-                self._unknown(table, word, place / word)
+                if self.whole or table.name != "sink":
+                    self._unknown(table, word, place / word)
                 continue
             try:
                 found[word] = keys[word].kind.parse(value)
@@ -309,58 +303,8 @@ class Check:
                 "bad-value", f'a builtin helper has no {privilege} privilege; leave it "ambient"', place
             )
 
-    def sources(self, entries: list[Entry], helpers: list[Entry]) -> None:
-        """Check [[source]] against the helpers; here there are none: ``sources.Whole``."""
-
-    def _sinks(self, entries: list[Entry], sources: list[Entry], daemon: dict[str, Any]) -> None:
-        names = [source["name"] for source in sources if "name" in source]
-        taken = {"control.sock"}
-        if daemon.get("implicit_sinks", True):
-            taken |= {f"all{end}.sock" for end in _IMPLICIT}
-            taken |= {f"sources/{name}{end}.sock" for name in names for end in _IMPLICIT}
-        for entry in entries:
-            self._sink(entry)
-            path = entry.get("path")
-            if path in taken:
-                text = f'"{path}" is a socket that helperd makes by itself; choose another path'
-                self.refuse("duplicate-name", text, entry["place"] / "path")
-            for name in entry.get("sources", ()):
-                if name not in names and self.whole:
-                    text = f'no source is called "{name}"{hint(name, names)}'
-                    self.refuse("unknown-source", text, entry["place"] / "sources")
-        self.unique("sink", entries, "path")
-        self.unique("sink", [entry for entry in entries if entry.get("listen", ("", 0))[1]], "listen")
-
-    def _sink(self, entry: Entry) -> None:
-        """Check what a sink's type asks for."""
-        place: Place = entry["place"]
-        kind = entry.get("type", "unix")
-        needed, odd = ("listen", "path") if kind == "tcp" else ("path", "listen")
-        written = entry["written"]
-        if needed not in written:
-            self.refuse("missing-key", f'a sink of type "{kind}" needs "{needed}"', place)
-
-        def refuse(key: str, text: str) -> None:
-            self.refuse("bad-value", f"{key} {text}", place / key)
-
-        if needed == "path" and "path" in entry:
-            filesink.check_path(entry, refuse)
-        filesink.check(entry, written, refuse)
-        if odd in written:
-            self.refuse(
-                "bad-value",
-                f"belongs to another type of sink; write type = "
-                f'"{"tcp" if odd == "listen" else "unix"}" or leave it out',
-                place / odd,
-            )
-        if "listen" in entry and not entry["exposed"] and not is_loopback(entry["listen"][0]):
-            text = (
-                f"{entry['listen'][0]} can be reached from other machines, without password or encryption; "
-                "write exposed = true if that is meant, or listen at 127.0.0.1"
-            )
-            self.refuse("bad-value", text, place / "listen")
-        if entry.get("dlts") and entry.get("format") in _NO_LINK_TYPES:
-            self.refuse("bad-value", _NO_LINK_TYPES[entry["format"]], place / "dlts")
+    def more(self, found: dict[str, list[Entry]], daemon: dict[str, Any]) -> None:
+        """Check [[source]] and [[sink]], of which nothing is looked at here: ``whole.Whole``."""
 
     def _services(self, entries: list[Entry], sources: list[Entry]) -> None:
         self.unique("service", entries, "name")

@@ -6,8 +6,6 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from helperd.config.values import socket_path
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
@@ -31,14 +29,8 @@ _DIRECTIVE: Final = re.compile("%(.?)")
 
 
 def check_path(entry: Mapping[str, Any], refuse: Refuse) -> None:
-    """Check the path of a unix socket or of files."""
+    """Check what the names of files are made of."""
     path = entry.get("path", "")
-    if entry.get("type") != "file":
-        try:
-            socket_path(path)
-        except ValueError as error:
-            refuse("path", str(error))
-        return
     folder, name = os.path.split(path)
     wrong = [found for found in _DIRECTIVE.findall(name) if not found or found not in DIRECTIVES]
     if not path.startswith("/"):

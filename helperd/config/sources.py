@@ -1,29 +1,36 @@
-"""[[source]]: its keys, and its check. What to capture from is not the launcher's business, which does not load this.
-
-Whole               checks all of a configuration
-KEYS                every key of every table
-"""
+"""[[source]]: its keys, and its check. What to capture from is not the launcher's business: it does not load this."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from helperd.config import keys
 from helperd.config import values as v
-from helperd.config.check import Check, is_present
+from helperd.config.check import is_present
 from helperd.config.keys import Key
-from helperd.config.values import hint
+from helperd.config.values import Kind, hint, one_line
 
 if TYPE_CHECKING:
-    from helperd.config.check import Entry
+    from helperd.config.check import Check, Entry
 
 _QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*(?::|$)')
+
+
+def definition(value: object) -> str:
+    """Return a source definition; only what can be seen without parsing it is checked."""
+    text = one_line(value, 'a definition such as "wlan0:type=linuxwifi"')
+    if not text.partition(":")[0].strip():
+        msg = f'must begin with an interface, as in "wlan0:type=linuxwifi", not {text!r}'
+        raise ValueError(msg)
+    return text
+
+
+DEFINITION = Kind("definition", definition)
 SOURCE: tuple[Key, ...] = (
     Key(
         "source",
         "definition",
-        v.DEFINITION,
+        DEFINITION,
         'interface:key=value,... such as "wlan0:type=linuxwifi,channels=\\"1,6,11\\"". The interface '
         "ends at the first colon, unless it stands in quotes.",
         required=True,
@@ -105,7 +112,6 @@ SOURCE: tuple[Key, ...] = (
         default=True,
     ),
 )
-KEYS = tuple(key for table in keys.TABLES for key in (*keys.KEYS, *SOURCE) if key.table == table.name)
 
 
 def source_name(definition: str) -> str:
@@ -143,31 +149,25 @@ def _look(definition: str) -> tuple[str, dict[str, str]]:
     return interface.strip() if not quoted else interface, options
 
 
-class Whole(Check):
-    """Documents on their way to a Config, sources included."""
-
-    keys = KEYS
-    whole = True
-
-    def sources(self, entries: list[Entry], helpers: list[Entry]) -> None:
-        """Check [[source]] against the helpers, and give each its name and the helper that opens it."""
-        names = [helper["name"] for helper in helpers if "name" in helper]
-        best = sorted(helpers, key=lambda helper: not is_present(helper))  # the first that serves a type
-        served = {kind: helper.get("name") for helper in reversed(best) for kind in helper["types"]}
-        for entry in entries:
-            definition = entry.get("definition")
-            if definition is None:
-                continue
-            if "name" not in entry["written"]:
-                entry["name"] = source_name(definition)
-            kind = source_type(definition)
-            if "helper" in entry:
-                if entry["helper"] not in names:
-                    text = f'no helper is called "{entry["helper"]}"{hint(entry["helper"], names)}'
-                    self.refuse("unknown-helper", text, entry["place"] / "helper")
-            elif kind in served:
-                entry["helper"] = served[kind]
-            elif kind is not None:
-                text = f'no helper serves type "{kind}"{hint(kind, served)}'
-                self.refuse("unknown-helper", text, entry["place"] / "definition")
-        self.unique("source", entries, "name", '; give one of them another name = "..."')
+def check(whole: Check, entries: list[Entry], helpers: list[Entry]) -> None:
+    """Check [[source]] against the helpers, and give each its name and the helper that opens it."""
+    names = [helper["name"] for helper in helpers if "name" in helper]
+    best = sorted(helpers, key=lambda helper: not is_present(helper))  # the first that serves a type
+    served = {kind: helper.get("name") for helper in reversed(best) for kind in helper["types"]}
+    for entry in entries:
+        definition = entry.get("definition")
+        if definition is None:
+            continue
+        if "name" not in entry["written"]:
+            entry["name"] = source_name(definition)
+        kind = source_type(definition)
+        if "helper" in entry:
+            if entry["helper"] not in names:
+                text = f'no helper is called "{entry["helper"]}"{hint(entry["helper"], names)}'
+                whole.refuse("unknown-helper", text, entry["place"] / "helper")
+        elif kind in served:
+            entry["helper"] = served[kind]
+        elif kind is not None:
+            text = f'no helper serves type "{kind}"{hint(kind, served)}'
+            whole.refuse("unknown-helper", text, entry["place"] / "definition")
+    whole.unique("source", entries, "name", '; give one of them another name = "..."')

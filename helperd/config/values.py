@@ -6,7 +6,6 @@ function raises ``ValueError`` with the sentence that follows the key's name ("m
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +20,6 @@ LIMITS = ("as", "data", "fsize", "memlock", "nofile", "nproc", "stack")
 SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)")
-_TCP = re.compile(r"tcp:(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):(\d{1,5})")
 _SIZE = re.compile(r"(\d{1,15})(B|KiB|MiB|GiB|kB|MB|GB)")
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}|\d{1,10}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -88,7 +86,7 @@ def _texts(value: object, what: str) -> list[str]:
     return seen
 
 
-def _line(value: object, what: str) -> str:
+def one_line(value: object, what: str) -> str:
     """Return a non-empty string without control characters."""
     text = _text(value, what)
     if not text:
@@ -139,7 +137,7 @@ def names(value: object) -> tuple[str, ...]:
 
 def types(value: object) -> tuple[str, ...]:
     """Return source types, lower-cased as servers do."""
-    found = [_line(item, "an array of source types").lower() for item in _texts(value, "source types")]
+    found = [one_line(item, "an array of source types").lower() for item in _texts(value, "source types")]
     for item in found:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", item):
             msg = f"has {item!r}, which is no source type (letters, digits, _ . -)"
@@ -149,7 +147,7 @@ def types(value: object) -> tuple[str, ...]:
 
 def options(value: object) -> tuple[str, ...]:
     """Return names of a definition's options, lower-cased as servers do."""
-    found = [_line(item, "an array of option names").lower() for item in _texts(value, "option names")]
+    found = [one_line(item, "an array of option names").lower() for item in _texts(value, "option names")]
     for item in found:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", item):
             msg = f"has {item!r}, which is no name of an option (letters, digits, _ . -)"
@@ -242,7 +240,7 @@ def mode(value: object) -> int:
 
 def path(value: object) -> str:
     """Return an absolute path."""
-    text = _line(value, "an absolute path")
+    text = one_line(value, "an absolute path")
     if not text.startswith("/"):
         msg = f"must be an absolute path, not {text!r}"
         raise ValueError(msg)
@@ -259,66 +257,7 @@ def paths(value: object) -> tuple[str, ...]:
 
 def includes(value: object) -> tuple[str, ...]:
     """Return several paths: absolute, or relative to the file that they stand in."""
-    return tuple(_line(item, "an array of directories") for item in _texts(value, "directories"))
-
-
-def sink_path(value: object) -> str:
-    """Return a path: absolute, or relative to the runtime directory."""
-    text = _line(value, "a path")
-    if ".." in text.split("/") or text.endswith("/") or text.startswith("./"):
-        msg = f'must be an absolute path, or one inside the runtime directory without "..", not {text!r}'
-        raise ValueError(msg)
-    return text
-
-
-def socket_path(value: object) -> str:
-    """Return a socket's path: absolute, or relative to the runtime directory; at most 107 bytes."""
-    text = sink_path(value)
-    length = len(text.encode("utf-8", "surrogateescape"))
-    if length > 107:  # what sockaddr_un of Linux holds
-        msg = f"is a socket path of {length} bytes; the kernel takes 107"
-        raise ValueError(msg)
-    return text
-
-
-def tcp_address(value: object) -> tuple[str, int]:
-    """Return host and port of an address such as "tcp:127.0.0.1:0"; the host is a number, never a name."""
-    text = _line(value, 'an address such as "tcp:127.0.0.1:0"')
-    found = _TCP.fullmatch(text)
-    try:
-        if not found or int(found[3]) > 65535:
-            raise ValueError
-        host = ipaddress.ip_address(found[1] or found[2])
-    except ValueError:
-        msg = f'must be "tcp:ADDRESS:PORT" with a numeric address, such as "tcp:127.0.0.1:0", not {text!r}'
-        raise ValueError(msg) from None
-    return str(host), int(found[3])
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
-    return ipaddress.ip_address(host).is_loopback
-
-
-def linktypes(value: object) -> tuple[int, ...]:
-    """Return link types, each once, ascending."""
-    if not isinstance(value, list):
-        msg = f"must be an array of link types such as [1, 127], not {kind_of(value)}"
-        raise ValueError(msg)
-    for item in value:
-        if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item <= 0xFFFF:
-            msg = f"must hold numbers from 0 to 65535, such as 1 (Ethernet) or 127 (radiotap), not {item!r}"
-            raise ValueError(msg)
-    return tuple(sorted(set(value)))
-
-
-def definition(value: object) -> str:
-    """Return a source definition; only what can be seen without parsing it is checked."""
-    text = _line(value, 'a definition such as "wlan0:type=linuxwifi"')
-    if not text.partition(":")[0].strip():
-        msg = f'must begin with an interface, as in "wlan0:type=linuxwifi", not {text!r}'
-        raise ValueError(msg)
-    return text
+    return tuple(one_line(item, "an array of directories") for item in _texts(value, "directories"))
 
 
 def command(value: object) -> tuple[str, ...]:
@@ -429,10 +368,6 @@ MODE = Kind("octal mode as a string", mode)
 PATH = Kind("absolute path", path)
 PATHS = Kind("array of absolute paths", paths)
 INCLUDES = Kind("array of paths", includes)
-SINK_PATH = Kind("path", sink_path)
-TCP_ADDRESS = Kind("TCP address", tcp_address)
-LINKTYPES = Kind("array of link types", linktypes)
-DEFINITION = Kind("definition", definition)
 COMMAND = Kind("array of strings", command)
 CAPABILITY_NAMES = Kind("array of capability names", capabilities)
 UID_RULE = Kind('"pool", "shared" or a uid', uid_rule)

@@ -68,7 +68,7 @@ def plan(
     Args:
         old: the configuration in force.
         new: the checked configuration that is to be.
-        needs_process: (table, key) of what needs a new process when it changes; ``config.sources.KEYS`` declares it.
+        needs_process: (table, key) of what needs a new process when it changes; ``config.whole.KEYS`` declares it.
         opened_by: source name -> helper that opened it, for sources that name none and were probed.
     """
     before = {source.name: source for source in old.sources}

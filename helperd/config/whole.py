@@ -1,0 +1,32 @@
+"""All of a configuration: what the launcher reads, and what is not its business, sources and sinks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from helperd.config import keys, sinks, sources
+from helperd.config.check import Check
+
+if TYPE_CHECKING:
+    from helperd.config.check import Entry
+
+_FOR_ALL = tuple(key for key in keys.KEYS if key.table != "sink")
+KEYS = tuple(
+    key
+    for table in keys.TABLES
+    for key in (*_FOR_ALL, *sources.SOURCE, *sinks.SINK)
+    if key.table == table.name
+)
+"""Every key of every table, in the order of the manual."""
+
+
+class Whole(Check):
+    """Documents on their way to a Config, sources and sinks included."""
+
+    keys = KEYS
+    whole = True
+
+    def more(self, found: dict[str, list[Entry]], daemon: dict[str, Any]) -> None:
+        """Check [[source]] and [[sink]]."""
+        sources.check(self, found["source"], found["helper"])
+        sinks.check(self, found["sink"], found["source"], daemon)
