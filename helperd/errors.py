@@ -209,7 +209,15 @@ class HelperError(HelperdError):
 
 
 class LaunchFailed(HelperError):  # noqa: N818
-    """The launcher refused, or the program could not be executed."""
+    """The launcher refused, or the program could not be executed.
+
+    Attributes:
+        soon: it may be better in a second, for its cause was in files that somebody may be replacing.
+    """
+
+    def __init__(self, problem: str, text: str, *, soon: bool = False) -> None:
+        super().__init__(problem, text)
+        self.soon = soon
 
 
 class OpenRefused(HelperError):  # noqa: N818

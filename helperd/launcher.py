@@ -73,6 +73,10 @@ REFUSALS: dict[int, tuple[str, str]] = {
         "unsafe-file",
         "a symbolic link is in the path: name the real one; for a virtual environment, python3 -m venv --copies",
     ),
+    errno.EUCLEAN: (
+        "privilege-mismatch",
+        "its file capabilities, or its set-user-ID bit, are not what its block says; the launcher's log has more",
+    ),
     errno.EDQUOT: ("no-resources", "no further process may be made: a limit on processes is reached"),
     errno.EMFILE: ("no-resources", "the launcher has no descriptor left"),
     errno.ENFILE: ("no-resources", "the system has no descriptor left"),
@@ -82,9 +86,12 @@ REFUSALS: dict[int, tuple[str, str]] = {
 FILE_REFUSALS = frozenset(
     number
     for number, (word, _) in REFUSALS.items()
-    if word in {"not-installed", "unsafe-file", "exec-failed"} or number == errno.EHOSTUNREACH
+    if word in {"not-installed", "unsafe-file", "exec-failed", "privilege-mismatch"}
+    or number == errno.EHOSTUNREACH
 )
 """Those for which the files that the program consists of are named."""
+LASTING = frozenset({errno.EPERM, errno.EACCES})
+"""Those that another try a second later does not mend; the others may come of files that are being replaced."""
 
 
 class Exit(NamedTuple):
@@ -280,7 +287,7 @@ class Launcher:
         files = ""
         if spec and number in FILE_REFUSALS:
             files = f" ({' '.join(filter(None, (spec.command[0], script_of(spec.command))))})"
-        return LaunchFailed(word, f"{name}{files}: {text}")
+        return LaunchFailed(word, f"{name}{files}: {text}", soon=number not in LASTING)
 
     async def ask(
         self, op: int, *, profile: int = 0, handle: int = 0, arg: int = 0, fds: Sequence[int] = ()

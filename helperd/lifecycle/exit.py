@@ -41,6 +41,8 @@ class Exit:
         code: exit code of the main process, None when it did not exit by itself or is unknown.
         signal: number of the signal that ended it, else None.
         core: the kernel wrote a core file.
+        soon: of a config fault: it may be better in a second, for its cause was in the program's files, which somebody
+            may be replacing (a package being upgraded).
     """
 
     kind: Why
@@ -49,6 +51,7 @@ class Exit:
     code: int | None = None
     signal: int | None = None
     core: bool = False
+    soon: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ _SHORTAGE = frozenset(
 _EXEC_WORDS = {
     errno_names.ENOEXEC: NO_PROGRAM,
     errno_names.ENOENT: "the loader or interpreter that it names does not exist",
+    errno_names.ETXTBSY: "somebody is writing it (ETXTBSY)",
 }
 _PASSING = frozenset({"no-resources", "launcher-busy", "launcher-gone", "busy", "timed-out", "bug"})
 _MISCONFIGURED = frozenset(
@@ -144,7 +148,7 @@ def _at_launch(ending: Ending) -> Exit | None:
     error = ending.error
     if isinstance(error, LaunchFailed | PrivsepError):
         kind = Why.ACCIDENT if error.problem in _PASSING else Why.CONFIG
-        return Exit(kind, error.problem, error.text)
+        return Exit(kind, error.problem, error.text, soon=isinstance(error, LaunchFailed) and error.soon)
     if isinstance(error, HelperdError) and error.problem in _MISCONFIGURED and not ending.how:
         return Exit(Why.CONFIG, error.problem, error.text)
     if ending.how == "exec-failed":
@@ -158,9 +162,8 @@ def _at_launch(ending: Ending) -> Exit | None:
             problem = "not-installed"
         elif code in _NOT_PERMITTED:
             problem = "not-permitted"
-        return Exit(
-            Why.CONFIG, problem, f"the program could not be executed: {why}; check the helper's command"
-        )
+        text = f"the program could not be executed: {why}; check the helper's command"
+        return Exit(Why.CONFIG, problem, text, soon=True)
     if ending.how == "unverified":
         return Exit(
             Why.CONFIG,
@@ -172,6 +175,7 @@ def _at_launch(ending: Ending) -> Exit | None:
             Why.CONFIG,
             "not-installed",
             "the helper exited with code 127: a program it needs is not installed",
+            soon=True,
         )
     return None
 

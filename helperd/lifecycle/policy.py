@@ -1,8 +1,8 @@
 """When to try again: pure restart arithmetic.
 
 n counts the ends in a row since health was last proven. The first restart is at once, then 0.25 s doubling to
-60 s, uniform in [d/2, d]; a refusal begins at 1 s, a config fault waits the cap. Slow for ever rather than
-given up, unless the config says so.
+60 s, uniform in [d/2, d]; a refusal begins at 1 s, and so does a fault in a program's files, which may be in the middle
+of an upgrade; any other config fault waits the cap. Slow for ever rather than given up, unless the config says so.
 """
 
 from __future__ import annotations
@@ -167,9 +167,9 @@ def judge(policy: Policy, history: History, exit: Exit, now: float, dice: float)
     recent = [at for at in history.restart_times if now - at < policy.period]
     if policy.give_up and len(recent) >= policy.intensity:
         return GiveUp(f"{len(recent)} restarts within {policy.period:g} s; last: {exit.problem}: {exit.text}")
-    if exit.kind is Why.CONFIG:
+    if exit.kind is Why.CONFIG and not exit.soon:
         delay = policy.cap * (1.0 + dice) / 2.0
-    elif exit.kind is Why.REFUSAL:
+    elif exit.kind in {Why.CONFIG, Why.REFUSAL}:
         delay = backoff(policy, max(history.n, _REFUSAL_STEP), dice)
     elif history.n == 0:
         delay = 0.0

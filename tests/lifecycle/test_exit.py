@@ -208,6 +208,25 @@ def test_the_wait_status_is_told_with_every_kind():
     assert differs.text == "the started process differs from its profile (field 4) and was ended"
 
 
+@pytest.mark.parametrize(
+    ("known", "soon"),
+    [
+        ({"error": LaunchFailed("not-installed", "x", soon=True)}, True),
+        ({"error": LaunchFailed("unsafe-file", "x", soon=True)}, True),
+        ({"error": LaunchFailed("no-capability", "x")}, False),
+        ({"how": "exec-failed", "code": errno.ENOENT}, True),
+        ({"how": "exec-failed", "code": errno.ETXTBSY}, True),
+        ({"how": "exec-failed", "code": errno.EACCES}, True),
+        ({"how": "exited", "code": 127}, True),
+        ({"how": "unverified", "code": 4}, False),
+        ({"error": UsageError("unknown-helper", "x")}, False),
+        ({"how": "exited", "code": 1}, False),
+    ],
+)
+def test_what_lies_in_the_files_of_a_program_may_be_better_in_a_second(known, soon):
+    assert classify(Ending(**known)).soon is soon
+
+
 def test_the_sentences_carry_what_was_said():
     assert classify(Ending(error=OpenRefused("open-refused", "no such device"))).text == "no such device"
     assert classify(Ending(error=LaunchFailed("not-installed", "no /x"))).text == "no /x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -58,6 +59,11 @@ def test_a_config_fault_waits_the_cap(n):
     assert judge(POLICY, History(n=n), CONFIG, 10.0, 0.0) == Restart(40.0, 30.0)
     assert judge(POLICY, History(n=n), CONFIG, 10.0, 0.5) == Restart(55.0, 45.0)
     assert judge(Policy(cap=10), History(n=n), CONFIG, 0.0, 1.0) == Restart(10.0, 10.0)
+
+
+@pytest.mark.parametrize(("n", "d"), [(0, 1), (1, 1), (3, 1), (4, 2), (20, 60)])
+def test_a_fault_in_the_files_of_a_program_begins_at_one_second(n, d):
+    assert judge(POLICY, History(n=n), replace(CONFIG, soon=True), 0.0, 0.0) == Restart(d / 2, d / 2)
 
 
 def test_what_was_asked_for_rests():
