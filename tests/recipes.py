@@ -166,12 +166,13 @@ class Kitchen:
         process = self.start(line)
         assert process.stdout
         os.set_blocking(process.stdout.fileno(), False)
-        got, deadline = "", time.monotonic() + PATIENCE_S
+        read, got, deadline = b"", "", time.monotonic() + PATIENCE_S
         try:
             while got.count("\n") < lines:
                 busy()
                 select.select([process.stdout], [], [], 0.05)
-                got += (process.stdout.buffer.read() or b"").decode()
+                read += process.stdout.buffer.read() or b""
+                got = read.decode(errors="ignore")  # what has arrived may end within a character
                 assert process.poll() is None or got.count("\n") >= lines, (
                     f"$ {line}\n{got}{process.stderr.read()}"
                 )
@@ -179,7 +180,9 @@ class Kitchen:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-            process.communicate(timeout=PATIENCE_S)
+            process.stdout.close()
+            process.stderr.close()
+            process.wait(PATIENCE_S)
         return got.splitlines()[: got.count("\n")]  # whole ones
 
     def status(self) -> dict[str, Any]:

@@ -45,10 +45,11 @@ def test_the_hints_fit_a_terminal_and_can_be_copied(rundir: Path) -> None:
         text = (rundir / "log").read_text()
         head, *_ = text.partition('{"time"')
         assert all(len(line) <= 80 for line in head.splitlines() if str(rundir) not in line), head
-        hints = [line for line in head.replace(" \\\n", " ").splitlines() if line.startswith("  ")]
+        joined = re.sub(r" \\\n +", " ", head)
+        hints = [line for line in joined.splitlines() if line.startswith("  ")]
         tshark, tap, status = hints
         assert tshark.split() == ["tshark", "-i", f"{rundir}/r/all.sock"]
-        assert re.search(r" tap --runtime-dir=\S+ radio0\s+\|\s+tcpdump -n -r -$", tap)
+        assert re.search(r" tap --runtime-dir=\S+ radio0 \| tcpdump -n -r -$", tap)
         done = subprocess.run(status, shell=True, capture_output=True, text=True, timeout=HANGS_S)
         assert done.returncode == 0
         assert "radio0" in done.stdout

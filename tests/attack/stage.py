@@ -84,6 +84,7 @@ class Stage:
         assert os.getpid() == 1, "only inside namespaces of its own"
         os.umask(0o022)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
+        self.empty_tmp()
         os.makedirs(f"{STAGE}/bin")
         os.mkdir(f"{STAGE}/open", 0o777)
         os.chmod(f"{STAGE}/open", 0o777)
@@ -100,6 +101,18 @@ class Stage:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         shutil.copy(ROOT / "tests/attack/probe.py", f"{STAGE}/bin/probe.py")
         self.log = f"{STAGE}/launcher.log"
+
+    @staticmethod
+    def empty_tmp() -> None:
+        """Mount folders of its own for temporary files: what others left there is not seen, nothing is left to them."""
+        checkout = os.open(ROOT, os.O_PATH | os.O_CLOEXEC)
+        for folder in ("/tmp", "/var/tmp", "/dev/shm"):
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", folder], check=True)
+            if ROOT.is_relative_to(folder):
+                os.makedirs(ROOT)
+                held = f"/proc/self/fd/{checkout}"
+                subprocess.run(["mount", "--bind", held, ROOT], check=True, pass_fds=[checkout])
+        os.close(checkout)
 
     @staticmethod
     def copy() -> None:

@@ -737,7 +737,7 @@ def comes_and_goes(stage: Stage) -> list[str]:
             pool = helpers()
             wrong.same("in the pool", len(pool), 1)
             os.kill(launcher_pid(), signal.SIGKILL)
-            gone = becomes(lambda found: found["state"] != "running")
+            gone = becomes(lambda found: found["state"] != "running" and bool(found["exit"]))
             wrong.same("without it", (gone["state"] != "running", bool(gone["exit"])), (True, True))
             failed = becomes(lambda found: "not running" in str((found["exit"] or {}).get("text")))
             wrong.same(f"it says {failed['exit']}", "sudo helperd launcher" in failed["exit"]["text"], True)
