@@ -27,9 +27,13 @@ class Counter:
     """The helper: four callbacks and a task."""
 
     def __init__(self, infd, outfd):
+        import asyncio
+
         import kismetexternal
         from kismetexternal import datasource_pb2
 
+        # the library of 2020 takes the thread's event loop; Python 3.14 makes none by itself
+        asyncio.set_event_loop(asyncio.new_event_loop())
         self.pb = datasource_pb2
         self.kismet = kismetexternal.Datasource(infd, outfd)
         self.kismet.set_listinterfaces_cb(self.list)
