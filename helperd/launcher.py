@@ -40,7 +40,7 @@ _SLICES = 40
 """Of that time; when we stood still ourselves, one of them is over, and not the launcher's time to answer."""
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
-OTHER = "the launcher has read another configuration than {} is now"
+OTHER = "the launcher has read another configuration than {} is now: `sudo helperd reload`, if a daemon of root's runs"
 
 # errno of a refusal -> problem word and what to do; texts may name the helper
 REFUSALS: dict[int, tuple[str, str]] = {

@@ -95,7 +95,7 @@ class Launcher:
             self.say(f"warning: {profile.name} {profiling.weakness(profile)}")
         return config
 
-    def quotas(self, uid: int, gids: frozenset[int]) -> dict[int, int] | None:
+    def quotas(self, uid: int, gids: frozenset[int]) -> dict[int, profiling.Share] | None:
         """Return how many helpers of which profile a client may start (None: any); uid -1 is ours alone."""
         return profiling.admission(self.config, self.accounts, uid, gids)
 
@@ -239,7 +239,7 @@ class Launcher:
             RequestRefused: the errno to answer with.
         """
         if request.op == wire.PING:
-            if request.arg:
+            if request.arg and profiling.may_reload(self.config, self.accounts, client.uid, client.gids):
                 self.reread()
             client.ready = True
             return len(self.profiles), self.fingerprint, -1
@@ -298,7 +298,7 @@ class Launcher:
         place = {0: self.null, 1: self.null, 2: self.null} | dict(zip((3, 4, 2, 5), fds, strict=False))
         rules = seccomp.for_profile(profile.seal, profile.want, no_new_privs=profile.no_new_privs)
         try:
-            uid = self.custody.take_uid(profile.uid, profile.name) if self.root else None
+            uid = self.custody.take_uid(profile.uid, profile.name, client.quotas) if self.root else None
             what = profile.becoming(uid)
             child = Child(argv, profile.env, place, program, -1, self.have, os.getpid(), *what, filter=rules)
             limit = profile.question_s if request.handle else 0.0
@@ -370,8 +370,8 @@ class Launcher:
             except HelperdError as error:
                 self.say(f"what was read before holds: {error}")
         client = Client(sock, f"uid {uid} (pid {pid})", uid, self.quotas(uid, gids), gids)
-        same = sum(other.uid == uid for other in self.clients)
-        full = same >= MAX_CLIENTS_PER_UID or len(self.clients) >= MAX_CLIENTS
+        like = [other.uid for other in self.clients if (other.quotas is None) == (client.quotas is None)]
+        full = like.count(uid) >= MAX_CLIENTS_PER_UID or len(like) >= MAX_CLIENTS
         if client.quotas != {} and not full:
             self.admit(client)
             return

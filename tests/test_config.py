@@ -184,6 +184,7 @@ max_running = 2
 [[allow]]
 group = "capture"
 helpers = ["h"]
+max_together = 6
 """
     assert config.parse(text, "f") == specs.Config(
         helperd=specs.DaemonSpec("u", "100", "/run/x", 0o666, "g", "adm", False, "json", "debug", ("site",)),
@@ -255,7 +256,10 @@ helpers = ["h"]
                 file_group="capture",
             ),
         ),
-        allow=(specs.AllowSpec(("h",), uid=1000, max_running=2), specs.AllowSpec(("h",), group="capture")),
+        allow=(
+            specs.AllowSpec(("h",), uid=1000, max_running=2),
+            specs.AllowSpec(("h",), group="capture", max_together=6),
+        ),
     )
     written = set(re.findall(r"^(\w+) = ", text, re.MULTILINE))
     assert written == {key.name for key in KEYS}, "this test shows every key"

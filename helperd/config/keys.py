@@ -514,6 +514,14 @@ KEYS: tuple[Key, ...] = (
         "four of each helper.",
         default=4,
     ),
+    Key(
+        "allow",
+        "max_together",
+        v.integer(1, 1024),
+        "How many of each helper all users of the group may run at once: a user with subordinate uids counts as many. "
+        "An eighth of all places is for root and the supervisor, whatever is said here.",
+        default=64,
+    ),
 )
 
 

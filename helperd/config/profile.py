@@ -224,7 +224,11 @@ def supervisor_profile(package: str, args: list[str], *, env: dict[str, str]) ->
     )
 
 
-def admission(config: Config, accounts: Accounts, uid: int, gids: frozenset[int]) -> dict[int, int] | None:
+Share = tuple[int, int, str]
+"""Of one profile: helpers at once of a user, of all users of the rule, and its group; a rule for a uid names none."""
+
+
+def admission(config: Config, accounts: Accounts, uid: int, gids: frozenset[int]) -> dict[int, Share] | None:
     """Return which profiles a user may start, and how many helpers of each at once.
 
     Args:
@@ -234,7 +238,7 @@ def admission(config: Config, accounts: Accounts, uid: int, gids: frozenset[int]
         gids: its primary and supplementary groups.
 
     Returns:
-        Profile number to quota, of several rules the highest; None: everything; empty for a stranger.
+        Profile number to share, of several rules the one with the highest; None: everything; empty for a stranger.
     """
     daemon = accounts.user(config.helperd.user)
     if uid in {-1, 0} or (daemon is not None and uid == daemon[0]):
@@ -244,11 +248,18 @@ def admission(config: Config, accounts: Accounts, uid: int, gids: frozenset[int]
         for rule in config.allow
         if rule.uid == uid or (rule.group and accounts.group(rule.group) in gids)
     ]
-    quotas: dict[int, int] = {}
+    quotas: dict[int, Share] = {}
     for rule in found:
+        share = (rule.max_running, rule.max_together, rule.group or "")
         for number in map(config.profile, rule.helpers):
-            quotas[number] = max(rule.max_running, quotas.get(number, 0))
+            quotas[number] = max(share, quotas.get(number, share))
     return quotas
+
+
+def may_reload(config: Config, accounts: Accounts, uid: int, gids: frozenset[int]) -> bool:
+    """Whether a user may have the configuration read again: who may start everything, and the daemon's admins."""
+    admins = accounts.group(config.helperd.admin_group or "")
+    return admins in gids or admission(config, accounts, uid, gids) is None
 
 
 def given(config: Config) -> list[tuple[str, str, str, int]]:

@@ -189,6 +189,7 @@ class AllowSpec:
     uid: int | None = None
     group: str | None = None
     max_running: int = 4
+    max_together: int = 64
     line: int = field(default=0, compare=False, repr=False)
     file: str = field(default="", compare=False, repr=False)
 

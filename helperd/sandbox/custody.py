@@ -43,6 +43,7 @@ class Helper:
 
     Attributes:
         asker: the uid that asked for it, which its connection's end does not change.
+        rule: the group by whose rule it might; empty: by another way.
         until: when one that was launched for a question is killed; 0: it was not.
         errors: the error pipe; -1 once exec is confirmed.
         swept: nothing of its uid was left after its end.
@@ -54,7 +55,7 @@ class Helper:
     ) -> None:
         self.handle = handle
         self.name = name
-        self.profile, self.until = 0, 0.0
+        self.profile, self.rule, self.until = 0, "", 0.0
         self.child = child
         self.client: Client | None = client
         self.asker = client.uid
@@ -83,6 +84,7 @@ class Custody:
         self.helpers: dict[int, Helper] = {}
         self.handles = 0
         self.pool = deque(POOL if root else ())  # least recently used first
+        self.kept = len(self.pool) // 8  # of them for who may start everything
         self.shared: dict[str, int] = {}  # uids of helpers with uid = "shared", by name
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
@@ -105,8 +107,8 @@ class Custody:
             free = [uid for uid in (*SHARED[first:], *SHARED[:first]) if uid not in self.shared.values()]
             self.shared.update((name, uid) for uid in free[:1])
 
-    def take_uid(self, rule: str | int, name: str) -> int:
-        """Return the uid for a new helper of this name; as root only.
+    def take_uid(self, rule: str | int, name: str, quotas: object = None) -> int:
+        """Return the uid for a new helper of this name; as root only. The last are not for who has quotas.
 
         Raises:
             OSError: EUSERS, every uid of its kind is in use.
@@ -117,7 +119,7 @@ class Custody:
             if name not in self.shared:
                 raise OSError(errno.EUSERS, f"all {len(SHARED)} uids for uid = shared are in use")
             return self.shared[name]
-        if not self.pool:
+        if len(self.pool) <= (0 if quotas is None else self.kept):
             raise OSError(errno.EUSERS, "every uid of the pool is in use")
         return self.pool.popleft()
 
@@ -147,7 +149,7 @@ class Custody:
             self._release(child)
             raise
         self.helpers[helper.handle] = helper
-        helper.profile = profile
+        helper.profile, helper.rule = profile, client.share(profile, 0)[2]
         if question_s:
             helper.until = monotonic() + question_s
             self.sweep_at = min(self.sweep_at or helper.until, helper.until)
@@ -157,16 +159,22 @@ class Custody:
     def check_quota(self, client: Client, profile: int, question: int) -> None:
         """Refuse a client what no rule gives it, or one more than that; those for questions count by themselves.
 
+        A user can have as many uids as a system gives out for its namespaces; what a group has is counted as well.
+
         Raises:
             RequestRefused: EACCES, EAGAIN.
         """
-        most, kind = client.most(profile, question), (client.uid, profile, question > 0)
+        most, together, rule = client.share(profile, question)
+        alike = [h for h in self.helpers.values() if (h.profile, h.until > 0) == (profile, question > 0)]
         if not most:
             raise RequestRefused(
                 "not-permitted", f"no [[allow]] gives it profile {profile}", errno=errno.EACCES
             )
-        if sum((h.asker, h.profile, h.until > 0) == kind for h in self.helpers.values()) >= most:
+        if sum(h.asker == client.uid for h in alike) >= most:
             raise RequestRefused("launcher-busy", f"it has {most} of profile {profile}", errno=errno.EAGAIN)
+        if rule and sum(h.rule == rule for h in alike) >= together:
+            text = f"the group {rule} has {together} of profile {profile}"
+            raise RequestRefused("launcher-busy", text, errno=errno.EAGAIN)
 
     def _become(self, child: Child) -> tuple[int, int, int]:
         """Let the blank that is there become the child if nobody has touched it, else one that is forked now."""

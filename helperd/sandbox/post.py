@@ -47,7 +47,8 @@ class Client:
     Attributes:
         uid: -1: ours alone, its end is the launcher's end.
         gids: its groups when it connected.
-        quotas: how many helpers at once of which profile, counted over all connections of its uid; None: any.
+        quotas: how many helpers at once of which profile, counted over all connections of its uid, and over all uids
+            that have it by the same rule; None: any.
         ready: it has sent a PING.
         strikes: malformed requests so far.
     """
@@ -57,7 +58,7 @@ class Client:
         sock: socket.socket,
         name: str,
         uid: int,
-        quotas: dict[int, int] | None = None,
+        quotas: dict[int, tuple[int, int, str]] | None = None,
         gids: frozenset[int] = frozenset(),
     ) -> None:
         sock.setblocking(False)  # noqa: FBT003
@@ -70,11 +71,15 @@ class Client:
         self.strikes = 0
         self.out: deque[tuple[bytes, int]] = deque()  # a packet, and a descriptor to go with it or -1
 
-    def most(self, profile: int, question: int) -> int:
-        """How many helpers of a profile it may have at once; for questions as well as besides them."""
+    def share(self, profile: int, question: int) -> tuple[int, int, str]:
+        """How many helpers of a profile it may have at once, all of its rule's users, and the rule's group.
+
+        For questions as well as besides them.
+        """
         if self.quotas is None:
-            return UNLIMITED
-        return QUESTIONS if question and profile in self.quotas else self.quotas.get(profile, 0)
+            return UNLIMITED, UNLIMITED, ""
+        most, together, rule = self.quotas.get(profile, (0, 0, ""))
+        return min(most, 1) * QUESTIONS if question else most, together, rule
 
     def receive(self, size: int, max_fds: int) -> Packet | None:
         """Read one packet; None when there is none yet, empty data at the end."""

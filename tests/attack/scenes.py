@@ -995,6 +995,111 @@ def quotas(stage: Stage) -> list[str]:
     return wrong
 
 
+def subordinate(groups: tuple[int, ...]) -> Seat:
+    """A member's process in a user namespace with 1,000 more uids, as newuidmap gives them: 0 is OTHER, 1 is 100000."""
+    place = seat(OTHER, groups, SOCKET=SOCKET)
+    place.run("call(272, 0x10000000); result = 1")  # unshare(CLONE_NEWUSER)
+    for kind in ("uid", "gid"):
+        Path(f"/proc/{place.pid}/{kind}_map").write_text(f"0 {OTHER} 1\n1 100000 1000\n")
+    place.run(
+        """
+mine = {}
+def come(uid):
+    os.seteuid(uid)
+    try:
+        mine[uid] = ready()
+    finally:
+        os.seteuid(0)
+def tries(numbers, then):
+    found = []
+    for number in numbers:
+        try:
+            then(number)
+            found.append(0)
+        except OSError as error:
+            found.append(error.errno)
+    return found
+result = 1
+"""
+    )
+    return place
+
+
+@scene
+def subuids(stage: Stage) -> list[str]:
+    """One user with as many uids as it likes: a rule of its group holds for all of them, and root has its places."""
+    wrong = Wrong()
+    rules = '[[allow]]\ngroup = "capture"\nhelpers = ["plain"]\nmax_running = 1\nmax_together = 5\n'
+    text = (Path(LIBRARY) / "helperd/sandbox/custody.py").read_text()
+    full, few = errno.EAGAIN, "POOL = range(60800, 60808)"
+    with (
+        stage.listening(PLAIN + PLAIN.replace("plain", "second") + rules),
+        contextlib.closing(subordinate((DAEMON, CAPTURE))) as place,
+    ):
+        found = place.run("result = tries(range(70), come)")
+        wrong.same("connections that are served", found.count(0), 64)
+        for name, uid in (("root", 0), ("the supervisor's user", DAEMON)):
+            with contextlib.closing(seat(uid, (), SOCKET=SOCKET)) as other:
+                code = "s, f = ready(); result = launch(s, f, 1)[0] > 0 and launch(s, f, 2)[0] > 0"
+                with contextlib.suppress(OSError):
+                    wrong.same(f"{name} is served", other.run(code), True)
+                    continue
+                wrong.append(f"{name} is shut out")
+        code = "result = tries(list(mine)[:9], lambda uid: launch(*mine[uid], handle=Q))"
+        for name, question in (("helpers", "0"), ("questions", "1")):
+            found = place.run(code.replace("Q", question))
+            wrong.same(f"{name} of a group", found, [0] * 5 + [full] * 4)
+    assert "POOL = range(60800, 61024)" in text
+    rewrite(f"{LIBRARY}/helperd/sandbox/custody.py", text.replace("POOL = range(60800, 61024)", few))
+    with (
+        stage.listening(PLAIN + rules.replace("max_together = 5", "max_together = 64")),
+        contextlib.closing(subordinate((DAEMON, CAPTURE))) as place,
+        contextlib.closing(seat(0, (), SOCKET=SOCKET)) as root,
+    ):
+        found = place.run("result = tries(range(9), come) and tries(mine, lambda uid: launch(*mine[uid]))")
+        wrong.same("of 8 uids", found, [0] * 7 + [errno.EUSERS] * 2)
+        code = "s, f = ready(); result = launch(s, f)[0] > 0"
+        wrong.same("the last is root's", root.run(code), True)
+    rewrite(f"{LIBRARY}/helperd/sandbox/custody.py", text)
+    return wrong
+
+
+@scene
+def rereading(stage: Stage) -> list[str]:
+    """Between an edit and a reload all goes on with what was read; only who may reload can have it read again."""
+    wrong = Wrong()
+    rule = f'[[allow]]\nuid = {ALLOWED}\nhelpers = ["plain"]\n'
+    second = PLAIN.replace("plain", "second")
+    daemon = '[helperd]\nadmin_group = "capture"\n'
+    with stage.listening(daemon + PLAIN + rule):
+        rows = [
+            ("a user with a rule", ALLOWED, (DAEMON,), 1),
+            ("root", 0, (), 2),
+            ("the supervisor's user", DAEMON, (), 2),
+            ("an admin with a rule", ALLOWED, (DAEMON, CAPTURE), 2),
+        ]
+        with contextlib.closing(seat(DAEMON, (), SOCKET=SOCKET)) as supervisor:
+            supervisor.run("s, f = ready(); result = 1")
+            for name, uid, groups, wanted in rows:
+                stage.config(daemon + PLAIN + second + rule)
+                with contextlib.closing(seat(uid, groups, SOCKET=SOCKET)) as place:
+                    time.sleep(1.05)  # a launcher reads its file once a second
+                    found = place.run("s = connect(SOCKET); result = ask(s, 3, arg=1)[0]")
+                    wrong.same(f"{name}: profiles after an edit", found, wanted)
+                    for _ in range(5 * (wanted == 1)):
+                        place.run("ask(s, 3, arg=1); result = 1")
+                if wanted == 1:
+                    wrong.same(
+                        "what was read is started", supervisor.run("result = launch(s, f)[0] > 0"), True
+                    )
+                    found = supervisor.run("result = ask(s, 3, arg=1)[0]")
+                    wrong.same("an admin's reload just behind", found, 2)
+                stage.config(daemon + PLAIN + rule)
+                time.sleep(1.05)
+                wrong.same("as before", supervisor.run("_, f, _ = ask(s, 3, arg=1); result = _ > 0 or 1"), 1)
+    return wrong
+
+
 @scene
 def read_when_idle(stage: Stage) -> list[str]:
     """A launcher that nobody uses reads a changed configuration when somebody connects, and while it is used does not."""
@@ -1083,6 +1188,7 @@ def new_rules(stage: Stage) -> list[str]:
     with (
         stage.listening(PLAIN + RAW + rule),
         contextlib.closing(seat(ALLOWED, (DAEMON,), SOCKET=SOCKET)) as place,
+        contextlib.closing(seat(0, (), SOCKET=SOCKET)) as root,
     ):
 
         def tries() -> list[int]:
@@ -1094,15 +1200,16 @@ def new_rules(stage: Stage) -> list[str]:
                     found.append(-(error.errno or 0))
             return found
 
-        place.run("s, f = ready(); result = 1")
+        for each in (place, root):
+            each.run("s, f = ready(); result = 1")
         wrong.same("before", tries(), [1, -errno.EACCES])
         time.sleep(1.05)  # a launcher reads its file once a second
         stage.config(RAW + PLAIN + rule)
-        place.run("ask(s, 3, arg=1); result = 1")
+        root.run("ask(s, 3, arg=1); result = 1")
         wrong.same("after the numbers changed", tries(), [-errno.EACCES, 1])
         time.sleep(1.05)
         stage.config(RAW + PLAIN)
-        place.run("ask(s, 3, arg=1); result = 1")
+        root.run("ask(s, 3, arg=1); result = 1")
         wrong.same("after the rule went", tries(), [-errno.EACCES] * 2)
     return wrong
 

@@ -76,10 +76,15 @@ def test_random_requests_change_nothing():
     assert second["after"][1] - second["before"][1] <= 1024
 
 
-@pytest.mark.parametrize("name", [name for name in SCENES if name != "delegated"])
+@pytest.mark.parametrize("name", [name for name in SCENES if name not in {"delegated", "subuids"}])
 def test_scene(name):
     (row,) = stage.run("scenes", name)
     assert row == {"scene": name, "wrong": []}
+
+
+@pytest.mark.need("userns")
+def test_scene_of_a_user_with_many_uids():
+    assert stage.run("scenes", "subuids") == [{"scene": "subuids", "wrong": []}]
 
 
 @pytest.mark.need("cgroup2")
