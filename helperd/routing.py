@@ -417,32 +417,31 @@ class Route:
         self.source = source
         self.number = number
         self.ledger = Ledger()
-        self.taps: list[Tap] = []
+        self.taps: dict[Outbox, Tap] = {}
         self.paused = False
         self.incarnation = 0
         self.about = b""
         self._interfaces = interfaces
-        self._blocks: list[Tap] = []
-        self._frames: list[Tap] = []
-        self._lines: list[Tap] = []
-        self._lossless: list[Tap] = []
+        self._blocks: dict[Outbox, Tap] = {}
+        self._frames: dict[Outbox, Tap] = {}
+        self._lines: dict[Outbox, Tap] = {}
+        self._lossless: dict[Outbox, Tap] = {}
         self._first = 0
         self.describe(0, {})
 
     def add(self, tap: Tap) -> None:
         """Let an outbox have this source's packets."""
-        self.taps.append(tap)
-        self._of(tap.form).append(tap)
+        self.taps[tap.outbox] = self._of(tap.form)[tap.outbox] = tap
         if tap.outbox.overflow == "wait":
-            self._lossless.append(tap)
+            self._lossless[tap.outbox] = tap
 
-    def _of(self, form: Form) -> list[Tap]:
+    def _of(self, form: Form) -> dict[Outbox, Tap]:
         return {"pcapng": self._blocks, "frames": self._frames, "jsonl": self._lines}[form]
 
     def remove(self, outbox: Outbox) -> None:
-        """Let an outbox have no more."""
+        """Let an outbox have no more; that takes as long among a thousand others as alone."""
         for taps in (self.taps, self._blocks, self._frames, self._lines, self._lossless):
-            taps[:] = [tap for tap in taps if tap.outbox is not outbox]
+            taps.pop(outbox, None)
 
     def describe(self, incarnation: int, fields: Mapping[str, str]) -> None:
         """Say what a new incarnation is; readers of the frames format are told before its first packets."""
@@ -515,8 +514,8 @@ class Route:
         pinned = max(read, nbytes) + BATCH_COST + PART_COST * len(parts)
         batch = Batch(tuple(parts), nbytes, packets, pinned, ((self.number, packets),), self.about)
         self.ledger.routed += packets
-        for tap in self._frames:
-            tap.outbox.put(batch)
+        for outbox in self._frames:
+            outbox.put(batch)
 
     def _translate(self, runs: Sequence[Run], packets: int, read: int, translate: Translate) -> None:
         segments: list[Segment] = []
@@ -549,7 +548,7 @@ class Route:
         batch = batch_of(segments, read)
         if not self._frames:
             self.ledger.routed += batch.packets
-        for tap in self._blocks:
+        for tap in self._blocks.values():
             if tap.single or tap.linktypes:
                 self._dispatch_some(segments, read, tap, batch)
             else:
@@ -581,12 +580,12 @@ class Route:
             nbytes = sum(map(len, lines))
             counts = ((segment.interface, len(lines)),)
             batch = Batch(lines, nbytes, len(lines), nbytes + BATCH_COST + PART_COST * len(lines), counts)
-            for tap in self._lines:
-                tap.outbox.put(batch)
+            for outbox in self._lines:
+                outbox.put(batch)
 
     def holding(self) -> list[Outbox]:
         """The outboxes that ask this source to wait."""
-        return [tap.outbox for tap in self._lossless if tap.outbox.holding]
+        return [outbox for outbox in self._lossless if outbox.holding]
 
 
 class RouteTable:
@@ -595,7 +594,7 @@ class RouteTable:
     def __init__(self) -> None:
         self.interfaces = Interfaces()
         self.routes: dict[str, Route] = {}
-        self._wants: list[tuple[Tap, frozenset[str]]] = []
+        self._wants: dict[Outbox, tuple[Tap, frozenset[str]]] = {}
         self._numbers = count()
         self._gone: dict[int, bytes] = {}
 
@@ -604,7 +603,7 @@ class RouteTable:
         route = self.routes.get(source)
         if route is None:
             route = self.routes[source] = Route(source, self.interfaces, next(self._numbers))
-            for tap, sources in self._wants:
+            for tap, sources in self._wants.values():
                 if not sources or source in sources:
                     route.add(tap)
         return route
@@ -620,15 +619,17 @@ class RouteTable:
     ) -> None:
         """Let an outbox want sources by name (none: all of them, those to come included)."""
         tap = Tap(outbox, single, form, linktypes)
-        self._wants.append((tap, sources))
+        self._wants[outbox] = tap, sources
         for name, route in self.routes.items():
             if not sources or name in sources:
                 route.add(tap)
 
     def disconnect(self, outbox: Outbox) -> None:
         """Forget an outbox in every route."""
-        self._wants = [want for want in self._wants if want[0].outbox is not outbox]
-        for route in self.routes.values():
+        _, sources = self._wants.pop(outbox, (None, frozenset[str]()))
+        for route in (
+            [self.routes[name] for name in sources if name in self.routes] if sources else self.routes.values()
+        ):
             route.remove(outbox)
 
     def drop(self, source: str) -> None:
