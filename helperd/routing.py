@@ -347,12 +347,16 @@ class Outbox:
         self.queued = 0
 
     def clear(self, reason: str) -> None:
-        """Count everything that is queued or in flight as lost: the end of the consumer."""
-        self._drop_queue(reason)
-        if self.inflight:
-            self.lost += self.inflight
-            self.lost_by[reason] += self.inflight
-            self.inflight = 0
+        """Count everything that is queued or in flight as lost: the end of the consumer, who is told nothing more.
+
+        That takes as long for a full queue as for an empty one.
+        """
+        missed = self.queued + self.inflight
+        if missed:
+            self.lost += missed
+            self.lost_by[reason] += missed
+        self._batches.clear()
+        self.queued = self.inflight = self.pinned = 0
         self.on_room()
 
     def __bool__(self) -> bool:
@@ -626,11 +630,12 @@ class RouteTable:
 
     def disconnect(self, outbox: Outbox) -> None:
         """Forget an outbox in every route."""
-        _, sources = self._wants.pop(outbox, (None, frozenset[str]()))
-        for route in (
-            [self.routes[name] for name in sources if name in self.routes] if sources else self.routes.values()
-        ):
-            route.remove(outbox)
+        want = self._wants.pop(outbox, None)
+        if want is None:
+            return
+        for route in map(self.routes.get, want[1]) if want[1] else self.routes.values():
+            if route is not None:
+                route.remove(outbox)
 
     def drop(self, source: str) -> None:
         """Forget a removed source's route; its numbers stay taken, and who they were."""

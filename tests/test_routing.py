@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -363,3 +365,50 @@ def test_take_gives_at_least_one_batch(size):
     outbox.put(batch(nbytes=5000))
     outbox.put(batch(nbytes=5000))
     assert len(outbox.take(size)) == 1
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many instructions of Python a call takes; none of what a dict or a deque does inside."""
+    count = 0
+
+    def trace(frame, event, _arg):
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_leaving_takes_as_long_among_many_and_with_a_full_queue_as_alone(named):
+    """By count: of others, of what is queued, and, for a reader of one source, of the other sources."""
+    found = set()
+    for others, queued, sources in ((0, 0, 1), (1000, 0, 1), (10, 1000, 1), (10, 10, 500 if named else 1)):
+        table = RouteTable()
+        for number in range(sources):
+            table.route(f"s{number}")
+        wanted = frozenset({"s0"}) if named else frozenset()
+        for _ in range(others):
+            table.connect(Outbox(overflow="wait"), wanted, single=False)
+        leaver = Outbox(limit=1 << 30)
+        table.connect(leaver, wanted, single=False)
+        for _ in range(queued):
+            leaver.put(batch())
+        taken = leaver.take(1)
+
+        def leave(table: RouteTable = table, leaver: Outbox = leaver) -> None:
+            table.disconnect(leaver)
+            leaver.clear("consumer-left")
+
+        found.add(steps(leave) - (10 if taken else 0))  # with something to count
+        assert (leaver.lost, leaver.queued, leaver.inflight, leaver.pinned) == (queued, 0, 0, 0)
+        assert all(leaver not in route.taps for route in table.routes.values())
+    assert max(found) - min(found) < 20, found
+    assert min(found) > 20
