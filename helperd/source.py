@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 import trio
 
-from helperd import replay
+from helperd import cgroups, replay
 from helperd.bell import Bell
 from helperd.claim import Claim, claim_of, devices_of
 from helperd.complaint import with_cure
@@ -1000,8 +1000,9 @@ class Source:
         """The word that status shows while there is a process, and the reason beside it."""
         if self.incarnation is None or self.watch is None:
             return "", ""
-        if self.rung == "wait":
-            return "hung", "stuck-in-kernel"
+        if self.rung == "wait":  # for the kernel; a frozen cgroup of v1 lets nobody end
+            frozen = cgroups.is_frozen(self.incarnation.process.pid)
+            return ("starved", "its") if frozen else ("hung", "stuck-in-kernel")
         if self.watch.word == "ok" and self.life.state is State.RUNNING and self.route.holding():
             return "stalled-by-consumer", ""
         return self.watch.word, self.watch.reason

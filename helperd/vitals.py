@@ -5,14 +5,15 @@ Rules:
   2. Vitals explain; ``lifecycle.liveness`` judges.
   3. Reading blocks a little: whole trees are sampled in a worker thread, in slices.
 
-Source of the layouts: proc(5), cgroups(7), and sched-stats in the kernel's documentation.
+Source of the layouts: proc(5), and sched-stats in the kernel's documentation.
 """
 
 from __future__ import annotations
 
+import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import psutil
@@ -85,19 +86,18 @@ class Tree:
 
 
 class Turn(NamedTuple):
-    """What the scheduler did with a process's main thread, to be compared with a later one.
+    """What the scheduler did with a process, to be compared with a later one.
 
     Attributes:
-        state: letter of /proc/PID/stat.
-        delay_ns: runnable and not run, nanoseconds so far; grows only when it gets to run.
-        slices: times it was put on a cpu.
-        ran_ns: on a cpu, nanoseconds so far.
+        delay_ns: its main thread was runnable and did not run, nanoseconds so far; grows only when it gets to run.
+        ran_ns: that thread was on a cpu, nanoseconds so far.
+        wanting: threads that run or want to, now, its descendants' too: how long each has been on a cpu, nanoseconds so
+            far.
     """
 
-    state: str
     delay_ns: int
-    slices: int
-    ran_ns: int = 0
+    ran_ns: int
+    wanting: dict[str, int]
 
 
 def sample(pid: int) -> Vitals | None:
@@ -111,8 +111,8 @@ def sample(pid: int) -> Vitals | None:
     except psutil.Error:
         return Vitals(pid)
     with process.oneshot():
-        turn = run_queue(pid)
-        words = _stat(pid)
+        delay = run_delay(pid)
+        words = _stat(f"/proc/{pid}")
         return Vitals(
             pid=pid,
             state=words[0] if words else "",
@@ -122,7 +122,7 @@ def sample(pid: int) -> Vitals | None:
             fds=_get(process.num_fds),
             threads=_get(process.num_threads),
             children=children(pid),
-            run_delay_s=None if turn is None else turn.delay_ns / 1e9,
+            run_delay_s=None if delay is None else delay / 1e9,
         )
 
 
@@ -141,15 +141,20 @@ def _read(path: str) -> bytes | None:
         return None
 
 
-def _stat(pid: int) -> list[str]:
-    """The words of /proc/PID/stat from the third, the state, on; empty when it is gone or hidden."""
-    raw = _read(f"/proc/{pid}/stat") or b""
+def _stat(task: str) -> list[str]:
+    """The words of a process's or thread's ``stat`` from the third, the state, on; empty when it is gone or hidden."""
+    raw = _read(f"{task}/stat") or b""
     return raw[raw.rfind(b")") + 1 :].decode().split()
+
+
+def _state(task: str) -> str:
+    """The state letter of a process or thread; empty when it is gone or hidden."""
+    return (_stat(task) or [""])[0]
 
 
 def process_state(pid: int) -> str:
     """Return the state letter of a process; empty when it is gone or hidden."""
-    return (_stat(pid) or [""])[0]
+    return _state(f"/proc/{pid}")
 
 
 def children(pid: int) -> tuple[int, ...] | None:
@@ -194,24 +199,49 @@ def living_descendants(pid: int) -> int | None:
 
 
 def run_queue(pid: int) -> Turn | None:
-    """Read what the scheduler did with the main thread; None when it may not be read."""
-    words = (_read(f"/proc/{pid}/schedstat") or b"").split()
-    if len(words) != 3:
+    """Read what the scheduler did with a process; None when it may not be read."""
+    main = _schedstat(f"/proc/{pid}")
+    if main is None:
         return None
-    return Turn(process_state(pid), int(words[1]), int(words[2]), int(words[0]))
+    wanting = {}
+    for task in _tasks(pid):
+        if _state(task) == "R" and (times := _schedstat(task)) is not None:
+            wanting[task] = times[0]
+    return Turn(main[1], main[0], wanting)
+
+
+def _tasks(pid: int) -> list[str]:
+    """The directories of all threads of a process and its descendants, of which one may do the work; not endless."""
+    found: list[str] = []
+    open_ends = [pid]
+    seen = {pid}
+    while open_ends and len(found) < MAX_TREE:
+        process = open_ends.pop()
+        with suppress(OSError):
+            found += [f"/proc/{process}/task/{thread}" for thread in os.listdir(f"/proc/{process}/task")]
+        open_ends += set(children(process) or ()) - seen
+        seen.update(open_ends)
+    return found
+
+
+def _schedstat(task: str) -> tuple[int, int] | None:
+    """Nanoseconds that a thread was on a cpu, and that it waited for one; None when it may not be read."""
+    words = (_read(f"{task}/schedstat") or b"").split()
+    return (int(words[0]), int(words[1])) if len(words) == 3 else None
 
 
 def run_delay(pid: int) -> int | None:
     """Return the nanoseconds the main thread has waited for a cpu so far; None when it may not be read."""
-    turn = run_queue(pid)
-    return None if turn is None else turn.delay_ns
+    times = _schedstat(f"/proc/{pid}")
+    return None if times is None else times[1]
 
 
 def starved(before: Turn | None, after: Turn | None, window: float) -> bool:
-    """Say whether a process wanted the cpu and did not get it for more than half of a window.
+    """Say whether a process wanted the cpu and hardly got it, whatever kept it: others, a low share, a quota.
 
-    One that did get to run for a while and answered nothing had its chance: on a machine that is busy, a process that
-    spins waits for most of its life too.
+    The kernel adds what a thread waits, for others or for its quota, only when it runs at last. So a thread that wants
+    the cpu in both readings and was hardly on one between them counts too. One that did get to run for a while and
+    answered nothing had its chance: on a machine that is busy, a process that spins waits for most of its life.
 
     Args:
         before: at the window's beginning.
@@ -220,34 +250,10 @@ def starved(before: Turn | None, after: Turn | None, window: float) -> bool:
     """
     if before is None or after is None:
         return False
-    if after.state == "R" and after.slices == before.slices and before.state == "R":
-        return True  # still waiting: the kernel adds the delay only when it runs
-    if after.ran_ns - before.ran_ns > max(CHANCE_S, window / 20) * 1e9:
-        return False
-    return after.delay_ns - before.delay_ns > window / 2 * 1e9
-
-
-@cache
-def cgroup_root() -> str:
-    """Where cgroup v2 is mounted, also beside v1; empty when it is not."""
-    rows = [
-        line.split() for line in (_read("/proc/self/mountinfo") or b"").decode(errors="replace").splitlines()
-    ]
-    return next((row[4] for row in rows if row[row.index("-") + 1] == "cgroup2"), "")
-
-
-def cgroup(pid: int) -> str | None:
-    """Return the directory of the process's cgroup v2; None when it has none that can be seen."""
-    for line in (_read(f"/proc/{pid}/cgroup") or b"").decode(errors="surrogateescape").splitlines():
-        if line.startswith("0::/") and cgroup_root():
-            path = f"{cgroup_root()}/{line[4:]}".rstrip("/")
-            return path if os.path.exists(f"{path}/cgroup.events") else None
-    return None
-
-
-def frozen(directory: str | None) -> bool:
-    """Say whether a cgroup is frozen: its processes are neither stopped nor at fault."""
-    return directory is not None and _counter(f"{directory}/cgroup.events", "frozen") == 1
+    chance = max(CHANCE_S, window / 20) * 1e9
+    if any(ran - before.wanting.get(thread, -math.inf) <= chance for thread, ran in after.wanting.items()):
+        return True
+    return after.ran_ns - before.ran_ns <= chance and after.delay_ns - before.delay_ns > window / 2 * 1e9
 
 
 def oom_kills() -> int | None:

@@ -3,7 +3,8 @@
 Rules:
   1. Nothing here waits. The supervisor's one heartbeat calls ``turn`` of every watch, four times a second.
   2. Sending is apart from judging: a helper is asked in time, whatever is thought of it.
-  3. Time in which we were away ourselves is nobody's fault: every limit moves on by it.
+  3. Time in which we were away ourselves is nobody's fault: every limit moves on by it. Nor is time in which the helper
+     lacked processor time, or was frozen: the limit begins anew.
   4. The shown word stays until a byte proves it wrong.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from helperd import vitals
+from helperd import cgroups, vitals
 from helperd.lifecycle import ChildWatch, Evidence, Patience, Verdict, verdict
 
 if TYPE_CHECKING:
@@ -57,6 +58,13 @@ class Moment(NamedTuple):
     lagged_at: float
 
 
+class _Look(NamedTuple):
+    """What the scheduler had done with the process at one moment, in seconds, monotonic."""
+
+    at: float
+    turn: vitals.Turn | None
+
+
 @dataclass(slots=True, eq=False)
 class Watch:
     """The watch over one process and its channel.
@@ -83,8 +91,10 @@ class Watch:
     _pinged_at: float | None = None
     _asked_at: float = 0.0
     _next_ping_at: float = 0.0
-    _turn: vitals.Turn | None = None
-    _turn_at: float = 0.0
+    _window: _Look | None = None
+    _limit: _Look | None = None
+    _limit_s: float = 0.0
+    _lull: _Look | None = None
     _children: ChildWatch | None = None
     _silence: Patience | None = None
     _told_stuck: bool = False
@@ -117,6 +127,7 @@ class Watch:
             key: the key of the helper's block that says how long.
         """
         self.limit_at = now + seconds if seconds else None
+        self._limit, self._limit_s = None, seconds
         self.limit_text = f"{what} did not come within {seconds:g} s ({key} of [[helper]] {self.helper.name})"
         self.renewed_at = now
 
@@ -131,7 +142,8 @@ class Watch:
         now = moment.now
         if self.limit_at is not None:
             self.limit_at += moment.lag
-            if now >= self.limit_at:
+            self._limit = self._limit or _Look(now, vitals.run_queue(self.pid))
+            if now >= self.limit_at and not self._extended(now):
                 return Finding("timed-out", "timed-out", self.limit_text)
         if self.greeted:
             self._ask(now)
@@ -157,6 +169,20 @@ class Watch:
             return Finding("not-listening", "not-listening", "it does not read what it is sent")
         return None
 
+    def _starved(self, since: _Look | None, now: float) -> bool:
+        """Whether it had no processor time to answer in since it was looked at, or is frozen now."""
+        if cgroups.is_frozen(self.pid):
+            return True
+        return since is not None and vitals.starved(since.turn, vitals.run_queue(self.pid), now - since.at)
+
+    def _extended(self, now: float) -> bool:
+        """Give it as long again when it lacked processor time for what was awaited."""
+        if not self._starved(self._limit, now):
+            return False
+        self.limit_at, self._limit = now + self._limit_s, None
+        self.word, self.reason, self.renewed_at = "starved", "its", now
+        return True
+
     def _ask(self, now: float) -> None:
         channel = self.channel
         if self._own:
@@ -165,9 +191,9 @@ class Watch:
             due = now >= self._next_ping_at
         window_at = max(channel.life_at, self.renewed_at)
         if self._pinged_at is not None and self._pinged_at < window_at:
-            self._pinged_at = self._turn = None
-        if self._pinged_at is not None and self._turn is None:
-            self._turn, self._turn_at = vitals.run_queue(self.pid), now
+            self._pinged_at = self._window = None
+        if self._pinged_at is not None and self._window is None:
+            self._window = _Look(now, vitals.run_queue(self.pid))
         if not due:
             return
         self._asked_at = now
@@ -184,7 +210,6 @@ class Watch:
             if channel.life_at > self.renewed_at:
                 self.word, self.reason = "ok", ""
             return None
-        starved = vitals.starved(self._turn, vitals.run_queue(self.pid), now - self._turn_at)
         judged = verdict(
             Evidence(
                 now,
@@ -193,7 +218,7 @@ class Watch:
                 holding=bool(self.route.holding()),
                 our_lag=moment.lagged_at > window_at,
                 readable=channel.readable(),
-                runnable_starved=starved or vitals.frozen(vitals.cgroup(self.pid)),
+                runnable_starved=self._starved(self._window, now),
                 proc_state=vitals.process_state(self.pid),
             ),
             self.deadline,
@@ -227,8 +252,15 @@ class Watch:
             silence = self._silence = Patience(limit, now)
         if last_packet_at is not None and last_packet_at > silence.since:
             silence.seen(last_packet_at)
-        silence.hold(now, held=bool(self.route.holding()) or moment.lagged_at > now - 1.0)
+            self._lull = None
+        held = self.route.holding() or moment.lagged_at > now - 1.0 or self.word == "starved"
+        silence.hold(now, held=bool(held))
+        if self._lull is None and silence.waited(now) > limit / 2:
+            self._lull = _Look(now, vitals.run_queue(self.pid))
         if not silence.over(now):
             return None
         silence.seen(now)
+        lull, self._lull = self._lull, None
+        if self._starved(lull, now):
+            return None
         return Finding("alert" if reaction == "alert" else "hung", "silent", f"no packet for {limit:g} s")

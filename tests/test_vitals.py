@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -124,7 +123,6 @@ def test_a_process_that_is_gone_is_none(spawn):
     assert vitals.living_descendants(gone) is None
     assert vitals.run_queue(gone) is None
     assert vitals.run_delay(gone) is None
-    assert vitals.cgroup(gone) is None
     assert Sampler().sample([gone], 0.0) == {}
 
 
@@ -258,59 +256,60 @@ def test_the_scheduler_is_read(spawn):
     child = spawn(SLEEPER)
     until(lambda: vitals.process_state(child.pid), "S")
     turn = vitals.run_queue(child.pid)
-    assert turn.state == "S"
-    assert turn.slices > 0
+    assert not turn.wanting
+    assert turn.ran_ns > 0
     assert vitals.run_delay(child.pid) == turn.delay_ns
+
+
+SPINNING_THREAD = (
+    "import threading, time\n"
+    "def spin():\n while True: pass\n"
+    "threading.Thread(target=spin, daemon=True).start(); print('ready', flush=True); time.sleep(60)"
+)
+SPINNING_CHILD = (
+    "import subprocess, sys, time\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'while True: pass'])\n"
+    "print('ready', child.pid, flush=True); child.wait(); time.sleep(60)"
+)
+
+
+def test_threads_that_want_the_processor_are_seen(spawn):
+    child = spawn(SPINNING_THREAD)
+    until(lambda: len(vitals.run_queue(child.pid).wanting), 1)
+
+
+def test_descendants_that_want_the_processor_are_seen(spawn):
+    child = spawn(SPINNING_CHILD)
+    until(lambda: len(vitals.run_queue(child.pid).wanting), 1)
+    os.kill(int(child.said[-1]), signal.SIGKILL)
+    until(lambda: len(vitals.run_queue(child.pid).wanting), 0)
+
+
+def turn(*, delay: int = 0, ran: int = 0, **wanting: int) -> Turn:
+    return Turn(delay, ran, wanting)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
-        (None, Turn("R", 0, 1), False),
-        (Turn("R", 0, 1), None, False),
-        (Turn("R", 0, 1), Turn("R", 0, 1), True),  # still waiting: nothing was added yet
-        (Turn("S", 0, 1), Turn("R", 0, 1), False),  # woken at some time, nobody knows when
-        (Turn("R", 0, 1), Turn("S", 0, 1), False),
-        (Turn("R", 0, 1), Turn("R", 0, 2), False),  # it ran
-        (Turn("S", 0, 1), Turn("S", 1_000_000_000, 9), False),  # exactly half
-        (Turn("S", 0, 1), Turn("S", 1_000_000_001, 9), True),
-        (Turn("S", 0, 1, 7), Turn("S", 1_000_000_001, 9, 100_000_007), True),
-        (Turn("R", 0, 1, 7), Turn("R", 1_900_000_000, 9, 100_000_008), False),  # it spins
-        (Turn("S", 10**12, 1), Turn("S", 10**12 + 10**9, 9), False),
+        (None, turn(main=0), False),
+        (turn(main=0), None, False),
+        (turn(main=7), turn(main=7), True),  # still waiting: the kernel has added nothing yet
+        (turn(main=7), turn(main=100_000_007), True),  # a quota let it run for a moment
+        (turn(main=7), turn(main=100_000_008), False),  # it spins
+        (turn(main=7), turn(other=7), False),  # nobody knows since when
+        (turn(), turn(main=0), False),
+        (turn(main=0), turn(), False),
+        (turn(main=0, other=5), turn(other=6, main=10**9), True),
+        (turn(), turn(delay=1_000_000_000), False),  # exactly half
+        (turn(), turn(delay=1_000_000_001), True),
+        (turn(ran=7), turn(delay=1_000_000_001, ran=100_000_007), True),
+        (turn(ran=7), turn(delay=1_900_000_000, ran=100_000_008), False),  # it had its chance
+        (turn(delay=10**12), turn(delay=10**12 + 10**9), False),
     ],
 )
-def test_starved_is_more_than_half_a_window(before, after, expected):
+def test_starved_is_who_wanted_the_processor_and_hardly_got_it(before, after, expected):
     assert starved(before, after, 2.0) is expected
-
-
-def test_a_cgroup_tells_freezing(tmp_path, monkeypatch):
-    monkeypatch.setattr(vitals, "cgroup_root", lambda: str(tmp_path))
-    group = tmp_path / "helperd" / "wlan0"
-    group.mkdir(parents=True)
-    monkeypatch.setattr(
-        vitals,
-        "_read",
-        lambda path, real=vitals._read: (
-            b"1:name=x:/\n0::/helperd/wlan0\n" if path == "/proc/7/cgroup" else real(path)
-        ),
-    )
-    assert vitals.cgroup(7) is None
-    (group / "cgroup.events").write_text("populated 1\nfrozen 0\n")
-    directory = vitals.cgroup(7)
-    assert directory == str(group)
-    assert not vitals.frozen(directory)
-    (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
-    assert vitals.frozen(directory)
-    monkeypatch.setattr(vitals, "cgroup_root", lambda: "")
-    assert vitals.cgroup(7) is None
-
-
-def test_without_a_cgroup_nothing_is_claimed():
-    assert not vitals.frozen(None)
-
-
-def test_the_place_of_cgroups_is_that_of_the_kernels_list():
-    assert vitals.cgroup_root() == "" or Path(vitals.cgroup_root(), "cgroup.procs").exists()
 
 
 def test_ends_for_lack_of_memory_are_counted_where_the_kernel_says_so(monkeypatch):

@@ -16,8 +16,8 @@ class Evidence:
         holding: reads are held because a lossless consumer is full.
         our_lag: our loop was late, or the machine slept, and this was found after the last starved verdict.
         readable: bytes wait in the helper's pipe.
-        runnable_starved: the helper was runnable and not run for more than half the window, or its cgroup is
-            frozen; found after the last starved verdict.
+        runnable_starved: the helper wanted the processor and hardly got it, or its cgroup is frozen; found after the
+            last starved verdict.
         proc_state: the letter of /proc/PID/stat; empty when it may not be read.
     """
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from helperd import vitals
+from helperd import cgroups
 from helperd.control.client import ControlError
 from tests.census import FORKED_AHEAD, name_of
 from tests.faults.stage import BUILTIN, HEAD, gone, helper, stage
@@ -306,7 +306,7 @@ def test_the_service_manager_is_told_of_progress(rundir, monkeypatch):
 
 def test_34_a_helper_whose_cgroup_is_frozen_is_not_judged(rundir, need):
     need("cgroup2")
-    group = Path(vitals.cgroup(os.getpid()) or vitals.cgroup_root()) / f"helperd-test-{os.getpid()}"
+    group = Path(str(cgroups.directory(os.getpid()))) / f"helperd-test-{os.getpid()}"
     group.mkdir()
     try:
         with daemon(rundir, HEAD + BUILTIN + synthetic("ours", "rate=10")) as rig:
@@ -325,7 +325,7 @@ def test_34_a_helper_whose_cgroup_is_frozen_is_not_judged(rundir, need):
 def memory_group(name: str, limit: int) -> Path:
     """A cgroup with a limit on memory, of whatever version."""
     old = Path("/sys/fs/cgroup/memory")
-    group = (old if old.is_dir() else Path(vitals.cgroup_root())) / name
+    group = (old if old.is_dir() else Path(cgroups.mounts()[cgroups.V2].top)) / name
     group.mkdir()
     for file in ("memory.limit_in_bytes", "memory.max"):
         if (group / file).exists():
