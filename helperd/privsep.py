@@ -36,9 +36,9 @@ from helperd.config import trust
 from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UnavailableError, UsageError
 from helperd.launch import HERE, cure, places
 from helperd.sandbox import cgroup, custody, door, forks, kernel, prctls, seccomp
-from helperd.sandbox.become import SETGID, SETPCAP, SETUID, Child
+from helperd.sandbox.become import ASKED, SETGID, SETPCAP, SETUID, Child
 from helperd.sandbox.loop import Log, Loop
-from helperd.sandbox.post import Client, Packet, discard
+from helperd.sandbox.post import Client, Packet
 from helperd.visible import visible
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 OWN = 1 << 5 | SETGID | SETUID | SETPCAP  # KILL, and these: what the launcher itself needs as root
 MAX_CLIENTS, MAX_CLIENTS_PER_UID = 64, 16
 REAPED = 64  # children in a turn at most: their own children come back to us, as many as they like
-WORDS = {"config=", "runtime-dir=", "client-fd=", "listen=", "systemd", "unprivileged", "delegated"}
 KEPT = {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 KEPT |= {"RUNTIME_DIRECTORY", "JOURNAL_STREAM", "INVOCATION_ID"}
 
@@ -159,6 +158,9 @@ class Launcher:
                 self.end(code if code >= 0 else 128 - code)
             else:
                 self.custody.on_end(info.si_pid, code, core=os.WCOREDUMP(status))
+                for client in [each for each in self.clients if each.taker == info.si_pid]:
+                    client.taker = 0
+                    self.flush(client)
         os.kill(os.getpid(), signal.SIGCHLD)  # others have their turn, then the rest
 
     # clients
@@ -174,7 +176,7 @@ class Launcher:
             return
         self.clients.remove(client)
         self.loop.unwatch(client.sock.fileno())
-        client.close()
+        self.custody.let_go(client)
         if why:
             self.say(f"{client.name}: {why}")
         for helper in self.custody.helpers.values():
@@ -187,25 +189,22 @@ class Launcher:
             self.end(0)
 
     def on_client(self, client: Client, event: int) -> None:
-        """Send what waits, then read one request; nothing is read while something waits."""
+        """Send what waits, then look at one request; at none while something waits."""
         self.flush(client)
         if not event & ~select.POLLOUT or client.out or client not in self.clients:
             return
-        packet = client.receive(wire.WIRE.size, wire.MAX_FDS)
-        try:
-            if packet and packet.data:
-                self.answer(client, packet)
-            elif packet:
-                self.drop(client)
-        finally:
-            discard(packet.fds if packet else [])
+        packet = client.peek(wire.WIRE.size)
+        if packet and (packet.data or packet.carries):
+            self.answer(client, packet)
+        elif packet:
+            self.drop(client)
 
     def flush(self, client: Client) -> None:
-        """Send what the socket takes; while something is left, only room in the socket is waited for."""
+        """Send what the socket takes, and wait for what is next."""
         if not client.flush():
             self.drop(client)
         elif client in self.clients:
-            self.loop.room(client.sock.fileno(), wanted=bool(client.out))
+            self.loop.want(client.sock.fileno(), client.wants)
 
     def answer(self, client: Client, packet: Packet) -> None:
         """Carry one request out and reply; a refusal is an errno, and a line in the log."""
@@ -215,10 +214,10 @@ class Launcher:
             cookie = wire.WIRE.unpack(data)[6]
         number, handle, arg, pidfd = 0, 0, 0, -1
         try:
-            request = packet.cut or wire.parse(data, len(packet.fds), len(self.profiles))
+            request = packet.cut or wire.parse(data, len(self.profiles), carries=packet.carries)
             if isinstance(request, int):
                 raise RequestRefused("bad-request", "malformed request", errno=request)
-            handle, arg, pidfd = self.obey(client, request, packet.fds)
+            handle, arg, pidfd = self.obey(client, request)
         except (RequestRefused, OSError) as error:  # OSError: what we lack ourselves
             number = error.errno or errno.EIO
             client.strikes += number in wire.MALFORMED
@@ -228,11 +227,20 @@ class Launcher:
                 self.say(f"{client.name}: op {op} refused, {word}: {text}")
         n = self.ways if op == wire.PING else int(pidfd >= 0)
         client.put(wire.WIRE.pack(wire.MAGIC, op | 0x80, n, number, handle, arg, cookie), pidfd)
+        if pidfd < 0:
+            self.pass_over(client, carries=packet.carries)
         self.flush(client)
         if client.strikes >= 2:
             self.drop(client, "two malformed requests, connection closed")
 
-    def obey(self, client: Client, request: wire.Request, fds: list[int]) -> tuple[int, int, int]:
+    def pass_over(self, client: Client, *, carries: bool) -> None:
+        """Leave a request out, and see to it that nobody here gets what may have come with it."""
+        try:
+            self.custody.pass_over(client, carries=carries)
+        except OSError as error:
+            self.drop(client, f"nobody can take its request: {error.strerror}")
+
+    def obey(self, client: Client, request: wire.Request) -> tuple[int, int, int]:
         """Carry a request out; return handle, argument and pidfd of the reply.
 
         Raises:
@@ -246,7 +254,7 @@ class Launcher:
         if not client.ready:
             raise RequestRefused("not-allowed-now", "the first request must be PING", errno=errno.EPROTO)
         if request.op == wire.LAUNCH:
-            helper = self.launch(client, request, fds)
+            helper = self.launch(client, request)
             return helper.handle, 0, helper.pidfd
         found = self.custody.helpers.get(request.handle)
         if found is None or found.client is not client:
@@ -270,14 +278,11 @@ class Launcher:
 
     def tell(self, helper: Helper, what: str, code: int) -> None:
         """Send an event to whoever started a helper, if it is still there."""
-        event = (wire.EXITED, wire.HOW.index(helper.how), 0, helper.handle, code, 0)
-        if what == "empty":
-            event = (wire.EMPTY, 0, 0, helper.handle, 0, 0)
         if helper.client:
-            helper.client.put(wire.WIRE.pack(wire.MAGIC, *event))
+            helper.client.put(wire.event(helper.handle, what, helper.how, code))
             self.flush(helper.client)
 
-    def launch(self, client: Client, request: wire.Request, fds: list[int]) -> Helper:
+    def launch(self, client: Client, request: wire.Request) -> Helper:
         """LAUNCH: everything that can be refused is refused before the fork.
 
         Raises:
@@ -293,14 +298,14 @@ class Launcher:
         if lacking and (self.root or profile.no_new_privs or profile.privilege == "ambient"):
             words = ", ".join(word for word, bit in conf.CAPABILITIES.items() if lacking >> bit & 1)
             raise RequestRefused("no-capability", f"{profile.name} needs {words}", errno=errno.EPERM)
-        wire.check_descriptors(fds)
         program, argv = trust.open_program(profile, root=self.root)
-        place = {0: self.null, 1: self.null, 2: self.null} | dict(zip((3, 4, 2, 5), fds, strict=False))
+        place = {0: self.null, 1: self.null, 2: self.null, ASKED: client.sock.fileno()}
         rules = seccomp.for_profile(profile.seal, profile.want, no_new_privs=profile.no_new_privs)
         try:
             uid = self.custody.take_uid(profile.uid, profile.name, client.quotas) if self.root else None
             what = profile.becoming(uid)
-            child = Child(argv, profile.env, place, program, -1, self.have, os.getpid(), *what, filter=rules)
+            child = Child(argv, profile.env, place, program, -1, self.have, os.getpid(), *what)
+            child = child._replace(filter=rules, asked=request.fds)
             limit = profile.question_s if request.handle else 0.0
             helper = self.custody.start(profile.name, child, client, request.profile, limit)
         except OSError as error:
@@ -308,13 +313,21 @@ class Launcher:
             raise RequestRefused("no-resources", str(error), errno=number) from None
         finally:
             os.close(program)
+        client.taker = helper.pid
         self.loop.watch(helper.errors, lambda _: self.on_exec(helper))
         return helper
 
     def on_exec(self, helper: Helper) -> None:
-        """Exec has happened or failed."""
-        self.loop.unwatch(helper.errors)
-        self.custody.on_exec(helper)
+        """A child has taken its request; or exec has happened or failed."""
+        errors, client = helper.errors, helper.client
+        ended = self.custody.on_exec(helper)
+        if ended:
+            self.loop.unwatch(errors)
+        if client and client.taker == helper.pid and (ended or helper.taken):
+            client.taker = 0
+            if not helper.taken:
+                self.pass_over(client, carries=True)
+            self.flush(client)
 
     def on_error(self, errors: int) -> None:
         """The supervisor's exec has happened or failed; then its end follows by itself."""
@@ -376,7 +389,7 @@ class Launcher:
             self.admit(client)
             return
         self.say(f"{client.name} refused: {'too many connections' if full else 'no [[allow]] rule for it'}")
-        client.close()
+        self.custody.let_go(client)
 
 
 def serve(options: dict[str, str], rest: list[str]) -> int:
@@ -427,23 +440,10 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
             os.unlink(options["--listen"])
 
 
-def parse(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Read ``--name`` and ``--name=value`` up to the first other word; a ``--`` before that is left out."""
-    options: dict[str, str] = {}
-    for position, word in enumerate(argv):
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word == "--" or not word.startswith("--"):
-            return options, argv[position + (word == "--") :]
-        if f"{name}{equals}" not in WORDS:
-            raise UsageError("usage", f"no option {word}")
-        options[f"--{name}"] = value
-    return options, []
-
-
 def main(argv: list[str]) -> int:
     """Serve as the command line says, return the exit status."""
     try:
-        return serve(*parse(argv))
+        return serve(*door.options(argv))
     except (HelperdError, OSError) as error:
         mistakes = getattr(error, "mistakes", [error])
         sys.stderr.write("".join(f"helperd-launcher: {visible(mistake)}\n" for mistake in mistakes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import marshal
 import os
 import resource
@@ -12,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,11 +24,11 @@ from hypothesis import strategies as st
 
 from helperd import launch
 from helperd.config.profile import Accounts, daemon_ids, script_of
-from helperd.config.request import LAUNCH, MAGIC, SIGNAL, WIRE, Request, check_descriptors, parse
+from helperd.config.request import LAUNCH, MAGIC, SIGNAL, WIRE, Request, parse
 from helperd.config.specs import DaemonSpec
-from helperd.errors import CannotDrop, RequestRefused
+from helperd.errors import CannotDrop
 from helperd.sandbox import attributes, forks, processes
-from helperd.sandbox.become import Child
+from helperd.sandbox.become import Child, fits
 from helperd.sandbox.custody import POOL, SHARED, Custody
 from helperd.sandbox.post import Client
 from tests.attack.asker import Asker, Refused, Running, connect, pair
@@ -385,8 +387,11 @@ def test_a_descriptor_whose_end_takes_a_minute_holds_nobody_up(asker: Asker):
             while True:
                 lingers.send(bytes(1 << 16))
         lingers.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+        launcher = asker.process.pid  # type: ignore[attr-defined]
+        os.kill(launcher, signal.SIGSTOP)  # until the last descriptor of it is in the launcher's socket
         asker.send_raw(WIRE.pack(MAGIC, LAUNCH, 2, 1, 0, 1, 77), [lingers.fileno(), lingers.fileno()])
         lingers.close()
+        os.kill(launcher, signal.SIGCONT)
         assert asker.reply(77)[0] == errno.ESTALE
         assert asker.ping() == 0
         peer.close()
@@ -571,7 +576,7 @@ def test_no_child_runs_that_nobody_could_end(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_a_child_that_cannot_take_orders_says_why():
     code = (
-        "import os, resource; from helperd.sandbox import forks; from helperd.sandbox.become import Child\n"
+        "import os, resource; from helperd.sandbox import forks; from helperd.sandbox.become import Child, fits\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\n"
         "for _ in range(20):\n"
         "    before = len(os.listdir('/proc/self/fd'))\n"
@@ -649,48 +654,50 @@ def test_the_launcher_is_small():
 # the parser
 
 
-@given(st.binary(max_size=64), st.integers(0, 5), st.integers(0, 70000))
-def test_any_packet_is_a_request_or_an_errno(data: bytes, nfds: int, profiles: int):
-    found = parse(data, nfds, profiles)
+@given(st.binary(max_size=64), st.integers(0, 70000), st.booleans())
+def test_any_packet_is_a_request_or_an_errno(data: bytes, profiles: int, carries: bool):
+    found = parse(data, profiles, carries=carries)
     assert isinstance(found, Request) or found in errno.errorcode
 
 
 def test_every_field_is_checked():
     good = (MAGIC, LAUNCH, 3, 2, 0, 7, 1)
-    assert parse(WIRE.pack(*good), 3, 2) == Request(LAUNCH, 2, 0, 7, 1)
+    assert parse(WIRE.pack(*good), 2, carries=True) == Request(LAUNCH, 2, 0, 7, 1, 3)
+    assert parse(WIRE.pack(*good), 2, carries=False) == errno.EBADMSG
     for change, number in (
-        ({0: b"HDL2"}, errno.EPROTO), ({1: 4}, errno.EOPNOTSUPP), ({1: 0}, errno.EOPNOTSUPP), ({2: 2}, errno.EBADMSG),
+        ({0: b"HDL2"}, errno.EPROTO), ({1: 4}, errno.EOPNOTSUPP), ({1: 0}, errno.EOPNOTSUPP), ({2: 1}, errno.EBADMSG),
+        ({2: 0}, errno.EBADMSG),
         ({2: 5}, errno.EBADMSG), ({3: 0}, errno.EINVAL), ({3: 3}, errno.EINVAL), ({4: 2}, errno.EINVAL),
         ({6: 0}, errno.EPROTO),
     ):  # fmt: skip
         fields = list(good)
         for place, value in change.items():
             fields[place] = value
-        assert parse(WIRE.pack(*fields), 3, 2) == number, change
-    assert parse(WIRE.pack(MAGIC, SIGNAL, 0, 0, 5, 19, 1), 0, 2) == errno.EINVAL  # STOP is not passed on
-    assert parse(WIRE.pack(MAGIC, SIGNAL, 0, 0, 5, 15, 1), 0, 2) == Request(SIGNAL, 0, 5, 15, 1)
-    assert parse(WIRE.pack(*good)[:-1] + b"x", 3, 2) == errno.EPROTO
-    assert parse(WIRE.pack(*good) + b"x", 3, 2) == errno.EMSGSIZE
+        assert parse(WIRE.pack(*fields), 2, carries=True) == number, change
+    assert (
+        parse(WIRE.pack(MAGIC, SIGNAL, 0, 0, 5, 19, 1), 2, carries=False) == errno.EINVAL
+    )  # STOP is not passed on
+    assert parse(WIRE.pack(MAGIC, SIGNAL, 0, 0, 5, 15, 1), 2, carries=False) == Request(SIGNAL, 0, 5, 15, 1)
+    assert parse(WIRE.pack(*good)[:-1] + b"x", 2, carries=True) == errno.EPROTO
+    assert parse(WIRE.pack(*good) + b"x", 2, carries=True) == errno.EMSGSIZE
 
 
 def test_descriptors_of_a_wrong_kind_or_direction_are_refused():
+    """And of none is asked what its file system, or its peer, would have to answer."""
     read, write = os.pipe()
+    near, far = socket.socketpair()
     null = os.open("/dev/null", os.O_RDWR)
-    page = os.memfd_create("x", os.MFD_ALLOW_SEALING)
-    try:
-        check_descriptors([read, write, write])
-        for fds in (
-            [write, write],
-            [read, read],
-            [null, write],
-            [read, write, null],
-            [read, write, write, page],
-        ):
-            with pytest.raises(RequestRefused):
-                check_descriptors(fds)
-    finally:
-        for fd in (read, write, null, page):
-            os.close(fd)
+    path = os.open("/dev/null", os.O_PATH)
+    with socket.socket(socket.AF_INET) as inet, tempfile.TemporaryFile() as file, near, far:
+        page, sealed = (os.memfd_create("x", os.MFD_ALLOW_SEALING) for _ in range(2))
+        fcntl.fcntl(sealed, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        kinds = {"read": read, "write": write, "unix": near.fileno(), "sealed": sealed}
+        kinds |= {"null": null, "path": path, "inet": inet.fileno(), "file": file.fileno(), "page": page}
+        good = [{"read", "unix"}, {"write", "unix"}, {"write", "unix"}, {"sealed"}]
+        for position, names in enumerate(good):
+            assert {name for name, fd in kinds.items() if fits(position, fd)} == names
+    for fd in (read, write, null, path, page, sealed):
+        os.close(fd)
 
 
 def shares(*rounds: list[str]) -> dict[str, int]:

@@ -18,14 +18,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import signal
-import stat
 import struct
 from typing import NamedTuple
-
-from helperd.errors import RequestRefused
 
 WIRE = struct.Struct("!4sBBHIIQ8x")
 MAGIC = b"HDL1"
@@ -51,6 +46,7 @@ class Request(NamedTuple):
     """One request; ``arg`` is LAUNCH: fingerprint, SIGNAL: signal, PING: 1 = read the configuration again.
 
     A helper that is launched for a question (``handle`` 1) is ended soon, and does not count among the running ones.
+    ``fds`` is what it says of its descriptors; the child that receives them counts.
     """
 
     op: int
@@ -58,15 +54,22 @@ class Request(NamedTuple):
     handle: int
     arg: int
     cookie: int
+    fds: int = 0
 
 
-def parse(data: bytes, nfds: int, profiles: int) -> Request | int:
+def event(handle: int, what: str, how: str, code: int) -> bytes:
+    """Return what a client is told of a helper: "exited", or "empty"."""
+    fields = (EXITED, HOW.index(how), 0, handle, code, 0) if what == "exited" else (EMPTY, 0, 0, handle, 0, 0)
+    return WIRE.pack(MAGIC, *fields)
+
+
+def parse(data: bytes, profiles: int, *, carries: bool) -> Request | int:
     """Read one packet.
 
     Args:
         data: the packet.
-        nfds: descriptors that came with it.
         profiles: how many there are.
+        carries: whether descriptors come with it.
 
     Returns:
         The request, or the errno that refuses it.
@@ -78,36 +81,11 @@ def parse(data: bytes, nfds: int, profiles: int) -> Request | int:
         return errno.EPROTO
     if op not in {LAUNCH, SIGNAL, PING}:
         return errno.EOPNOTSUPP
-    if fds != nfds or not (2 <= fds <= MAX_FDS if op == LAUNCH else fds == 0):
+    if bool(fds) != carries or not (2 <= fds <= MAX_FDS if op == LAUNCH else fds == 0):
         return errno.EBADMSG
     fields = {
         LAUNCH: 1 <= profile <= profiles and handle <= 1,
         SIGNAL: profile == 0 and handle != 0 and arg in PASSED,
         PING: profile == 0 and handle == 0 and arg <= 1,
     }
-    return Request(op, profile, handle, arg, cookie) if fields[op] else errno.EINVAL
-
-
-def check_descriptors(fds: list[int]) -> None:
-    """Accept pipes and sockets of the right direction, and as the fourth one sealed memory.
-
-    Raises:
-        RequestRefused: EINVAL, naming the place.
-    """
-    for position, fd in enumerate(fds):
-        mode, access = os.fstat(fd).st_mode, fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-        wrong = os.O_WRONLY if position == 0 else os.O_RDONLY
-        good = stat.S_ISSOCK(mode) or (stat.S_ISFIFO(mode) and access != wrong)
-        if position == 3:
-            good = stat.S_ISREG(mode) and bool(_seals(fd) & fcntl.F_SEAL_SHRINK)
-        if not good or access == os.O_ACCMODE or fcntl.fcntl(fd, fcntl.F_GETFL) & 0o10000000:  # O_PATH
-            text = f"descriptor {position + 1} is not what its place is for"
-            raise RequestRefused("bad-request", text, errno=errno.EINVAL)
-
-
-def _seals(fd: int) -> int:
-    """Return the seals of memory; 0 for any other file."""
-    try:
-        return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    except OSError:
-        return 0
+    return Request(op, profile, handle, arg, cookie, fds) if fields[op] else errno.EINVAL

@@ -12,6 +12,7 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from helperd.errors import Code
@@ -26,13 +27,20 @@ if TYPE_CHECKING:
 SETGID, SETUID, SETPCAP = 1 << 6, 1 << 7, 1 << 8
 UID_IN_USE = "uid-in-use"
 """The step at which a child finds that somebody else has the uid that is to be its own."""
+TAKEN = "taken"
+"""What a child says when it has its request."""
+ASKED = -1
+PLACES = (3, 4, 2, 5)
+"""Where the descriptors of a request belong, in their order."""
+PAGE = 3
+F_GETPIPE_SZ = 1032
 
 
 class Child(NamedTuple):
     """All that a forked child needs; numbers, strings and bytes that were checked before the fork.
 
     Attributes:
-        place: descriptor in the helper: descriptor here.
+        place: descriptor in the helper: descriptor here; ``ASKED``: the connection whose next request is to be taken.
         program: descriptor that is executed.
         errors: descriptor that is told "step errno", and closed by exec.
         have: the launcher's own capabilities; without setpcap no bounding set and no securebits.
@@ -40,6 +48,7 @@ class Child(NamedTuple):
         session: False for the supervisor: it keeps the terminal, and gets a TERM when the launcher dies.
         blocked: signals that wait until the program has handlers for them.
         alone: nobody else may have its uid.
+        asked: descriptors that come with that request.
         folder: a directory that it may make for itself, told in HELPERD_DIR; empty: none.
         filter: seccomp program; empty: none.
     """
@@ -64,6 +73,7 @@ class Child(NamedTuple):
     folder: str = ""
     alone: bool = False
     filter: bytes = b""
+    asked: int = 0
 
     @property
     def whole(self) -> bool:
@@ -85,6 +95,8 @@ def become(child: Child) -> NoReturn:
     """
     told, steps = [child.errors], ["start"]
     try:
+        if child.asked:
+            child = child._replace(place=_take(child, steps.append))
         program = _descriptors(child, told, steps.append)
         steps.append(UID_IN_USE)
         if child.alone and child.uid in processes.uids_in_use():
@@ -104,6 +116,50 @@ def become(child: Child) -> NoReturn:
         os.write(told[-1], f"{steps[-1]} {number}".encode())
     finally:
         os._exit(Code.UNSAFE)
+
+
+def _take(child: Child, step: Callable[[str], None]) -> dict[int, int]:
+    """Receive the request, which nobody has taken before, and its descriptors; return the whole place.
+
+    They are looked at without a question to whoever made them: a file of another kind may never answer.
+
+    Raises:
+        OSError: EBADMSG, there are others than were said; EINVAL, one is not what its place is for.
+    """
+    step("request")
+    place = dict(child.place)
+    sock = socket.socket(fileno=place.pop(ASKED))
+    _, fds, flags, _ = socket.recv_fds(sock, 1, child.asked)
+    os.write(child.errors, f"{TAKEN}\n".encode())
+    if len(fds) != child.asked or flags & socket.MSG_CTRUNC:
+        raise OSError(errno.EBADMSG, "other descriptors than were said")
+    for position, fd in enumerate(fds):
+        step(f"descriptor {position + 1} of the request")
+        if not fits(position, fd):
+            raise OSError(errno.EINVAL, "not what its place is for")
+    return place | dict(zip(PLACES, fds, strict=False))
+
+
+def fits(position: int, fd: int) -> bool:
+    """Whether a descriptor is what its place is for: pipes and unix sockets of the right direction, the fourth sealed
+    memory.
+    """
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    if access == os.O_ACCMODE:
+        return False
+    try:
+        if position == PAGE:
+            return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+        fcntl.fcntl(fd, F_GETPIPE_SZ)
+        return access != (os.O_WRONLY if position == 0 else os.O_RDONLY)
+    except OSError:  # no memory that could be sealed, no pipe
+        pass
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return False
+    sock.detach()
+    return position != PAGE and sock.family == socket.AF_UNIX
 
 
 def _descriptors(child: Child, told: list[int], step: Callable[[str], None]) -> int:

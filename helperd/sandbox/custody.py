@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from helperd.errors import RequestRefused
 from helperd.sandbox import cgroup, processes
-from helperd.sandbox.become import SETUID, UID_IN_USE, Child, differs
-from helperd.sandbox.forks import Blank, fork_blank, quiet_fork, read_errors
+from helperd.sandbox.become import SETUID, TAKEN, UID_IN_USE, Child, differs
+from helperd.sandbox.forks import Blank, failure, fork_blank, fork_taker, quiet_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ KEEPERS = range(61056, 61184)  # of sweepers, whom no helper can signal; above a
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
+MOST_TAKERS = 64
 TIDY_S = 1.0  # removing a directory that takes longer is given up
 
 
@@ -46,6 +47,7 @@ class Helper:
         rule: the group by whose rule it might; empty: by another way.
         until: when one that was launched for a question is killed; 0: it was not.
         errors: the error pipe; -1 once exec is confirmed.
+        taken: it has the request that asked for it.
         swept: nothing of its uid was left after its end.
         tidy: what it left in its directory is removed, or has been tried to be.
     """
@@ -62,7 +64,7 @@ class Helper:
         self.pid, self.errors, self.pidfd = started
         self.how = ""  # exited, signal, dumped, exec-failed, unverified
         self.code = 0  # of exec-failed: the errno
-        self.exited = self.dying = self.swept = self.tidy = False
+        self.taken = self.exited = self.dying = self.swept = self.tidy = False
         self.remover, self.remover_until = 0, 0.0
         self.sweeper, self.sweeper_until, self.sweeps = 0, 0.0, 0
 
@@ -91,6 +93,10 @@ class Custody:
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
         self.blank: Blank | None = None  # the next helper, forked ahead
         self.ahead_at = 0.0  # when to fork it; 0: there is one, or nobody has asked for a helper yet
+        self.takers: dict[int, int] = {}  # children that take what nobody is to have, and whose it is
+        self.leftovers: list[
+            Client
+        ] = []  # ended connections with such in them, for which no child could be forked
 
     def share(self, names: list[str]) -> None:
         """Give each of these helpers a uid of its own that its name leads to, wherever it stands in the file.
@@ -176,6 +182,31 @@ class Custody:
             text = f"the group {rule} has {together} of profile {profile}"
             raise RequestRefused("launcher-busy", text, errno=errno.EAGAIN)
 
+    def pass_over(self, client: Client, *, carries: bool) -> None:
+        """Take a client's next request away; with descriptors, by a child of which the client has to wait for the end.
+
+        Raises:
+            OSError: none can be forked.
+        """
+        if carries:
+            client.taker = self._taker(client, all_of_it=False)
+        else:
+            client.skip()
+
+    def let_go(self, *clients: Client) -> None:
+        """Close connections; those with descriptors that were never taken by a child, now or when one can be forked."""
+        self.leftovers += [client for client in clients if not client.close()]
+        with contextlib.suppress(OSError):
+            while self.leftovers and len(self.takers) < MOST_TAKERS:
+                self._taker(self.leftovers[-1], all_of_it=True)
+                self.leftovers.pop().sock.close()
+
+    def _taker(self, client: Client, *, all_of_it: bool) -> int:
+        pid = fork_taker(client.sock, all_of_it=all_of_it)
+        self.spared.add(pid)
+        self.takers[pid] = client.uid
+        return pid
+
     def _become(self, child: Child) -> tuple[int, int, int]:
         """Let the blank that is there become the child if nobody has touched it, else one that is forked now."""
         blank, self.blank = self.blank, None
@@ -212,9 +243,22 @@ class Custody:
         if child.leaf:
             cgroup.remove(child.leaf)
 
-    def on_exec(self, helper: Helper) -> None:
-        """Read the error pipe: its end means exec, then look at what came of it; words name a failed step."""
-        said, helper.errors = read_errors(helper.errors), -1
+    def on_exec(self, helper: Helper) -> bool:
+        """Read what a child says on its way; False: it is not there yet. The end of the pipe means exec, then look at
+        what came of it; other words name a failed step.
+        """
+        lines, ended = list[str](), False
+        with contextlib.suppress(BlockingIOError):
+            while not ended:
+                data = os.read(helper.errors, 256)
+                ended = not data
+                lines += data.decode().splitlines()
+        helper.taken |= TAKEN in lines
+        said = next((failure(line) for line in lines if line != TAKEN), None)
+        if not said and not ended:
+            return False
+        os.close(helper.errors)
+        helper.errors = -1
         if said:
             helper.how, helper.code = "exec-failed", said.number
             self.say(f"{helper.name} was not started: {said}")
@@ -222,18 +266,21 @@ class Custody:
                 helper.swept = True
                 with contextlib.suppress(OSError):
                     self.pool = deque(sorted(self.pool, key=processes.uids_in_use().__contains__))
-            return
-        why = doubt(helper)
+            return True
+        why = "" if helper.exited else doubt(helper)
         if why and not has_ended(
             helper.pidfd, DYING_S
         ):  # else it was ended before exec, or seen on its way out
             helper.how = "unverified"
             self.say(f"{helper.name} is killed, {why}")
             self.kill(helper)
+        return True
 
     def on_end(self, pid: int, code: int, *, core: bool) -> None:
         """Note that a child of ours has ended and was reaped."""
         self.spared.discard(pid)
+        if self.takers.pop(pid, None) is not None:
+            self.let_go()
         if self.blank and self.blank.pid == pid:
             self.blank.end()
             self.blank = None

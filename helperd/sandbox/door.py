@@ -12,12 +12,26 @@ import stat
 import struct
 import sys
 
-from helperd.errors import CannotDrop, UnavailableError
+from helperd.errors import CannotDrop, UnavailableError, UsageError
 from helperd.sandbox import cgroup, custody, kernel
 from helperd.sandbox.prctls import prctl
 
 SO_PEERGROUPS = 59
 STATE = "/run/helperd-launcher"  # root's alone: the lock, and the socket when nobody else makes it
+WORDS = {"config=", "runtime-dir=", "client-fd=", "listen=", "systemd", "unprivileged", "delegated"}
+
+
+def options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Read ``--name`` and ``--name=value`` up to the first other word; a ``--`` before that is left out."""
+    found: dict[str, str] = {}
+    for position, word in enumerate(argv):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word == "--" or not word.startswith("--"):
+            return found, argv[position + (word == "--") :]
+        if f"{name}{equals}" not in WORDS:
+            raise UsageError("usage", f"no option {word}")
+        found[f"--{name}"] = value
+    return found, []
 
 
 def check_surroundings() -> None:

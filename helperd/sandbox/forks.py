@@ -15,6 +15,7 @@ import errno
 import fcntl
 import marshal
 import os
+import select
 import signal
 import socket
 from typing import NamedTuple, NoReturn
@@ -29,6 +30,7 @@ MAX_PLACES = 16
 """Descriptors that a child can be given."""
 MFD_NOEXEC_SEAL = 8
 """From linux/memfd.h; where vm.memfd_noexec is 2, others are refused. Linux before 6.3 refuses this one."""
+LATER_MS = 50
 _WAITING = "helperd-next"
 
 
@@ -48,8 +50,13 @@ def read_errors(fd: int) -> Failure | None:
     with contextlib.suppress(BlockingIOError):
         said = os.read(fd, 64).decode()
     os.close(fd)
-    step, _, number = said.partition(" ")
-    return Failure(step, int(number) if number.isdigit() else errno.EPERM) if said else None
+    return failure(said) if said else None
+
+
+def failure(line: str) -> Failure:
+    """Return what a child has said about its end."""
+    step, _, number = line.rpartition(" ")
+    return Failure(step, int(number) if number.isdigit() else errno.EPERM)
 
 
 class Blank(NamedTuple):
@@ -180,6 +187,28 @@ def _wait(orders: int, errors: int) -> NoReturn:
         os.write(errors, f"orders {number}".encode())
     finally:
         os._exit(Code.UNSAFE if told else 0)
+
+
+def fork_taker(sock: socket.socket, *, all_of_it: bool) -> int:
+    """Fork a child that takes the next request of a connection, or all that is left in one that is shut, and ends.
+
+    What ends with them may take its time, which is the child's; a second, for what a signal ends. What has been forked
+    just now still has the connection too, and must not be the last: so it lets go of all of them a little later.
+    """
+    pid = quiet_fork()
+    if pid == 0:
+        try:
+            os.dup2(sock.fileno(), 3)
+            kernel.close_from(4)
+            if all_of_it:
+                select.poll().poll(LATER_MS)
+            else:
+                signal.pthread_sigmask(signal.SIG_SETMASK, [])
+                signal.alarm(1)
+                socket.socket(fileno=3).recv(1)
+        finally:
+            os._exit(0)
+    return pid
 
 
 def quiet_fork() -> int:

@@ -34,16 +34,20 @@ class Loop:
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor."""
         if self.calls.pop(fd, None) and self.resting.pop(fd, None) is None:
-            self.poll.unregister(fd)
+            self.want(fd, 0)
 
     def rest(self, fd: int) -> None:
         """Look away from a descriptor that cannot be served now, for ``REST_S``: it stays ready meanwhile."""
         self.poll.unregister(fd)
         self.resting[fd] = monotonic() + REST_S
 
-    def room(self, fd: int, *, wanted: bool) -> None:
-        """Wait for room to write instead of something to read, or the other way round."""
-        self.poll.modify(fd, select.POLLOUT if wanted else select.POLLIN)
+    def want(self, fd: int, events: int) -> None:
+        """Wait for other events from now on; for none, not even for its end."""
+        if events:
+            self.poll.register(fd, events)
+        else:
+            with contextlib.suppress(KeyError):
+                self.poll.unregister(fd)
 
     def on_signals(self, call: Callable[[bytes], None], numbers: list[int]) -> None:
         """Call ``call(numbers)`` after signals came, in the loop and never in between."""

@@ -1,5 +1,8 @@
-"""One connection of the launcher: packets in, packets out, and every descriptor that travels with them
-accounted for.
+"""One connection of the launcher: packets in, packets out.
+
+Descriptors that come with a request are somebody else's, and to hold one means to wait for its end: of a socket that
+lingers, of a file whose file system does not answer. So they are never received here. A request is looked at where it
+lies; a child takes it: the one that becomes the helper, or one that ends with it.
 """
 
 from __future__ import annotations
@@ -7,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 import struct
 from collections import deque
@@ -14,31 +18,15 @@ from typing import NamedTuple
 
 QUESTIONS = 4  # of each profile at once, for list and probe
 UNLIMITED = 1 << 16  # the pool is smaller
-MOST_FDS = 253  # in one packet: SCM_MAX_FD of the kernel
 MOST_QUEUED = 400  # packets in a socket: its buffer has 208 KiB, and each takes 768 bytes of it at least
 
 
 class Packet(NamedTuple):
-    """What was read: the bytes, the descriptors (the reader's to close), and why something was cut off.
-
-    ``cut`` is an errno: EMSGSIZE, it was too long, or had too many descriptors; EMFILE, we have no room for them; 0.
-    """
+    """What a look at a request shows: its bytes, whether descriptors come with it, and the errno of one too long."""
 
     data: bytes
-    fds: list[int]
+    carries: bool
     cut: int
-
-
-def discard(fds: list[int]) -> None:
-    """Close descriptors that somebody else has made; the end of a socket that lingers is not waited for."""
-    for fd in fds:
-        with contextlib.suppress(OSError):
-            sock = socket.socket(fileno=fd)  # refused if it is none
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-            finally:
-                sock.detach()
-        os.close(fd)
 
 
 class Client:
@@ -51,6 +39,7 @@ class Client:
             that have it by the same rule; None: any.
         ready: it has sent a PING.
         strikes: malformed requests so far.
+        taker: pid of the child that takes its next request, before which nothing is read; 0: none.
     """
 
     def __init__(
@@ -68,7 +57,7 @@ class Client:
         self.quotas = quotas
         self.gids = gids
         self.ready = False
-        self.strikes = 0
+        self.strikes = self.taker = 0
         self.out: deque[tuple[bytes, int]] = deque()  # a packet, and a descriptor to go with it or -1
 
     def share(self, profile: int, question: int) -> tuple[int, int, str]:
@@ -81,22 +70,25 @@ class Client:
         most, together, rule = self.quotas.get(profile, (0, 0, ""))
         return min(most, 1) * QUESTIONS if question else most, together, rule
 
-    def receive(self, size: int, max_fds: int) -> Packet | None:
-        """Read one packet; None when there is none yet, empty data at the end."""
+    @property
+    def wants(self) -> int:
+        """What to wait for: room while something is to be sent, a request unless a child takes one."""
+        return select.POLLOUT if self.out else 0 if self.taker else select.POLLIN
+
+    def peek(self, size: int) -> Packet | None:
+        """Look at the next request and leave it there; None when there is none yet, empty data at the end."""
         try:
-            space = socket.CMSG_SPACE(max_fds * struct.calcsize("i"))
-            data, control, flags, _ = self.sock.recvmsg(size + 1, space, socket.MSG_CMSG_CLOEXEC)
+            data, _, flags, _ = self.sock.recvmsg(size + 1, 0, socket.MSG_PEEK)
         except BlockingIOError:
             return None
         except OSError:
-            return Packet(b"", [], 0)
-        fds: list[int] = []
-        for level, kind, body in control:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds += struct.unpack(f"{len(body) // 4}i", body[: len(body) // 4 * 4])
-        if flags & socket.MSG_CTRUNC and not flags & socket.MSG_TRUNC and len(fds) < max_fds:
-            return Packet(data, fds, errno.EMFILE)
-        return Packet(data, fds, errno.EMSGSIZE if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC) else 0)
+            return Packet(b"", carries=False, cut=0)
+        return Packet(data, bool(flags & socket.MSG_CTRUNC), errno.EMSGSIZE * (len(data) > size))
+
+    def skip(self) -> None:
+        """Take the next request away, which has no descriptors."""
+        with contextlib.suppress(OSError):
+            self.sock.recv(1)
 
     def put(self, packet: bytes, fd: int = -1) -> None:
         """Queue a packet; the descriptor is duplicated. Bounded by one reply and two events per running
@@ -120,15 +112,20 @@ class Client:
             return False
         return True
 
-    def close(self) -> None:
-        """End the connection; what was queued is gone, what has come and was not read too."""
+    def close(self) -> bool:
+        """End the connection; what was queued is gone. False when the end of its socket is not ours to wait for:
+        something with descriptors has come and was not taken.
+        """
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
-        for _ in range(MOST_QUEUED):  # an empty packet looks like the end, so what looks like the end is none
-            packet = self.receive(0, MOST_FDS)
-            discard(packet.fds if packet else [])
-        self.sock.close()
         for _, fd in self.out:
             if fd >= 0:
                 os.close(fd)
         self.out.clear()
+        for _ in range(MOST_QUEUED):  # an empty packet looks like the end, so what looks like the end is none
+            packet = self.peek(0)
+            if packet and packet.carries:
+                return False
+            self.skip()
+        self.sock.close()
+        return True
