@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,10 @@ BARE = (
     "rm",
     "chmod",
     "wc",
+    "find",
+    "getent",
+    "cut",
+    "head",
 )
 
 
@@ -81,8 +87,8 @@ def run(
 
 
 def pins(path: Path) -> dict[str, str]:
-    lines = (line.strip() for line in path.read_text().splitlines())
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    lines = (line.removesuffix("\\").strip() for line in path.read_text().splitlines())
+    return dict(line.split("==") for line in lines if line and not line.startswith(("#", "--hash")))
 
 
 def test_bootstrap_builds_once_and_then_does_nothing_at_once(tmp_path: Path, root: Path) -> None:
@@ -223,11 +229,17 @@ def test_every_script_prints_help_and_does_nothing_else(name: str, word: str, tm
 
 def test_a_peer_that_cannot_be_installed_is_one_line(tmp_path: Path) -> None:
     text = (ROOT / "scripts" / "bootstrap").read_text()
-    function = text[text.index("want_apart() {") :]
-    function = function[: function.index("\n}\n") + 3]
+    functions = ""
+    for name in ("packages", "pinned", "want_apart"):
+        function = text[text.index(f"\n{name}() {{") :]
+        functions += function[: function.index("\n}\n") + 3]
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "requirements-fuzz.txt").write_text(
+        f"helperd-no-such-package==1 \\\n    --hash=sha256:{64 * '0'}\n"
+    )
     script = (
-        f"set -euo pipefail\nroot={tmp_path}; python={BASE}\nsay() {{ printf 'bootstrap: %s\\n' \"$*\" >&2; }}\n"
-        f"{function}want_apart fuzz 'the fuzzer will not run' 'helperd-no-such-package==1'\n"
+        f"set -euo pipefail\nroot={tmp_path}; python={BASE}; build_pins=/dev/null\n"
+        f"say() {{ printf 'bootstrap: %s\\n' \"$*\" >&2; }}\n{functions}want_apart fuzz 'the fuzzer will not run'\n"
     )
     done = subprocess.run(
         ["bash", "-c", script], env={**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull},
@@ -235,7 +247,7 @@ def test_a_peer_that_cannot_be_installed_is_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        "bootstrap: could not install helperd-no-such-package==1: the fuzzer will not run; "
+        "bootstrap: could not install what requirements-fuzz.txt names: the fuzzer will not run; "
     )
     assert "No matching distribution" in line
     assert not (tmp_path / ".venv-fuzz").exists()
@@ -273,6 +285,44 @@ def test_the_pins_are_complete(root: Path) -> None:
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 assert canonical(requirement.name) in pinned, f"{name} needs {requirement}"
+
+
+def test_every_pinned_file_is_known_by_its_hash(root: Path) -> None:
+    found = sorted((root / "scripts").glob("requirements*.txt"))
+    assert len(found) >= 5
+    for path in found:
+        joined = path.read_text().replace("\\\n", "")
+        rows = [line for line in joined.splitlines() if line and not line.startswith("#")]
+        assert rows
+        for row in rows:
+            assert re.fullmatch(r"[\w.-]+==[\w.]+( +--hash=sha256:[0-9a-f]{64})+", row), row
+    for name in ("bootstrap", "install"):  # and no way of a script to pip is without them
+        text = (root / "scripts" / name).read_text().replace("\\\n", "")
+        ways = [line for line in text.splitlines() if "pip install" in line and "say" not in line]
+        assert len(ways) == 1, ways
+        assert "--require-hashes" in ways[0]
+        assert "--no-deps" in ways[0]
+
+
+def test_a_file_with_another_hash_is_not_installed(tmp_path: Path, root: Path) -> None:
+    """A package that somebody has changed on its way: nothing of it runs, and there is no environment."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "changed-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("changed.py", "")
+        wheel.writestr("changed-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: changed\nVersion: 1\n")
+        wheel.writestr(
+            "changed-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr("changed-1.dist-info/RECORD", "")
+    real = hashlib.sha256((wheels / "changed-1-py3-none-any.whl").read_bytes()).hexdigest()
+    known = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
+    for given, status in ((real, 0), ("0" * 64, 1)):
+        checkout = tree(tmp_path / given[:4], root, f"changed==1 \\\n    --hash=sha256:{given}\n")
+        done = run(checkout, "bootstrap", check=False, **known)
+        assert done.returncode == status, done.stderr
+        assert ("DO NOT MATCH THE HASHES" in done.stderr) == (status == 1)
+        assert bool(list(checkout.glob(".venv/lib/*/site-packages/changed.py"))) == (status == 0)
 
 
 def test_ci_runs_the_tests_and_nothing_else(root: Path) -> None:

@@ -208,6 +208,7 @@ def _accounts() -> Iterator[Row]:
     for what, found in (
         ("user helperd", accounts.user("helperd")),
         ("group helperd", accounts.group("helperd")),
+        ("group helperd-read", accounts.group("helperd-read")),
     ):
         text = "exists" if found else "does not exist (an installed launcher and helperd run as root need it)"
         yield Row("accounts", what, bool(found), needed=installed, text=text, fix="sudo ./scripts/install")

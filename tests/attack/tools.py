@@ -6,6 +6,7 @@ the stage's own, so that the real install script runs and nothing of this machin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import select
@@ -95,16 +96,27 @@ def machine() -> None:
         subprocess.run(["mount", "--bind", copy, folder], check=True)
     for name in ("passwd", "group", "shadow", "gshadow"):
         path = Path(f"/etc/{name}")
-        rows = [row for row in path.read_text().splitlines() if row.split(":")[0] != "helperd"]
+        rows = [
+            row
+            for row in path.read_text().splitlines()
+            if row.split(":")[0] not in {"helperd", "helperd-read"}
+        ]
         path.write_text("\n".join(rows) + "\n")
     os.makedirs("/usr/local/bin")
-    os.makedirs(os.path.dirname(SITE))
-    library = next(Path(f"{LIBRARY}/.venv").glob("lib/python*/site-packages"))
-    shutil.copytree(library, SITE, symlinks=True)  # no network here: what install would have fetched
+    fetched()
     os.makedirs(f"{STAGE}/checkout")
     for name in ("helperd", "config", "packaging", "scripts"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, f"{STAGE}/checkout/{name}", ignore=ignore)
+    subprocess.run(["chmod", "-R", "go-w", f"{STAGE}/checkout"], check=True)
+
+
+def fetched() -> None:
+    """Put what an earlier install would have fetched into its place: there is no network here."""
+    library = next(Path(f"{LIBRARY}/.venv").glob("lib/python*/site-packages"))
+    shutil.copytree(library, SITE, symlinks=True)
+    pins = (ROOT / "scripts/requirements.txt").read_bytes()
+    Path("/opt/helperd/.venv/pins").write_text(hashlib.sha256(pins).hexdigest() + "\n")
 
 
 def tree(*folders: str) -> dict[str, tuple[int, int, int, int]]:
@@ -207,7 +219,12 @@ def installed(stage: Stage) -> list[str]:
     said = install("--nonsense", status=64)
     wrong.same("usage", "usage:" in said, True)
     said = install()
-    for text in ("helperd is in /opt/helperd", "made user and group helperd", f"wrote {CONFIG}", "done"):
+    for text in (
+        "helperd is in /opt/helperd",
+        "made user helperd and groups helperd and helperd-read",
+        f"wrote {CONFIG}",
+        "done",
+    ):
         wrong.same(f"says {text!r}", text in said, True)
     first = tree(*roots)
     for path, (mode, uid, gid, _) in first.items():
@@ -234,7 +251,7 @@ def installed(stage: Stage) -> list[str]:
     wrong.same("left by --uninstall", sorted(left), kept)
     install("--uninstall")  # twice is no error
     Path("/usr/local/bin/helperd").write_text("somebody else's")
-    shutil.copytree(next(Path(f"{LIBRARY}/.venv").glob("lib/python*/site-packages")), SITE, symlinks=True)
+    fetched()
     said = install()
     wrong.same(
         "another's command", (Path(HELPERD).read_text(), "not ours" in said), ("somebody else's", True)
@@ -248,6 +265,216 @@ def installed(stage: Stage) -> list[str]:
     wrong.same("left by --purge", sorted(left), [])
     for name in ("passwd", "group"):
         wrong.same(f"helperd in {name}", "helperd:" in Path(f"/etc/{name}").read_text(), False)
+    return wrong
+
+
+def gid_of(group: str) -> int:
+    """The number of a group."""
+    return int(subprocess.getoutput(f"getent group {group}").split(":")[2])
+
+
+def stand_in(name: str, text: str) -> None:
+    """A program of the machine's, replaced for the install script."""
+    os.makedirs(f"{STAGE}/stand-ins", exist_ok=True)
+    path = Path(f"{STAGE}/stand-ins/{name}")
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+
+
+@scene
+def failed_install(stage: Stage) -> list[str]:
+    """An install that fails, or is ended, wherever that happens, leaves nothing; an update, what was there before."""
+    wrong = Wrong()
+    machine()
+    roots = ("/etc", "/opt", "/usr/local", "/run", "/usr/share", "/var/lib")
+    spared = {"/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-"}
+
+    def machine_now() -> dict[str, Any]:
+        found = {path: row for path, row in tree(*roots).items() if path not in spared}
+        users = [sorted(Path(f"/etc/{name}").read_text().splitlines()) for name in ("passwd", "group")]
+        return {"users": users} | {
+            path: (row, Path(path).read_bytes() if os.path.isfile(path) and "helperd" in path else b"")
+            for path, row in found.items()
+            if path not in {"/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"}
+        }
+
+    at = 'case "$*" in *{0}*) {1} ;; esac\nexec /usr/bin/{2} "$@"\n'
+    failures = {
+        "no library, and no network": None,
+        "no user can be made": ("useradd", "exit 9\n"),
+        "no group can be made": ("groupadd", "exit 9\n"),
+        "the disk is full at the code": ("cp", at.format("checkout/helperd", "exit 1", "cp")),
+        "the disk is full at the configuration": ("mv", at.format("helpers.toml", "exit 1", "mv")),
+        "the disk is full at a unit": ("mv", at.format("helperd.service", "exit 1", "mv")),
+        "the last link": ("ln", at.format("sockets.target.wants", "exit 1", "ln")),
+        "ended at the configuration": ("mv", at.format("helpers.toml", "kill -TERM $PPID; sleep 1", "mv")),
+        "interrupted at the last link": ("ln", at.format("wants", "kill -INT $PPID; sleep 1", "ln")),
+    }
+    stand_in("systemd-sysusers", "exit 1\n")  # so that useradd and groupadd are asked
+    stand_in("apt-get", "exit 100\n")
+    for when in ("new", "an update"):
+        if when != "new":
+            install()
+            Path("/opt/helperd/helperd/old").write_text("of the version before")
+            Path("/etc/systemd/system/helperd.service").write_text("of the version before")
+            kept = ("useradd", "groupadd", "helpers.toml")  # users and the configuration are there already
+            failures = {
+                name: how
+                for name, how in failures.items()
+                if how and not any(word in " ".join(how) for word in kept)
+            }
+        before = machine_now()
+        for name, how in failures.items():
+            if how:
+                stand_in(*how)
+            else:
+                os.rename("/opt/helperd", "/opt/hidden")
+                before = machine_now()
+            done = attempt_install(f"{STAGE}/stand-ins:")
+            wrong.same(f"{when}, {name}: failed {done.stdout[-300:]!r}", done.returncode > 0, True)
+            after = machine_now()
+            changed = {path for path in before.keys() | after if before.get(path) != after.get(path)}
+            wrong.same(f"{when}, {name}: left", changed, set())
+            if how:
+                os.unlink(f"{STAGE}/stand-ins/{how[0]}")
+            else:
+                os.rename("/opt/hidden", "/opt/helperd")
+                before = machine_now()
+    install()
+    wrong.same("afterwards", os.path.exists("/opt/helperd/helperd/old"), False)
+    return wrong
+
+
+def attempt_install(first: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the install script, wherever that leads, with other programs first in its path."""
+    return subprocess.run(
+        [f"{STAGE}/checkout/scripts/install"],
+        env={"PATH": f"{first}/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "PIP_NO_INDEX": "1", **environment}, cwd="/",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+@scene
+def whose_checkout(stage: Stage) -> list[str]:
+    """Nothing of a checkout that somebody else may write is run or installed by root, neither by install nor by bootstrap."""
+    wrong = Wrong()
+    machine()
+    checkout = f"{STAGE}/checkout"
+    subprocess.run(["useradd", "--uid", "2010", "--user-group", "me"], check=True)
+    of_group = lambda path: (os.chown(path, 0, OTHER), os.chmod(path, 0o775))  # noqa: E731
+    plants: dict[str, Callable[[], object]] = {
+        "a module of another user": lambda: os.chown(f"{checkout}/helperd/privsep.py", OTHER, 0),
+        "a module that all may write": lambda: os.chmod(f"{checkout}/helperd/errors.py", 0o666),
+        "a folder that all may write": lambda: os.chmod(f"{checkout}/helperd/sandbox", 0o777),
+        "a folder that all may write, sticky": lambda: os.chmod(f"{checkout}/helperd/wire", 0o1777),
+        "a folder of a group": lambda: of_group(f"{checkout}/helperd/config"),
+        "pins that a group may write": lambda: of_group(f"{checkout}/scripts/requirements.txt"),
+        "the checkout itself": lambda: os.chmod(checkout, 0o777),
+    }
+    by_install: dict[str, Callable[[], object]] = {
+        "a unit of another user": lambda: os.chown(f"{checkout}/packaging/helperd.service", OTHER, 0),
+        "a ready helper": lambda: os.chmod(f"{checkout}/config/helpers.d/tcpdump.toml", 0o666),
+        "the folder above": lambda: os.chmod(STAGE, 0o777),
+        "a link": lambda: os.symlink("/home", f"{checkout}/helperd/link"),
+    }
+    shutil.copytree(checkout, f"{STAGE}/clean", symlinks=True)
+    before = tree("/opt", "/etc/helperd", "/etc/systemd/system")
+    for name, plant in (plants | by_install).items():
+        plant()
+        done = attempt_install()
+        wrong.same(
+            f"install, {name}: {done.stdout!r}", (done.returncode, "checkout" in done.stdout), (77, True)
+        )
+        wrong.same(
+            f"install, {name}: nothing changed", tree("/opt", "/etc/helperd", "/etc/systemd/system"), before
+        )
+        if name in plants:
+            done = subprocess.run(
+                [f"{checkout}/scripts/bootstrap"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False
+            )  # fmt: skip
+            wrong.same(
+                f"bootstrap, {name}: {done.stderr!r}",
+                (done.returncode, "root's rights" in done.stderr),
+                (1, True),
+            )
+            wrong.same(f"bootstrap, {name}: no .venv", os.path.exists(f"{checkout}/.venv"), False)
+        shutil.rmtree(checkout)
+        shutil.copytree(f"{STAGE}/clean", checkout, symlinks=True)
+        os.chmod(STAGE, 0o755)
+    subprocess.run(["chown", "-R", "2010:2010", checkout], check=True)
+    subprocess.run(["chmod", "-R", "g+w", checkout], check=True)  # as a umask of 002 leaves it
+    for caller, fine in (("", False), ("2010", True), (str(OTHER), False)):
+        done = attempt_install(**({"SUDO_UID": caller} if caller else {}))
+        wrong.same(f"a user's own, called by {caller or 'root'}: {done.stdout!r}", done.returncode == 0, fine)
+    subprocess.run(["useradd", "--uid", "2011", "--groups", "me", "third"], check=True)
+    done = attempt_install(SUDO_UID="2010")
+    wrong.same(f"a group with two members: {done.stdout!r}", done.returncode, 77)
+    return wrong
+
+
+@scene
+def reading(stage: Stage) -> list[str]:
+    """Members of helperd-read read what the daemon captures, and that is all; of helperd, capture, and that is all."""
+    wrong = Wrong()
+    machine()
+    install()
+    Stage.veth()
+    Path("/etc/helperd/conf.d/node.toml").write_text(
+        '[[helper]]\nname = "synthetic"\ncommand = ["builtin:synthetic"]\ntypes = ["synthetic"]\n'
+        '[[source]]\nname = "radio0"\ndefinition = "radio0:type=synthetic,rate=500"\n'
+    )
+    uid, read = int(subprocess.getoutput("id -u helperd")), gid_of("helperd-read")
+    wrong.same(
+        "the supervisor's user is in it",
+        read in map(int, subprocess.getoutput("id -G helperd").split()),
+        True,
+    )
+    with launcher() as group:
+        os.makedirs("/run/helperd")
+        os.chown("/run/helperd", uid, group)
+        argv = [HELPERD, "run", "-c", CONFIG, "--launcher", SOCKET, "--runtime-dir", "/run/helperd"]
+        with open(f"{STAGE}/daemon.log", "ab") as log:
+            daemon = subprocess.Popen(
+                argv, env={"PATH": "/usr/bin:/bin"}, stderr=log, stdout=log, user=uid, group=group, extra_groups=[read]
+            )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 20
+            while not os.path.exists("/run/helperd/sources/radio0.sock"):
+                assert daemon.poll() is None, Path(f"{STAGE}/daemon.log").read_text()
+                assert time.monotonic() < deadline, Path(f"{STAGE}/daemon.log").read_text()
+                time.sleep(0.02)
+            reader, member = (OTHER, (read,)), (ALLOWED, (group,))
+            live = ["capture", "hd0:type=interface", "-w", "-", "-a", "duration:1"]
+            for who, name, words, good in (
+                (reader, "a reader", ["status"], True),
+                (reader, "a reader", ["tap", "radio0", "-w", "-", "-c", "3"], True),
+                (reader, "a reader", ["stop", "radio0"], False),
+                (reader, "a reader", ["restart", "radio0"], False),
+                (reader, "a reader", ["reload"], False),
+                (reader, "a reader", live, False),
+                (member, "a member", live, True),
+                (member, "a member", ["status"], False),
+                (member, "a member", ["tap", "radio0", "-w", "-", "-c", "3"], False),
+                (member, "a member", ["stop", "radio0"], False),
+                ((STRANGER, ()), "a stranger", ["status"], False),
+                ((STRANGER, ()), "a stranger", live, False),
+                ((uid, (group, read)), "the supervisor's user", ["stop", "radio0"], True),
+            ):
+                status, out, told = run(*who, *words)
+                wrong.same(f"{name}: {words[0]} {out[:60]!r} {told!r}", status == 0, good)
+                if words[0] == "tap" and good:
+                    wrong.same(f"{name}: packets", packets(out), 3)
+                if not good:
+                    wrong.same(
+                        f"{name}: {words[0]}, a cure in {told!r}", "sudo" in told or "group" in told, True
+                    )
+            pool = helpers()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                wrong.same("helpers left", pool, [])
+                wrong.same("root asks the launcher", sock.connect_ex(SOCKET), 0)
+        finally:
+            daemon.terminate()
+            daemon.wait(15)
     return wrong
 
 
@@ -411,7 +638,13 @@ def doctor(stage: Stage) -> list[str]:
         argv = [HELPERD, "run", "-c", CONFIG, "--launcher", SOCKET, "--runtime-dir", "/run/helperd"]
         with open(f"{STAGE}/daemon.log", "ab") as log:
             daemon = subprocess.Popen(
-                argv, env=env, stderr=log, stdout=log, user=uid, group=group, extra_groups=[]
+                argv,
+                env=env,
+                stderr=log,
+                stdout=log,
+                user=uid,
+                group=group,
+                extra_groups=[gid_of("helperd-read")],
             )
         deadline = time.monotonic() + 15
         while len(helpers()) < 2 and time.monotonic() < deadline:
@@ -466,7 +699,7 @@ def a_home() -> None:
     Path(MINE).write_text(config[:begin] + block.replace("\n#\n", "\n\n") + config[end:])
     subprocess.run(["chown", "-R", f"{ME}:{MY_GROUP}", HOME], check=True)
     sudo = Path("/usr/local/bin/sudo")
-    sudo.write_text('#!/bin/sh\nexec "$@"\n')
+    sudo.write_text(f'#!/bin/sh\nSUDO_UID={ME} exec "$@"\n')
     sudo.chmod(0o755)
 
 
@@ -601,7 +834,7 @@ def road(stage: Stage) -> list[str]:
     try:
         walk(wrong, [INSTALL, START, JOIN], my_run)
         install("--purge")
-        shutil.copytree(next(Path(f"{LIBRARY}/.venv").glob("lib/python*/site-packages")), SITE, symlinks=True)
+        fetched()
         subprocess.run(["gpasswd", "-d", "me", "helperd"], check=False, capture_output=True)
         walk(wrong, [INSTALL, START, JOIN], partial(my_capture, "--config", MINE))
         Path(CONFIG).write_text(Path(CONFIG).read_text().partition("[[allow]]")[0])
@@ -823,9 +1056,10 @@ def analyst(stage: Stage) -> list[str]:
                     stdout=log,
                     user=uid,
                     group=group,
-                    extra_groups=[group],
+                    extra_groups=[group, gid_of("helperd-read")],
                 )
             try:
+                subprocess.run(["usermod", "-aG", "helperd-read", "me"], check=True)
                 out = said("wait", "--running", "mine", "--timeout", "20s", program=HELPERD)
                 out = said("-D", program=extcap)
                 wrong.same(f"its source: {out!r}", "helperd.mine (helperd: mine" in out, True)
