@@ -4,7 +4,8 @@ Environment:
   HELPERD_TEST_REQUIRE  `all`, or words of `ability.PROBES` with commas: what must not be lacking here. A
                         test that needs it and cannot have it fails instead of being skipped; with `all`,
                         every skip fails.
-  HELPERD_COVER         a directory: the processes that tests start write their coverage there (tests/cover.py).
+  HELPERD_COVER         a directory where the tests, and the processes that they start, write their coverage
+                        (tests/cover.py).
   HELPERD_HYPOTHESIS    `fast` (the default) or `deep`: how many examples a property is tried on.
 """
 
@@ -40,8 +41,9 @@ hypothesis.settings.load_profile(os.environ.get("HELPERD_HYPOTHESIS", "fast"))
 def pytest_configure(config: pytest.Config) -> None:
     prctl.set_child_subreaper(1)  # orphans come back to us
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
-    if data := os.environ.pop("HELPERD_COVER", None):
-        cover.install(data)
+    runs_tests = not config.getoption("tx", None) or hasattr(config, "workerinput")
+    if runs_tests and (data := os.environ.pop("HELPERD_COVER", None)):
+        config.add_cleanup(cover.measure(data))
     config.addinivalue_line(
         "markers", "need(*words): skip, aloud, where the machine lacks one (see tests/ability.py)"
     )

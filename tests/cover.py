@@ -76,6 +76,21 @@ def install(data, *, before_exec=None):
     os.execve = lambda program, argv, environment: become(execve, program, argv, environment)
 
 
+def measure(data):
+    """Measure this process, which runs tests, and what it starts; return what ends that and writes the data."""
+    import coverage
+
+    measured = coverage.Coverage(data_file=os.path.join(data, ".coverage"), data_suffix=True)
+    measured.start()
+    install(data)
+
+    def end():
+        measured.stop()
+        measured.save()
+
+    return end
+
+
 def run(words):
     """Run `-c TEXT ...`, `-m MODULE ...` or `FILE ...` as Python itself would."""
     if words[0] == "-m":

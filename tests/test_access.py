@@ -16,7 +16,7 @@ import pytest
 
 from helperd import access, config
 from helperd.config.whole import KEYS
-from tests.rig import ROOT
+from tests.rig import ROOT, let_in
 
 BLOCK = """
 [[helper]]
@@ -106,8 +106,7 @@ def test_nobody_is_told_to_join_the_group_of_root(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
-    for place in (tmp_path, *list(tmp_path.parents)[:2]):
-        place.chmod(0o755)
+    let_in(tmp_path)
     told = []
     child = os.fork()
     if child == 0:

@@ -10,7 +10,7 @@ import pytest
 from helperd import cli
 from helperd.cli import launcher
 from helperd.runtime import LAUNCHER_SOCKET
-from tests.rig import ROOT
+from tests.rig import ROOT, let_in
 
 ROOTS = "this machine's launcher is root's: sudo helperd launcher; for one of your own: --listen PATH"
 
@@ -29,8 +29,7 @@ def test_a_launcher_says_where_its_socket_cannot_be(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str, says: str
 ) -> None:
     (tmp_path / "closed").mkdir(mode=0o755)
-    for place in (tmp_path, *list(tmp_path.parents)[:2]):
-        place.chmod(0o755)
+    let_in(tmp_path)
     listen = path.format(tmp=tmp_path)
     assert launcher.SOCKET == LAUNCHER_SOCKET  # and is imported while Python's own files can be read
     os.seteuid(65534)
