@@ -114,6 +114,14 @@ def _cgroup2() -> str | None:
     return None if killable else "cgroup v2 has no cgroup.kill (Linux 5.14)"
 
 
+def _cc() -> str | None:
+    """None if a program in C with threads can be built."""
+    program = next((name for name in ("cc", "gcc", "clang") if shutil.which(name, path=PATH)), None)
+    if program is None:
+        return "no C compiler (cc, gcc, clang)"
+    return _runs("sh", "-c", f"echo '#include <pthread.h>' | {program} -pthread -x c -fsyntax-only -")
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "uid65534": _uid65534,
@@ -146,6 +154,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "ip": lambda: _runs("ip", "-V"),
     "mandoc": lambda: None if shutil.which("mandoc", path=PATH) else "mandoc is not installed",
     "gcc": lambda: _runs("gcc", "--version"),
+    "cc": _cc,
     "rtl_433": lambda: _runs("rtl_433", "-V"),
     "jq": lambda: _runs("jq", "--version"),
     "mosquitto": lambda: _installed("mosquitto", "mosquitto_pub", "mosquitto_sub"),
