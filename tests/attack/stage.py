@@ -59,7 +59,7 @@ def interpreter() -> str:
     return ""
 
 
-def run(module: str, *args: str, timeout: float = 300) -> list[Any]:
+def run(module: str, *args: str, timeout: float | None = 300) -> list[Any]:
     """Run a module as process 1 of new namespaces, one of this package unless named in full; return the JSON it prints."""
     module = module if "." in module else f"tests.attack.{module}"
     flags = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
