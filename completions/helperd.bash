@@ -80,7 +80,7 @@ _helperd() {
         tap) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --all -w -c -a -b -g -q --quiet --jsonl --linktype --runtime-dir" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         messages) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -f --follow --since --runtime-dir --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -W "$(_helperd_sources)" -- "$cur"); fi ;;
         wait) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --running --stopped --timeout --runtime-dir" -- "$cur"); fi ;;
-        reload) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json" -- "$cur"); fi ;;
+        reload) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --runtime-dir --json --check" -- "$cur"); fi ;;
         capture) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -w -c -a --config --launcher -q --quiet" -- "$cur"); fi ;;
         launcher) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --listen --systemd" -- "$cur"); fi ;;
         doctor) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --security --json" -- "$cur"); fi ;;

@@ -110,6 +110,7 @@ complete -c helperd -n __fish_use_subcommand -a reload -d 'read the configuratio
 complete -c helperd -n '__fish_seen_subcommand_from reload' -s h -l help -d 'show this help message and exit'
 complete -c helperd -n '__fish_seen_subcommand_from reload' -l runtime-dir -xa '(__fish_complete_directories)' -d 'ask the daemon there'
 complete -c helperd -n '__fish_seen_subcommand_from reload' -l json -d 'print JSON for scripts'
+complete -c helperd -n '__fish_seen_subcommand_from reload' -l check -d 'change nothing: try what a reload needs, and say what it would do'
 complete -c helperd -n __fish_use_subcommand -a capture -d 'capture from one device without a daemon, as pcapng'
 complete -c helperd -n '__fish_seen_subcommand_from capture' -s h -l help -d 'show this help message and exit'
 complete -c helperd -n '__fish_seen_subcommand_from capture' -s w -rF -d 'the file; - is standard output'

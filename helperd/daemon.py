@@ -15,20 +15,21 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from helperd import __version__, config, pcapng
 from helperd.alone import describe
-from helperd.config.profile import END_SIGNALS
+from helperd.bell import Bell
+from helperd.config.profile import BLOCKED, END_SIGNALS, IDLE_SIGNALS
 from helperd.config.sources import source_name
 from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
 from helperd.control.api import Reader
 from helperd.control.peer import Admins
 from helperd.control.server import serve as serve_control
 from helperd.drivers import probe
-from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone, RequestRefused
+from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone
 from helperd.inventory import Inventory
 from helperd.launcher import Launcher, open_launcher
 from helperd.launchers import with_installed
@@ -36,24 +37,22 @@ from helperd.lifecycle import State
 from helperd.logs import Log
 from helperd.notify import Notifier
 from helperd.printing import say, write
-from helperd.routing import Form, Overflow, RouteTable
+from helperd.reloading import Reloading
+from helperd.routing import RouteTable
 from helperd.runtime import (
-    ALL_FRAMES_SOCKET,
-    ALL_JSONL_SOCKET,
     ALL_SOCKET,
     CONTROL_SOCKET,
-    SOURCES_DIR,
     claim_runtime_dir,
     default_runtime_dir,
     leave_runtime_dir,
 )
-from helperd.sinks.doorman import Doorman
+from helperd.sinks.all import Sinks
 from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
 from helperd.sinks.file import FileSink
-from helperd.sinks.listen import TcpListener, UnixListener, listen_tcp, listen_unix
+from helperd.sinks.listen import UnixListener, listen_unix
 from helperd.sinks.stream import StreamSink
 from helperd.standing import StandingOrder
-from helperd.status import log_status, snapshot
+from helperd.status import account, log_status, snapshot
 from helperd.supervisor import Supervisor
 from helperd.view import LiveView
 from helperd.wire.definition import SourceDefinition, split_interface
@@ -75,116 +74,22 @@ class Daemon:
     spec: DaemonSpec
     log: Log
     started_at: float
-    sinks: list[StreamSink | FileSink] = field(default_factory=list)
     header: bytes = b""
-    configured: dict[str, StreamSink | FileSink] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
-    doorman: Doorman = field(default_factory=Doorman)
     control: UnixListener | None = None
+    sinks: Sinks = field(init=False)
+    reloading: Reloading = field(init=False)
     inventory: Inventory = field(init=False)
 
     def __post_init__(self) -> None:
         supervisor = self.supervisor
+        self.sinks = Sinks(
+            supervisor, self.spec, self.runtime_dir, self.header, self._are_done, supervisor.tending.keep
+        )
+        self.reloading = Reloading(supervisor, self.launcher, self.sinks)
+        supervisor.on_removed = self.sinks.close_own
         self.inventory = Inventory(
             self.launcher, lambda: supervisor.config, supervisor.drivers, supervisor.hotplug
-        )
-
-    # sinks
-
-    def open_sinks(self, nursery: trio.Nursery) -> None:
-        """Open the implicit consumer sockets and those of the configuration.
-
-        Raises:
-            SinkError: one of them cannot be opened; those before it are closed by the nursery's cancellation.
-        """
-        self.nursery = nursery
-        nursery.start_soon(partial(self.doorman.serve, nursery, self.supervisor.tending.keep))
-        for sink, source in self._implicit() if self.spec.implicit_sinks else []:
-            self._open(sink, source)
-        for spec in self.supervisor.config.sinks:
-            self.configured[spec.name] = self._open(spec, None)
-
-    def _implicit(self) -> list[tuple[SinkSpec, str | None]]:
-        every: list[tuple[SinkSpec, str | None]] = [
-            (SinkSpec(path=ALL_SOCKET), None),
-            (SinkSpec(path=ALL_FRAMES_SOCKET, format="frames"), None),
-            (SinkSpec(path=ALL_JSONL_SOCKET, format="jsonl"), None),
-        ]
-        for source in self.supervisor.config.sources:
-            every += self._own_sockets(source.name)
-        return every
-
-    def _own_sockets(self, name: str) -> list[tuple[SinkSpec, str | None]]:
-        path = f"{SOURCES_DIR}/{name}"
-        return [
-            (SinkSpec(path=f"{path}.sock", sources=(name,)), name),
-            (SinkSpec(path=f"{path}.frames.sock", sources=(name,), format="frames"), name),
-            (SinkSpec(path=f"{path}.jsonl.sock", sources=(name,), format="jsonl"), name),
-        ]
-
-    def _open_own_sockets(self, name: str) -> None:
-        for spec, source in self._own_sockets(name):
-            self._open(spec, source)
-
-    def _open(self, spec: SinkSpec, source: str | None) -> StreamSink | FileSink:
-        sink: StreamSink | FileSink
-        if spec.type == "file":
-            sink = self._files(spec)
-        elif spec.listen is not None:
-            sink = self._sink(spec, source, listen_tcp(*spec.listen))
-        else:
-            path = os.path.join(self.runtime_dir, spec.path)
-            mode, group = self.spec.socket_mode, self.spec.socket_group
-            sink = self._sink(spec, source, listen_unix(path, mode=mode, group=group))
-        self.sinks.append(sink)
-        assert self.nursery is not None
-        if isinstance(sink, StreamSink):
-            self.doorman.watch(sink)
-        else:
-            self.nursery.start_soon(sink.serve)
-        return sink
-
-    def _sink(
-        self,
-        spec: SinkSpec,
-        source: str | None,
-        listener: UnixListener | TcpListener,
-        *,
-        single: bool | None = None,
-    ) -> StreamSink:
-        """A sink of live streams; those of a source's own carry one link type unless it is said otherwise."""
-        return StreamSink(
-            name=spec.name,
-            listener=listener,
-            table=self.supervisor.table,
-            header=self.header,
-            on_room=self.supervisor.room,
-            on_connect=self.supervisor.on_consumer,
-            on_change=self.supervisor.changed,
-            on_bug=self.supervisor.bug,
-            is_over=self._are_done,
-            sources=frozenset(spec.sources),
-            source=source,
-            single=source is not None if single is None else single,
-            spec=spec,
-            limit=spec.limit,
-            overflow=cast("Overflow", spec.overflow),
-            hold=spec.hold,
-            form=cast("Form", spec.format),
-            linktypes=frozenset(spec.dlts),
-        )
-
-    def _files(self, spec: SinkSpec) -> FileSink:
-        supervisor = self.supervisor
-        return FileSink(
-            spec,
-            supervisor.table,
-            self.header,
-            on_room=supervisor.room,
-            on_connect=supervisor.on_consumer,
-            on_change=supervisor.changed,
-            on_bug=partial(supervisor.bug, "helperd"),
-            say=supervisor.say,
         )
 
     # ControlApi
@@ -196,7 +101,9 @@ class Daemon:
     def snapshot(self) -> dict[str, object]:
         """Everything that is true now."""
         now = trio.current_time()
-        found = snapshot(self.supervisor, self.sinks, self.runtime_dir, self.started_at, now)
+        found = snapshot(
+            self.supervisor, self.sinks, self.runtime_dir, self.started_at, now, self.sinks.leaving
+        )
         return found | {"log": log_status(self.log.counts)}
 
     async def order(self, name: str, verb: str) -> None:
@@ -212,13 +119,19 @@ class Daemon:
         await self.supervisor.source(source).tune(StandingOrder(channels=tuple(channels), rate=rate))
 
     async def add_source(self, definition: str, name: str | None, *, once: bool = False) -> str:
-        """Open a definition until the daemon ends; returns the source's name, before the source has begun."""
+        """Open a definition until the daemon ends; returns the source's name, before the source has begun.
+
+        Raises:
+            HelperdError: "duplicate-name", "bad-definition". SinkError: it has no sockets. Nothing has changed.
+        """
         SourceDefinition.parse(definition)
         restart = "transient" if once else "permanent"
         spec = SourceSpec(definition=definition, name=name or source_name(definition), restart=restart)
-        self.supervisor.add(spec)
-        if self.spec.implicit_sinks:
-            self._open_own_sockets(spec.name)
+        async with self.reloading.still():
+            self.supervisor.check_free(spec.name)
+            own = self.sinks.stage_own(spec.name)
+            self.supervisor.add(spec)
+            own.take()
         return spec.name
 
     def free_name(self, definition: str) -> str:
@@ -241,10 +154,10 @@ class Daemon:
         dlts = () if linktype is None else (linktype,)
         spec = SinkSpec(path=CONTROL_SOCKET, sources=tuple(sorted(sources)), format=form, dlts=dlts)
         source = next(iter(sources)) if len(sources) == 1 else None
-        sink = self._sink(spec, source, self.control, single=False)
+        sink = self.sinks.stream(spec, source, self.control, single=False)
         sink.lent = True
         consumer = sink.admit(sock)
-        self.sinks.append(sink)
+        self.sinks.there.append(sink)
 
         async def serve() -> None:
             with sink.scope:
@@ -254,8 +167,8 @@ class Daemon:
             yield Reader(serve, consumer.finish)
         finally:
             sink.dismiss(consumer)
-            if sink in self.sinks:  # its source has not been removed
-                self.sinks.remove(sink)
+            if sink in self.sinks.there:  # its source has not been removed
+                self.sinks.there.remove(sink)
 
     async def wait_done(self, source: str) -> None:
         """Wait until a source has ended by itself, for good."""
@@ -281,61 +194,22 @@ class Daemon:
             await self.supervisor.wait_change()
 
     async def remove_source(self, name: str) -> None:
-        """Stop a source and forget it; its own socket goes with it."""
-        await self.supervisor.remove(name)
-        self._close_own_socket(name)
+        """Stop a source and forget it; its own sockets go with it."""
+        async with self.reloading.still():
+            left = self.supervisor.remove(name)
+        await left.wait()
 
-    async def reload(self) -> dict[str, object]:
-        """Read the configuration again; a broken one changes nothing.
+    async def reload(self, *, check: bool = False) -> dict[str, object]:
+        """Read the configuration again and take all of it over, or nothing.
+
+        Args:
+            check: only say what would be done.
 
         Raises:
-            ConfigRefused: with all mistakes.
-            RequestRefused: the launcher refuses it.
+            ConfigRefused: with all mistakes. HelperdError: what cannot be had.
         """
-        new = await self._read_again()
-        before = {source.name for source in self.supervisor.sources}
-        if self.spec.implicit_sinks:
-            for spec in new.sources:
-                if spec.name not in before:
-                    self._open_own_sockets(spec.name)
-        what = await self.supervisor.reload(new)
-        for name in what.stop:
-            self._close_own_socket(name)
-        self._reload_sinks(new)
+        what = await (self.reloading.check() if check else self.reloading.reload())
         return {field.name: list(getattr(what, field.name)) for field in fields(what)}
-
-    async def _read_again(self) -> Config:
-        """Read the configuration and let the launcher do so, which it does once a second at most and is waited for."""
-        for wait_s in (0.3, 0.4, 0.5, None):
-            new = config.load(self.supervisor.config.file)
-            try:
-                await self.launcher.refresh(new)
-            except RequestRefused as error:
-                if error.problem != "busy" or wait_s is None:
-                    raise
-                await trio.sleep(wait_s)
-            else:
-                return new
-        raise AssertionError("unreachable")
-
-    def _reload_sinks(self, new: Config) -> None:
-        wanted = {spec.name: spec for spec in new.sinks}
-        for name, sink in list(self.configured.items()):
-            if wanted.get(name) != sink.spec or sink.over:
-                self._close(sink)
-                del self.configured[name]
-        for name, spec in wanted.items():
-            if name not in self.configured:
-                self.configured[name] = self._open(spec, None)
-
-    def _close_own_socket(self, name: str) -> None:
-        for sink in [sink for sink in self.sinks if sink.source == name]:
-            self._close(sink)
-
-    def _close(self, sink: StreamSink | FileSink) -> None:
-        if not (isinstance(sink, StreamSink) and self.doorman.forget(sink)):
-            sink.close()
-        self.sinks.remove(sink)
 
     async def list_devices(self, max_age_s: float | None = None) -> dict[str, object]:
         """The devices of all helpers; those of running sources are marked ``in_use``."""
@@ -429,10 +303,13 @@ async def run(
         daemon = Daemon(
             supervisor, launcher, runtime_dir, settings.helperd, log, trio.current_time(), header=header
         )
+        reloads = _Reloads(daemon, notifier, write)
+        tell_account = partial(_tell_account, daemon, write)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             early.listening = True
             async with trio.open_nursery() as outer, _control(daemon):
-                daemon.open_sinks(outer)
+                daemon.nursery = outer
+                daemon.sinks.start(outer, settings)
                 await outer.start(daemon.inventory.run)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(supervisor.run)
@@ -440,17 +317,19 @@ async def run(
                         view.snapshot = daemon.snapshot
                         nursery.start_soon(view.show)
                     nursery.start_soon(supervisor.tending.keep, "the end of streams", daemon.end_readers)
-                    nursery.start_soon(_end_with_launcher, launcher)
+                    nursery.start_soon(supervisor.tending.keep, "reloads for signals", reloads.run)
+                    nursery.start_soon(_end_with_launcher, launcher, tell_account)
                     supervisor.on_beat.append(_Pulse(notifier, supervisor).beat)
                     notifier.ready(f"{len(settings.sources)} sources")
                     async for number in signals:
                         if number != signal.SIGHUP:
                             break
-                        await _reload(daemon, notifier, write)
+                        reloads.asked.ring()
                     notifier.stopping()
                     write("info", "helperd", "stopping")
                     await supervisor.stop()
                     await _flush(daemon)
+                    tell_account()
                     nursery.cancel_scope.cancel()
                 outer.cancel_scope.cancel()
     return Code.DONE
@@ -488,23 +367,45 @@ def _write(log: Log, severity: str, source: str, text: str) -> None:
     log.write(_LEVELS.get(severity, severity), text, {"source": source})
 
 
-async def _reload(daemon: Daemon, notifier: Notifier, write: Callable[[str, str, str], None]) -> None:
-    """Reload for a signal: what it did, or why it did nothing, goes to the log."""
-    notifier.reloading(trio.current_time())
-    try:
-        what = await daemon.reload()
-    except HelperdError as error:
-        write("error", "helperd", f"reload refused, nothing changed: {error}")
-    except Exception as error:  # noqa: BLE001 - a bug in a reload does not end what runs
-        daemon.supervisor.bug("helperd", error)
-    else:
-        parts = [f"{word} {len(names)}" for word, names in what.items() if isinstance(names, list) and names]
-        write("info", "helperd", f"reloaded: {', '.join(parts) or 'nothing to do'}")
-    notifier.ready()
+@dataclass(slots=True)
+class _Reloads:
+    """Reloads for SIGHUP: what one did, or why it did nothing, goes to the log. One that comes meanwhile is next."""
+
+    daemon: Daemon
+    notifier: Notifier
+    write: Callable[[str, str, str], None]
+    asked: Bell = field(default_factory=Bell)
+
+    async def run(self) -> None:
+        """Reload whenever that was asked for, until cancelled."""
+        while True:
+            await self.asked.wait()
+            self.notifier.reloading(trio.current_time())
+            try:
+                what = await self.daemon.reload()
+            except HelperdError as error:
+                self.write("error", "helperd", f"reload refused, nothing changed: {error}")
+            else:
+                parts = [
+                    f"{word} {len(names)}"
+                    for word, names in what.items()
+                    if isinstance(names, list) and names
+                ]
+                self.write("info", "helperd", f"reloaded: {', '.join(parts) or 'nothing to do'}")
+            finally:
+                self.notifier.ready()
 
 
-async def _end_with_launcher(launcher: Launcher) -> None:
+def _tell_account(daemon: Daemon, write: Callable[[str, str, str], None]) -> None:
+    """Say where all packets went: the last of what is said."""
+    found = account(daemon.snapshot())
+    for text in found.lines():
+        write("error" if found.residue else "info", "helperd", text)
+
+
+async def _end_with_launcher(launcher: Launcher, tell_account: Callable[[], None]) -> None:
     await launcher.gone()
+    tell_account()
     raise LauncherGone("launcher-gone", "the launcher process has ended, and every helper with it")
 
 
@@ -512,12 +413,21 @@ async def _flush(daemon: Daemon) -> None:
     """Let consumers read what is queued; those that do not read lose it, counted."""
     for sink in daemon.sinks:
         sink.finish()
-    sockets = [sink for sink in daemon.sinks if isinstance(sink, StreamSink)]
-    files = [sink for sink in daemon.sinks if isinstance(sink, FileSink)]
+    all_sinks = [*daemon.sinks, *daemon.sinks.leaving]
+    sockets = [sink for sink in all_sinks if isinstance(sink, StreamSink)]
+    files = [sink for sink in all_sinks if isinstance(sink, FileSink)]
     for sinks, limit in ((sockets, FLUSH_S), (files, FILE_FLUSH_S)):
         with trio.move_on_after(limit):
             while any(sink.consumers for sink in sinks):  # noqa: ASYNC110 - for so long at most
                 await trio.sleep(0.01)
+    for sink in sockets:
+        for consumer in list(sink.consumers):
+            sink.dismiss(consumer)
+    for file in files:
+        file.scope.cancel()
+    with trio.move_on_after(FLUSH_S):
+        while any(file.consumers for file in files):  # noqa: ASYNC110 - for so long at most
+            await trio.sleep(0.01)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -570,7 +480,9 @@ class _EarlySignals:
         self.listening = False
         for number in END_SIGNALS:
             signal.signal(number, self._answer)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+        for number in IDLE_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
 
     def _answer(self, number: int, _frame: object) -> None:
         if not self.listening:

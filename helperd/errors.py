@@ -24,6 +24,7 @@ PROBLEMS: dict[str, str] = {
     "babble": "a helper sends one message after the other instead of its answer",
     "partial-frame": "the stream ended inside a frame",
     "not-allowed-now": "the message is known but not allowed in the present phase of the session",
+    "stopping": "the daemon has been told to end; it begins nothing any more",
     "wrong-generation": "the helper does not speak the protocol generation it was addressed in",
     # starting a helper
     "not-installed": "the program does not exist or cannot be executed",

@@ -234,7 +234,9 @@ class Launcher:
             (EINVAL) and the old one stays, "busy" it was read less than a second ago (EAGAIN); "not-allowed-now" it has
             read another configuration than we have, so that its numbers mean something else.
         """
-        reply = await self.ask(PING, arg=int(reload is not None))
+        reply = await self.ask(PING, arg=0 if reload is None else reload.fingerprint)
+        if reply.errno == errno.ESTALE and reload is not None:
+            raise RequestRefused("not-allowed-now", OTHER.format(reload.file), errno=errno.ESTALE)
         if reply.errno:
             word = "busy" if reply.errno == errno.EAGAIN else "bad-value"
             text = f"the launcher did not take its configuration over: {os.strerror(reply.errno)}; its log says why"

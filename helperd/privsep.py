@@ -75,14 +75,16 @@ class Launcher:
         self.end_at = 0.0  # when patience ends; 0: not planned
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
-    def read(self) -> conf.Config:
+    def read(self, expected: int = 0) -> conf.Config:
         """Read the configuration and compile its profiles; return all of it. Nothing changes when it is refused.
 
         Raises:
-            RequestRefused: the file cannot be trusted. ConfigRefused: it has mistakes.
+            RequestRefused: the file cannot be trusted, or is not the expected one. ConfigRefused: it has mistakes.
         """
         self.read_at = monotonic()
         config = conf.load(self.path, lambda path: trust.open_text(path, root=self.root), whole=False)
+        if expected not in {0, 1, config.fingerprint}:
+            raise RequestRefused("not-allowed-now", "it is another one by now", errno=errno.ESTALE)
         self.accounts, where = profiling.Accounts(), os.pathsep.join(places())
         profiles = profiling.compile_profiles(config, self.accounts, f"{HERE}/helperd", where)
         self.config, self.profiles = replace(config, sources=(), sinks=()), profiles  # not its business
@@ -100,7 +102,7 @@ class Launcher:
 
     def run(self) -> int:
         """Serve until the end; return the exit status."""
-        self.loop.on_signals(self.on_signals, [signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+        self.loop.on_signals(self.on_signals, profiling.HEARD)
         self.reap()
         while self.ending is None or self.custody.helpers:
             self.loop.turn([self.custody.sweep_at, self.custody.ahead_at, self.end_at])
@@ -248,7 +250,7 @@ class Launcher:
         """
         if request.op == wire.PING:
             if request.arg and profiling.may_reload(self.config, self.accounts, client.uid, client.gids):
-                self.reread()
+                self.reread(request.arg)
             client.ready = True
             return len(self.profiles), self.fingerprint, -1
         if not client.ready:
@@ -267,12 +269,12 @@ class Launcher:
             raise RequestRefused("not-permitted", f"{found.name} has another uid by now", errno=errno.EACCES)
         return found.handle, 0, -1
 
-    def reread(self) -> None:
-        """PING 1: read the configuration again, at most once per second."""
+    def reread(self, expected: int) -> None:
+        """PING: read the configuration again, at most once per second."""
         if monotonic() - self.read_at < 1:
             raise RequestRefused("busy", "it was read less than a second ago", errno=errno.EAGAIN)
         try:
-            self.read()
+            self.read(expected)
         except ConfigRefused as error:
             raise RequestRefused(error.problem, str(error), errno=errno.EINVAL) from None
 
@@ -355,9 +357,7 @@ class Launcher:
         fd, words = trust.open_program(profile, root=self.root)
         place = {0: 0, 1: 1, 2: 2, 3: theirs.fileno()}
         child = Child(words, profile.env, place, fd, -1, self.have, os.getpid(), session=False)
-        child = child._replace(
-            filter=seccomp.for_profile(1, 0, no_new_privs=True), blocked=profiling.END_SIGNALS
-        )
+        child = child._replace(filter=seccomp.for_profile(1, 0, no_new_privs=True), blocked=profiling.BLOCKED)
         if ids:
             child = child._replace(uid=ids[0], gid=ids[1], groups=groups)
         self.supervisor, errors, pidfd = forks.fork(child)

@@ -1,4 +1,4 @@
-"""Who gets which packets, and where packets are lost: interfaces, outboxes, routes, the ledger. Pure.
+"""Who gets which packets: interfaces, outboxes, routes. Pure.
 
 Rules:
   1. Dispatch is synchronous and per read: one ``Batch`` object per read and consumer format, none per packet.
@@ -11,13 +11,13 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from helperd import pcapng, relay
 from helperd.errors import RemoteProtocolError
+from helperd.ledger import Gone, Ledger, Left
 from helperd.wire.frames import Kind
 
 if TYPE_CHECKING:
@@ -359,37 +359,12 @@ class Outbox:
         self.queued = self.inflight = self.pinned = 0
         self.on_room()
 
+    def account(self) -> Left:
+        """What became of everything that was offered, once nothing is queued any more."""
+        return Left(1, self.offered, self.delivered, self.delivered_bytes, self.lost_by.copy())
+
     def __bool__(self) -> bool:
         return bool(self._batches)
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What one source's packets became, over all its incarnations.
-
-    ``received`` packets were scanned; each was routed (to the consumers there were) or counted under ``lost`` with a
-    reason. Losses in front of us (died with the helper, dropped by the kernel) are in ``upstream``, and then
-    ``produced`` is more than ``received``. ``empty`` data reports of those received held no packet: a position.
-    Where somebody reads frames, they are routed as they are. ``changed`` are packets that left otherwise than they
-    came, by what was changed (a word of ``messages.CHANGES``): in the helper, or here for readers of pcapng.
-    """
-
-    received: int = 0
-    received_bytes: int = 0
-    routed: int = 0
-    empty: int = 0
-    changed: Counter[str] = field(default_factory=Counter)
-    lost: Counter[str] = field(default_factory=Counter)
-    upstream: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def produced(self) -> int:
-        """Packets that are known to have been produced by the helper."""
-        return self.received + self.upstream.total()
-
-    def losses(self) -> dict[str, int]:
-        """All losses by reason, the places before us included."""
-        return dict(self.upstream + self.lost)
 
 
 class Tap(NamedTuple):
@@ -518,6 +493,7 @@ class Route:
         pinned = max(read, nbytes) + BATCH_COST + PART_COST * len(parts)
         batch = Batch(tuple(parts), nbytes, packets, pinned, ((self.number, packets),), self.about)
         self.ledger.routed += packets
+        self.ledger.offered += packets * len(self._frames)
         for outbox in self._frames:
             outbox.put(batch)
 
@@ -550,12 +526,16 @@ class Route:
         if self._lines:
             self._dispatch_lines(segments)
         batch = batch_of(segments, read)
+        ledger = self.ledger
         if not self._frames:
-            self.ledger.routed += batch.packets
+            ledger.routed += batch.packets
         for tap in self._blocks.values():
             if tap.single or tap.linktypes:
+                before = tap.outbox.offered
                 self._dispatch_some(segments, read, tap, batch)
+                ledger.offered += tap.outbox.offered - before
             else:
+                ledger.offered += batch.packets
                 tap.outbox.put(batch)
         return batch.packets
 
@@ -584,6 +564,7 @@ class Route:
             nbytes = sum(map(len, lines))
             counts = ((segment.interface, len(lines)),)
             batch = Batch(lines, nbytes, len(lines), nbytes + BATCH_COST + PART_COST * len(lines), counts)
+            self.ledger.offered += len(lines) * len(self._lines)
             for outbox in self._lines:
                 outbox.put(batch)
 
@@ -593,10 +574,11 @@ class Route:
 
 
 class RouteTable:
-    """All routes, and who wants which source."""
+    """All routes, and who wants which source; ``gone`` has the accounts of what is not there any more."""
 
     def __init__(self) -> None:
         self.interfaces = Interfaces()
+        self.gone = Gone()
         self.routes: dict[str, Route] = {}
         self._wants: dict[Outbox, tuple[Tap, frozenset[str]]] = {}
         self._numbers = count()
@@ -637,10 +619,17 @@ class RouteTable:
             if route is not None:
                 route.remove(outbox)
 
-    def drop(self, source: str) -> None:
-        """Forget a removed source's route; its numbers stay taken, and who they were."""
+    def drop(self, source: str, *, counted: bool = True) -> None:
+        """Forget a removed source's route; its numbers stay taken, and who they were.
+
+        Args:
+            source: its name.
+            counted: its account is carried over: it is no service.
+        """
         route = self.routes.pop(source, None)
         if route is not None:
+            if counted:
+                self.gone.remove(route.ledger)
             self._gone[route.number] = route.about
 
     def about(self, number: int) -> bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from helperd import __version__
 from helperd.lifecycle import State
@@ -12,8 +13,9 @@ from helperd.runtime import CONTROL_SOCKET
 from helperd.sinks.file import FileSink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from helperd.ledger import Gone, Left
     from helperd.logs import LogCounts
     from helperd.sinks.consumer import Consumer
     from helperd.sinks.stream import StreamSink
@@ -62,6 +64,7 @@ def source_status(source: Source, now: float, linktypes: list[int]) -> dict[str,
         "produced": ledger.produced,
         "routed": ledger.routed,
         "empty": ledger.empty,
+        "offered": ledger.offered,
         "cut": ledger.changed["cut"],
         "changed": dict(ledger.changed),
         "lost": ledger.losses(),
@@ -110,13 +113,14 @@ def _vitals(tree: Tree) -> dict[str, object]:
     }
 
 
-def sink_status(sink: StreamSink | FileSink) -> dict[str, object]:
-    """One sink."""
+def sink_status(sink: StreamSink | FileSink, left: Left | None = None) -> dict[str, object]:
+    """One sink, and what became of those that have read there."""
     row: dict[str, object] = {
         "name": sink.name,
         "type": "unix" if sink.spec is None else sink.spec.type,
         "path": sink.path,
         "format": sink.form,
+        "left": None if left is None else left_status(left),
     }
     if isinstance(sink, FileSink):
         error = sink.error
@@ -149,6 +153,96 @@ def consumer_status(consumer: Consumer | FileSink, now: float) -> dict[str, obje
     }
 
 
+def left_status(left: Left) -> dict[str, object]:
+    """Readers that have left; ``offered`` = ``packets`` + the sum of ``lost``, always."""
+    return {
+        "consumers": left.consumers,
+        "offered": left.offered,
+        "packets": left.delivered,
+        "bytes": left.nbytes,
+        "lost": dict(left.lost),
+    }
+
+
+def gone_status(gone: Gone) -> dict[str, object]:
+    """Sources that were removed, and readers of sinks that have gone: one sum of each."""
+    ledger = gone.ledger
+    return {
+        "sources": gone.sources,
+        "produced": ledger.produced,
+        "packets": ledger.received,
+        "bytes": ledger.received_bytes,
+        "routed": ledger.routed,
+        "empty": ledger.empty,
+        "offered": ledger.offered,
+        "changed": dict(ledger.changed),
+        "lost": ledger.losses(),
+        "left": left_status(gone.rest),
+    }
+
+
+def account(status: Mapping[str, Any]) -> Account:
+    """Add up everything that ever was, of a whole status."""
+    gone = status["gone"]
+    sources = [*status["sources"], gone]
+    readers = status["consumers"]
+    left = [gone["left"], *(sink["left"] for sink in status["sinks"] if sink["left"])]
+    here, away = Counter[str](), Counter[str]()
+    for source in sources:
+        here.update(source["lost"])
+    for reader in readers:
+        away.update(reader["lost_by"])
+    for account in left:
+        away.update(account["lost"])
+    produced = sum(source["produced"] for source in sources)
+    kept = sum(source["routed"] + source["empty"] for source in sources) + here.total()
+    offered = sum(source["offered"] for source in sources)
+    taken = sum(row["offered"] for row in (*readers, *left))
+    delivered = sum(row["packets"] for row in (*readers, *left))
+    queued = sum(reader["queued"] for reader in readers)
+    residue = abs(produced - kept) + abs(offered - taken) + abs(taken - delivered - away.total() - queued)
+    return Account(produced, here, offered, delivered, queued, away, residue)
+
+
+class Account(NamedTuple):
+    """All packets since the daemon started.
+
+    Attributes:
+        produced: by all sources that ever were.
+        lost: of these, before any reader was offered them, by reason.
+        offered: to readers: each packet once for each of them.
+        delivered: of these.
+        queued: of these, now.
+        lost_after: of these, by reason.
+        residue: how many the account cannot explain: 0, or it has an error of helperd's own.
+    """
+
+    produced: int
+    lost: Counter[str]
+    offered: int
+    delivered: int
+    queued: int
+    lost_after: Counter[str]
+    residue: int
+
+    def lines(self) -> list[str]:
+        """What is told at the end."""
+        told = [
+            f"{self.produced:,} packets since the start; {_lost(self.lost)} before anybody was offered them",
+            f"{self.offered:,} offered to readers and files, {self.delivered:,} delivered; {_lost(self.lost_after)}",
+        ]
+        if self.queued:
+            told.append(f"{self.queued:,} are still queued")
+        if self.residue:
+            told.append(f"{self.residue:,} are not accounted for: an error of helperd's own")
+        return told
+
+
+def _lost(lost: Counter[str]) -> str:
+    where = ", ".join(f"{reason} {number:,}" for reason, number in sorted(lost.items()) if number)
+    return f"{lost.total():,} lost" + (f" ({where})" if where else "")
+
+
 def log_status(counts: LogCounts) -> dict[str, object]:
     """What became of the log's lines."""
     return asdict(counts)
@@ -160,8 +254,9 @@ def snapshot(
     runtime_dir: str,
     started_at: float,
     now: float,
+    leaving: Iterable[StreamSink | FileSink] = (),
 ) -> dict[str, object]:
-    """Everything at once, at one moment of the loop."""
+    """Everything at once, at one moment of the loop; ``leaving`` are closed sinks whose readers have yet to go."""
     interfaces = supervisor.table.interfaces
     sources = [
         source_status(source, now, [interface.linktype for interface in interfaces.of(source.name)])
@@ -177,7 +272,8 @@ def snapshot(
     sinks = list(sinks)
     sick += [sink.name for sink in sinks if isinstance(sink, FileSink) and sink.error is not None]
     troubles = supervisor.tending.troubles(now)
-    return {
+    gone = supervisor.table.gone
+    found = {
         "pid": os.getpid(),
         "version": __version__,
         "uptime_s": now - started_at,
@@ -189,8 +285,14 @@ def snapshot(
         "bugs": supervisor.bugs + sum(source.faults + source.life.bugs for source in supervisor.all),
         "sources": sources,
         "services": services,
-        "sinks": [sink_status(sink) for sink in sinks if sink.name != CONTROL_SOCKET],
-        "consumers": [consumer_status(consumer, now) for sink in sinks for consumer in sink.consumers],
+        "sinks": [
+            sink_status(sink, gone.left.get(sink.name)) for sink in sinks if sink.name != CONTROL_SOCKET
+        ],
+        "consumers": [
+            consumer_status(consumer, now) for sink in (*sinks, *leaving) for consumer in sink.consumers
+        ],
+        "stopping": supervisor.stopping,
+        "gone": gone_status(gone),
         "messages_dropped": supervisor.bus.dropped,
         "launcher": {
             "pid": os.getppid(),
@@ -199,3 +301,4 @@ def snapshot(
             "containment": supervisor.launcher.containment,
         },
     }
+    return found | {"residue": account(found).residue}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -33,7 +33,7 @@ from helperd.tuning import Tuning
 from helperd.watch import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from helperd.config.specs import Config, HelperSpec, ServiceSpec, SourceSpec
     from helperd.launcher import Launcher
@@ -90,6 +90,9 @@ class Supervisor:
         self.tending = Tending(self.bug, self.say, self.changed)
         self._lot = trio.lowlevel.ParkingLot()
         self.runtime_dir = ""
+        self.on_removed: Callable[[str], None] = lambda _: None
+        self._awaited: set[str] = set()
+        self.stopping = False
         self._running: dict[str, _Running] = {}
         self._serving: dict[str, _Running] = {}
         self._nursery: trio.Nursery | None = None
@@ -215,8 +218,16 @@ class Supervisor:
             running.left.set()
             if not source.is_kept() and among.get(source.name) is running:
                 del among[source.name]
+                self.table.drop(source.name, counted=among is self._running)
+                if among is self._running:
+                    self._forget(source.name)
             self.hotplug.look.ring()
             self.changed()
+
+    def _forget(self, name: str) -> None:
+        """A source of that name is no more; what is its own goes with it, unless the next one is to have it."""
+        if name not in self._running and name not in self._awaited:
+            self.on_removed(name)
 
     def on_consumer(self, wanted: frozenset[str]) -> None:
         """A consumer has connected: start the sources that wait for their first one."""
@@ -227,7 +238,8 @@ class Supervisor:
                 source.post(Event.START)
 
     async def stop(self) -> None:
-        """Stop all sources and services side by side; returns when every tree is empty."""
+        """Stop all sources and services side by side; returns when every tree is empty. Nothing begins any more."""
+        self.stopping = True
         for source in self.all:
             source.post(Event.STOP)
         while any(source.life.state not in {State.DOWN, State.FAILED} for source in self.all):
@@ -316,22 +328,64 @@ class Supervisor:
 
     # what changes
 
-    async def reload(self, new: Config) -> Plan:
-        """Take a checked configuration over: only what changed restarts.
+    def plan(self, new: Config) -> Plan:
+        """Say what a reload would change of what there is, added sources that are configured now included.
+
+        Raises:
+            HelperdError: "duplicate-name", a service has the name of an added source.
+        """
+        configured = {spec.name for spec in self.config.sources} | {spec.name for spec in new.sources}
+        wanted = {spec.name: spec.helper for spec in new.sources}
+        there = []
+        for source in self.sources:
+            if source.is_kept() and source.name in configured:
+                named = source.helper is not None and wanted.get(source.name) == source.helper.name
+                there.append(replace(source.spec, helper=wanted[source.name]) if named else source.spec)
+        services = {service.name for service in new.services}
+        for source in self.sources:
+            if source.name in services:
+                text = f"service {source.name!r} is new, and a source was added that is named so; remove it first"
+                raise HelperdError("duplicate-name", text)
+        opened_by = {source.name: source.helper.name for source in self.sources if source.helper is not None}
+        old = replace(self.config, sources=tuple(there))
+        return plan(old, new, needs_process=NEEDS_PROCESS, opened_by=opened_by)
+
+    def await_next(self, what: Plan) -> list[str]:
+        """Keep what is the own of sources that end now and are to be again; ``give_up`` undoes it."""
+        names = [name for name in what.start if name in self._running]
+        self._awaited.update(names)
+        return names
+
+    def give_up(self, names: Iterable[str]) -> None:
+        """Expect no more sources of these names."""
+        for name in names:
+            self._awaited.discard(name)
+            self._forget(name)
+
+    def names_after(self, new: Config) -> list[str]:
+        """The names of all sources that there are after a reload."""
+        dropped = {spec.name for spec in self.config.sources} - {spec.name for spec in new.sources}
+        names = [source.name for source in self.sources if source.is_kept() and source.name not in dropped]
+        return list(dict.fromkeys([*(spec.name for spec in new.sources), *names]))
+
+    def switch(self, new: Config, what: Plan) -> list[trio.Event]:
+        """Take a configuration over at once; only what changed restarts.
 
         Args:
             new: checked by us and accepted by the launcher; profile numbers are its from here on.
+            what: the plan for it.
+
+        Returns:
+            What is set when those that it removes have ended.
         """
         old = self.config
-        opened_by = {source.name: source.helper.name for source in self.sources if source.helper is not None}
-        what = plan(old, new, needs_process=NEEDS_PROCESS, opened_by=opened_by)
-        configured = {spec.name for spec in old.sources}
         self.config = new
         self.drivers.keep(new.helpers)
         specs = {spec.name: spec for spec in new.sources}
+        leaving = []
         for name in what.stop:
-            if name in configured:
-                await self.remove(name)
+            self._running[name].source.post(Event.REMOVE)
+            leaving.append(self._running[name].left)
         for name in (*what.replace, *what.adjust):
             source = self._running[name].source
             source.spec = specs[name]
@@ -344,26 +398,71 @@ class Supervisor:
             elif helper is not None:
                 source.adjust(helper)
         for name in what.start:
-            self._add(specs[name])
-        await self._reload_services(old, new)
+            self._begin(specs[name])
+        leaving += self._switch_services(old, new)
         self.changed()
-        return what
+        return leaving
 
-    async def _reload_services(self, old: Config, new: Config) -> None:
+    def _begin(self, spec: SourceSpec) -> None:
+        """Add a configured source; where one of that name still ends, as soon as it has, if it is wanted then."""
+        before = self._running.get(spec.name)
+        if before is None:
+            self._add(spec)
+            return
+
+        async def begin_later() -> None:
+            await before.left.wait()
+            if spec.name not in self._running and spec in self.config.sources:
+                self._add(spec)
+            if spec not in self.config.sources or spec.name in self._running:
+                self.give_up([spec.name])
+
+        assert self._nursery is not None
+        self._awaited.add(spec.name)
+        self._nursery.start_soon(begin_later)
+
+    def _switch_services(self, old: Config, new: Config) -> list[trio.Event]:
         """One that is no longer as it was ends; one that is new, or another now, starts if nobody has stopped it."""
+        assert self._nursery is not None
         stopped = {service.name for service in self.services if service.life.wanted == "down"}
         before = {spec.name: spec for spec in old.services}
         after = {spec.name: spec for spec in new.services}
-        for name, spec in before.items():
-            if after.get(name) == spec or name not in self._serving:
-                continue
-            running = self._serving[name]
-            running.source.post(Event.REMOVE)
-            await running.left.wait()
-            self.table.drop(name)
+        leaving = []
+        for name in before.keys() - {name for name, spec in after.items() if before.get(name) == spec}:
+            if name in self._serving:
+                self._serving[name].source.post(Event.REMOVE)
+                leaving.append(self._serving[name].left)
         for name, spec in after.items():
             if before.get(name) != spec:
-                self._serve(spec, start=name not in stopped)
+                self._nursery.start_soon(self._serve_next, spec, name not in stopped)
+        return leaving
+
+    async def _serve_next(self, spec: ServiceSpec, start: bool) -> None:  # noqa: FBT001 - called by the nursery
+        """Begin a service when the one before it of that name has ended, if it is wanted then."""
+        while spec.name in self._serving:
+            await self._serving[spec.name].left.wait()
+        if spec in self.config.services:
+            self._serve(spec, start=start)
+
+    def check_stays(self) -> None:
+        """See that the daemon has not been told to end.
+
+        Raises:
+            HelperdError: "stopping".
+        """
+        if self.stopping:
+            raise HelperdError("stopping", "helperd has been told to end; nothing is begun any more")
+
+    def check_free(self, name: str) -> None:
+        """See that a source may be added with a name.
+
+        Raises:
+            HelperdError: "duplicate-name", "stopping".
+        """
+        self.check_stays()
+        if name in self._running or name in self._serving:
+            what = "source" if name in self._running else "service"
+            raise HelperdError("duplicate-name", f"a {what} is named {name!r} already; choose another name")
 
     def add(self, spec: SourceSpec) -> Source:
         """Add a source until the daemon ends.
@@ -371,24 +470,17 @@ class Supervisor:
         Raises:
             HelperdError: "duplicate-name".
         """
-        if spec.name in self._running or spec.name in self._serving:
-            what = "source" if spec.name in self._running else "service"
-            raise HelperdError(
-                "duplicate-name", f"a {what} is named {spec.name!r} already; choose another name"
-            )
+        self.check_free(spec.name)
         return self._add(spec)
 
-    async def remove(self, name: str) -> None:
-        """Stop a source and forget it; returns when its process tree is gone.
+    def remove(self, name: str) -> trio.Event:
+        """Stop a source and forget it; returns what is set when its process tree is gone.
 
         Raises:
             UnknownSource: no such source.
         """
-        source = self.source(name)
-        left = self._running[name].left
-        source.post(Event.REMOVE)
-        await left.wait()
-        self.table.drop(name)
+        self.source(name).post(Event.REMOVE)
+        return self._running[name].left
 
     # orders
 
@@ -406,6 +498,8 @@ class Supervisor:
             self.changed()
             return
         source = self._serving[name].source if name in self._serving else self.source(name)
+        if verb != "stop":
+            self.check_stays()
         source.post(Event(verb))
         life = source.life
         if verb == "stop":

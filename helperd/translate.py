@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 from helperd import pcapng
 from helperd.errors import RemoteProtocolError
 from helperd.layout import FEW_MOULDS, LAYOUTS, MAX_MOULDS, mould
+from helperd.ledger import Ledger
 from helperd.reports import LINKTYPE_JSON, Report
-from helperd.routing import MAX_LINKTYPES, Interfaces, Ledger, Segment, segment_of
+from helperd.routing import MAX_LINKTYPES, Interfaces, Segment, segment_of
 from helperd.wire.beside import describe
 from helperd.wire.frames import PACKETS, Run, packet_of
 

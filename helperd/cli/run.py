@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from helperd.access import no_connection
 from helperd.cli.check import checked
 from helperd.cli.defaults import add_config, config_file
-from helperd.config.profile import END_SIGNALS, supervisor_profile
+from helperd.config.profile import BLOCKED, supervisor_profile
 from helperd.errors import UnavailableError
 from helperd.runtime import LAUNCHER_SOCKET
 
@@ -82,7 +82,7 @@ def become_supervisor(path: str, runtime_dir: str | None, launcher: str) -> NoRe
         os.dup2(sock.fileno(), 3)
     os.set_inheritable(3, True)  # noqa: FBT003
     sys.stdout.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # until what starts now has handlers
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)  # until what starts now has handlers
     os.execve(profile.program, profile.argv, environment)  # noqa: S606 - there is no shell, and none is wanted
 
 
@@ -110,5 +110,5 @@ def become_launcher(
     if more:
         argv += ["--", *more]
     environment = {name: value for name, value in os.environ.items() if not root or name in _KEPT_FOR_ROOT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # until what starts now has handlers
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)  # until what starts now has handlers
     os.execve(sys.executable, argv, environment)  # noqa: S606 - there is no shell, and none is wanted

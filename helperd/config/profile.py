@@ -27,8 +27,16 @@ ADAPTERS = frozenset({"pipe", "jsonlines", "extcap"})
 """Builtin helpers that start a program."""
 INLINE = {"python": "cm", "perl": "eE", "ruby": "e", "node": "ep", "sh": "c", "bash": "c", "dash": "c"}
 """Interpreters, and the options of theirs that take the place of a script."""
+_IDLE = "USR1 USR2 ALRM QUIT VTALRM PROF IO PWR PIPE XFSZ"
 END_SIGNALS = (signal.SIGINT.value, signal.SIGTERM.value)  # numbers, as a forked child is told them
 """What ends a supervisor in order; blocked when it is started, because until it has handlers they would kill it."""
+IDLE_SIGNALS = (
+    *(int(getattr(signal, f"SIG{word}")) for word in _IDLE.split()),
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)
+"""What does nothing to launcher and supervisor, and would end them if it were left to the system."""
+BLOCKED = END_SIGNALS + IDLE_SIGNALS
+HEARD = [signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *IDLE_SIGNALS]
 
 
 Becoming = tuple[int, str, bool, int | None, int, tuple[int, ...], tuple[tuple[int, int], ...]]

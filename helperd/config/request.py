@@ -1,16 +1,19 @@
 """What can be asked of the launcher, and how: 32 bytes each way, one message per packet, at most 4 descriptors.
 
-| field    | request                                         | reply (op + 0x80), event                         |
-|----------|-------------------------------------------------|--------------------------------------------------|
-| 4s magic | HDL1                                            | HDL1                                             |
-| B op     | 1 LAUNCH, 2 SIGNAL, 3 PING                      | 0x81, 0x82, 0x83; events EXITED 0x84, EMPTY 0x85 |
-| B n      | descriptors attached                            | EXITED: how (``HOW``); LAUNCH: 1 = with a pidfd; |
-|          |                                                 | PING: 1 = as root, + 2 = cgroup per helper       |
-| H number | LAUNCH: profile, else 0                         | errno, 0 = fine                                  |
-| I handle | SIGNAL: handle; LAUNCH: 1 = for a question      | handle; PING: number of profiles                 |
-| I arg    | LAUNCH: fingerprint; SIGNAL: signal; PING: 0, 1 | EXITED: code, signal, errno; PING: fingerprint   |
-| Q cookie | the client's own, never 0                       | echoed; 0 = event                                |
-| 8x       | zero                                            | zero                                             |
+| field    | request                                          | reply (op + 0x80), event                         |
+|----------|--------------------------------------------------|--------------------------------------------------|
+| 4s magic | HDL1                                             | HDL1                                             |
+| B op     | 1 LAUNCH, 2 SIGNAL, 3 PING                       | 0x81, 0x82, 0x83; events EXITED 0x84, EMPTY 0x85 |
+| B n      | descriptors attached                             | EXITED: how (``HOW``); LAUNCH: 1 = with a pidfd; |
+|          |                                                  | PING: 1 = as root, + 2 = cgroup per helper       |
+| H number | LAUNCH: profile, else 0                          | errno, 0 = fine                                  |
+| I handle | SIGNAL: handle; LAUNCH: 1 = for a question       | handle; PING: number of profiles                 |
+| I arg    | LAUNCH: fingerprint; SIGNAL: signal; PING: below | EXITED: code, signal, errno; PING: fingerprint   |
+| Q cookie | the client's own, never 0                        | echoed; 0 = event                                |
+| 8x       | zero                                             | zero                                             |
+
+PING asks for 0: nothing more; 1: to read the configuration again; above: so, and to take it over if that is its
+fingerprint.
 
 ``parse`` is all of the launcher that untrusted bytes touch.
 """
@@ -43,7 +46,7 @@ MALFORMED = frozenset({errno.EMSGSIZE, errno.EPROTO, errno.EBADMSG, errno.EOPNOT
 
 
 class Request(NamedTuple):
-    """One request; ``arg`` is LAUNCH: fingerprint, SIGNAL: signal, PING: 1 = read the configuration again.
+    """One request; ``arg`` is LAUNCH: fingerprint, SIGNAL: signal, PING: as above.
 
     A helper that is launched for a question (``handle`` 1) is ended soon, and does not count among the running ones.
     ``fds`` is what it says of its descriptors; the child that receives them counts.
@@ -86,6 +89,6 @@ def parse(data: bytes, profiles: int, *, carries: bool) -> Request | int:
     fields = {
         LAUNCH: 1 <= profile <= profiles and handle <= 1,
         SIGNAL: profile == 0 and handle != 0 and arg in PASSED,
-        PING: profile == 0 and handle == 0 and arg <= 1,
+        PING: profile == 0 and handle == 0,
     }
     return Request(op, profile, handle, arg, cookie, fds) if fields[op] else errno.EINVAL

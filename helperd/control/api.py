@@ -59,8 +59,8 @@ class ControlApi(Protocol):
 class ReloadApi(Protocol):
     """A daemon that can read its configuration again."""
 
-    async def reload(self) -> Plain:
-        """The outputs of ``Reload``.
+    async def reload(self, *, check: bool = False) -> Plain:
+        """The outputs of ``Reload``; with ``check``, only said and tried.
 
         Raises:
             ConfigRefused: nothing was changed.

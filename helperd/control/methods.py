@@ -200,8 +200,9 @@ async def add_source(room: Room, call: Call) -> bytes:
         name = await daemon.add_source(call.parameters["definition"], name)
         try:
             await room.daemon.order(name, "start")
-        except HelperdError:
-            await daemon.remove_source(name)
+        except BaseException:  # also when its client has gone
+            with trio.CancelScope(shield=True):
+                await _take_back(room, name)
             raise
     finally:
         room.changes.beat()
@@ -246,10 +247,11 @@ async def hop(room: Room, call: Call) -> bytes:
     return _source(room, name)
 
 
-async def reload(room: Room, _call: Call) -> bytes:
+async def reload(room: Room, call: Call) -> bytes:
     """Read the configuration again."""
+    check = bool(call.parameters.get("check"))
     try:
-        return encode_reply(await cast("ReloadApi", room.daemon).reload())
+        return encode_reply(await cast("ReloadApi", room.daemon).reload(check=check))
     finally:
         room.changes.beat()
 
@@ -329,6 +331,9 @@ async def get_ledger(room: Room, call: Call) -> bytes:
             "source": source["name"],
             "produced": source.get("produced", source["packets"]),
             "packets": source["packets"],
+            "routed": source.get("routed"),
+            "empty": source.get("empty"),
+            "offered": source.get("offered"),
             "lost": source["lost"],
             "changed": source.get("changed"),
         }
@@ -345,7 +350,11 @@ async def get_ledger(room: Room, call: Call) -> bytes:
         }
         for consumer in room.snapshot["consumers"]
     ]
-    return encode_reply({"sources": sources, "consumers": consumers})
+    sinks = [
+        {"sink": sink["name"], "left": sink["left"]} for sink in room.snapshot["sinks"] if sink.get("left")
+    ]
+    whole = {"gone": room.snapshot.get("gone"), "residue": room.snapshot.get("residue")}
+    return encode_reply({"sources": sources, "consumers": consumers, "sinks": sinks, **whole})
 
 
 async def get_vitals(room: Room, call: Call) -> bytes:

@@ -28,12 +28,11 @@ class Doorman:
         self._asleep[door] = sink
         self._doors.register(door, select.EPOLLIN)
 
-    def forget(self, sink: StreamSink) -> bool:
-        """Close a sink that sleeps; False when it is awake."""
-        if self._take(sink.listener.socket.fileno()) is None:
-            return False
-        sink.listener.close()
-        return True
+    def forget(self, sink: StreamSink) -> None:
+        """Wait at its door no more; nothing when it is awake."""
+        door = sink.listener.socket.fileno()
+        if self._asleep.get(door) is sink:
+            self._take(door)
 
     def _take(self, door: int) -> StreamSink | None:
         sink = self._asleep.pop(door, None)

@@ -137,7 +137,8 @@ class FileSink:
         return self.state == "stopped"
 
     def close(self) -> None:
-        """End it soon: what is queued is written if the disk lets it."""
+        """Take no more packets, and end soon: what is queued is written if the disk lets it."""
+        self.table.disconnect(self.outbox)
         self.scope.deadline = trio.current_time() + FLUSH_S
         self.finish()
 
@@ -162,6 +163,7 @@ class FileSink:
         finally:
             self.table.disconnect(self.outbox)
             self.outbox.clear("consumer-left" if self.error is None else self.error.problem)
+            self.table.gone.leave(self.name, self.outbox.account())
             self.consumers.clear()
             self.on_change()
 

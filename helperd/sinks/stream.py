@@ -50,6 +50,7 @@ class StreamSink:
         form: "pcapng", "frames" or "jsonl".
         linktypes: link types its consumers get; none: all.
         lent: the listener is not the sink's own: its consumers come another way.
+        closed: nobody new is served.
         scope: cancelling it closes the sink.
         refused: connections that could not be accepted, mostly for lack of file descriptors.
     """
@@ -73,12 +74,14 @@ class StreamSink:
     form: Form = "pcapng"
     linktypes: frozenset[int] = frozenset()
     lent: bool = False
+    closed: bool = False
     consumers: list[Consumer] = field(default_factory=list)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     refused: int = 0
+    _accepting: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     async def serve(self, tend: Tend) -> None:
-        """Accept consumers until closed or cancelled; the socket is closed then and its path removed."""
+        """Accept consumers until closed or cancelled; the socket is closed then, unless another sink has it."""
         try:
             with self.scope:
                 async with trio.open_nursery() as nursery:
@@ -87,9 +90,11 @@ class StreamSink:
                         while (sock := await self._accept()) is not None:
                             nursery.start_soon(self.serve_one, sock)
 
-                    await tend(self.name, accept, lambda: self.listener.closed)
+                    with self._accepting:
+                        await tend(self.name, accept, lambda: self.closed or self.listener.closed)
         finally:
-            self.listener.close()
+            if not self.closed:
+                self.listener.close()
 
     async def _accept(self) -> trio.socket.SocketType | None:
         """The next consumer's socket; None once the sink is closed."""
@@ -112,7 +117,7 @@ class StreamSink:
 
     async def serve_one(self, sock: trio.socket.SocketType) -> None:
         """Serve one consumer, however it came, until its stream ends; its socket is closed then."""
-        if self.listener.closed:
+        if self.closed or self.listener.closed:
             sock.close()
             return
         try:
@@ -160,6 +165,7 @@ class StreamSink:
         """Let a consumer go, at once; its socket is left as it is. Nothing the second time."""
         if consumer in self.consumers:
             consumer.withdraw()
+            self.table.gone.leave(self.name, consumer.outbox.account())
             self.consumers.remove(consumer)
             self.on_change()
 
@@ -173,9 +179,15 @@ class StreamSink:
         """Whether it has ended by itself: never."""
         return False
 
-    def close(self) -> None:
-        """Listen no more at once, and let every consumer go with what is queued for it, in a bounded time."""
-        if not self.lent:
+    def close(self, *, keep_listener: bool = False) -> None:
+        """Listen no more at once, and let every consumer go with what is queued for it, in a bounded time.
+
+        Args:
+            keep_listener: another sink has it from now on.
+        """
+        self.closed = True
+        self._accepting.cancel()
+        if not self.lent and not keep_listener:
             self.listener.close()
         if not self.consumers:
             self.scope.cancel()

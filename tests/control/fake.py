@@ -133,7 +133,7 @@ class FakeDaemon:
             state = "down" if verb == "stop" else "running"
             self.change(name, state=state, why="stopped" if verb == "stop" else "")
 
-    async def reload(self) -> dict[str, Any]:
+    async def reload(self, *, check: bool = False) -> dict[str, Any]:
         return {"stop": [], "start": [], "replace": ["radio0"], "adjust": [], "keep": ["beacons"]}
 
     async def list_devices(self, max_age_s: float | None = None) -> dict[str, Any]:

@@ -1,0 +1,305 @@
+"""A reload takes all of a configuration over, or nothing: what cannot be had is refused before anything has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helperd.control.client import ControlError
+from tests.patience import HANGS_S
+from tests.rig import HELPERD, Rig, daemon
+
+CONFIG = """
+[[helper]]
+name = "synthetic"
+command = ["builtin:synthetic"]
+types = ["synthetic"]
+"""
+SOURCE = """
+[[source]]
+name = "{name}"
+definition = "{name}:type=synthetic,rate=100"
+"""
+RADIO0 = CONFIG + SOURCE.format(name="radio0")
+RADIO1 = SOURCE.format(name="radio1")
+
+
+def unix(path: str, more: str = "") -> str:
+    return f'[[sink]]\npath = "{path}"\n{more}\n'
+
+
+def tcp(port: int) -> str:
+    return f'[[sink]]\ntype = "tcp"\nlisten = "tcp:127.0.0.1:{port}"\n'
+
+
+def file(path: Path, more: str = "") -> str:
+    return f'[[sink]]\ntype = "file"\npath = "{path}"\n{more}\n'
+
+
+def write(rig: Rig, text: str) -> None:
+    (rig.runtime / "helpers.toml").write_text(text)
+
+
+def picture(rig: Rig) -> Any:
+    """What a refused reload may not change: sources, sinks, descriptors, sockets in the runtime directory."""
+    status = rig.status()
+    return (
+        [(row["name"], row["pid"], row["incarnation"]) for row in status["sources"]],
+        [(row["name"], row["path"]) for row in status["sinks"]],
+        sorted(
+            str(path.relative_to(rig.runtime)) for path in rig.runtime.rglob("*.sock") if path.is_socket()
+        ),
+        listening(status["pid"]),
+    )
+
+
+def listening(pid: int) -> int:
+    """Sockets that a process listens at."""
+    inodes = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    found = 0
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        words = line.split()
+        found += words[6] in inodes and words[3] == "00010000"
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            found += words[9] in inodes and words[3] == "0A"
+    return found
+
+
+@contextlib.contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        yield sock.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def obstacle(kind: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Something that a reload cannot have: the text that asks for it, and words of the refusal."""
+    if kind == "a file where a socket is to be":
+        (folder / "x.sock").write_text("")
+        yield unix("x.sock"), "is not a socket"
+        (folder / "x.sock").unlink()
+    elif kind == "a directory that is not there":
+        yield unix("nowhere/x.sock"), "No such file or directory"
+    elif kind == "a port that is taken":
+        with taken_port() as port:
+            yield tcp(port), "is taken"
+    elif kind == "a path that is too long":
+        yield unix("x" * 100 + ".sock"), "a unix socket path"
+    elif kind == "a file where a directory is to be":
+        (folder / "plain").write_text("")
+        yield file(folder / "plain" / "a.pcapng"), "is no directory"
+    else:
+        raise AssertionError(kind)
+
+
+OBSTACLES = (
+    "a file where a socket is to be",
+    "a directory that is not there",
+    "a port that is taken",
+    "a path that is too long",
+    "a file where a directory is to be",
+)
+
+
+def test_what_cannot_be_had_changes_nothing_and_leaves_no_trace(tmp_path: Path) -> None:
+    port = free_port()
+    start = RADIO0 + unix("a.sock") + tcp(port) + file(tmp_path / "out" / "a.pcapng")
+    with daemon(tmp_path, start) as rig:
+        rig.wait_running()
+        rig.wait(lambda status: bool(status["consumers"]))
+        before = picture(rig)
+        for kind in OBSTACLES:
+            with obstacle(kind, tmp_path) as (text, words):
+                other = CONFIG + RADIO1 + unix("b.sock") + text  # radio0, a.sock, the port: all would go
+                write(rig, other)
+                for check in (True, False):
+                    with pytest.raises(ControlError, match=words):
+                        rig.call("Reload", check=check)
+                    assert picture(rig) == before, kind
+        write(rig, RADIO0 + RADIO1 + unix("a.sock") + unix("b.sock") + tcp(port))
+        planned = rig.call("Reload", check=True)
+        assert picture(rig) == before, "only said and tried"
+        assert rig.call("Reload") == planned
+        assert planned["start"] == ["radio1"]
+        rig.wait_running("radio0", "radio1")
+        assert {row["name"] for row in rig.status()["sinks"]} >= {"b.sock", "sources/radio1.sock"}
+        assert rig.status()["bugs"] == 0
+
+
+def test_the_command_says_what_a_reload_would_do(tmp_path: Path) -> None:
+    with daemon(tmp_path, RADIO0) as rig:
+        rig.wait_running()
+        argv = [*HELPERD, "reload", "--check", f"--runtime-dir={tmp_path}"]
+        write(rig, CONFIG + RADIO1)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=HANGS_S)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "would be removed: radio0\nwould be added: radio1\n" in done.stdout
+        with obstacle(OBSTACLES[0], tmp_path) as (text, words):
+            write(rig, RADIO0 + text)
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=HANGS_S)
+            assert done.returncode != 0
+            assert words in done.stderr
+        assert [row["name"] for row in rig.status()["sources"]] == ["radio0"]
+
+
+def test_a_sink_that_stays_where_it_is_keeps_its_socket(tmp_path: Path) -> None:
+    """Whoever connects while it changes is served, and its address is never in use by ourselves."""
+    port = free_port()
+    with daemon(tmp_path, RADIO0 + unix("a.sock") + tcp(port)) as rig:
+        rig.wait_running()
+        inode = (tmp_path / "a.sock").stat().st_ino
+        for awake in (False, True):
+            if awake:
+                with rig.connect("a.sock") as sock, socket.create_connection(("127.0.0.1", port)) as other:
+                    assert sock.recv(100)
+                    assert other.recv(100)
+            for overflow in ("disconnect", "drop-oldest"):
+                more = f'overflow = "{overflow}"'
+                write(rig, RADIO0 + unix("a.sock", more) + tcp(port) + more + "\n")
+                rig.call("Reload")
+                assert (tmp_path / "a.sock").stat().st_ino == inode
+                with rig.connect("a.sock") as sock, socket.create_connection(("127.0.0.1", port)) as other:
+                    sock.settimeout(HANGS_S)
+                    other.settimeout(HANGS_S)
+                    assert sock.recv(100)
+                    assert other.recv(100)
+        write(rig, RADIO0)
+        rig.call("Reload")
+        assert not (tmp_path / "a.sock").exists()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_source_whose_sockets_cannot_be_had_is_not_added(tmp_path: Path) -> None:
+    with daemon(tmp_path, RADIO0) as rig:
+        rig.wait_running()
+        before = picture(rig)
+        for name in ("radio1.sock", "radio1.frames.sock", "radio1.jsonl.sock"):
+            hindrance = tmp_path / "sources" / name
+            hindrance.write_text("")
+            with pytest.raises(ControlError, match="is not a socket"):
+                rig.call("AddSource", definition="radio1:type=synthetic,rate=10")
+            hindrance.unlink()
+            assert picture(rig) == before
+        rig.call("AddSource", definition="radio1:type=synthetic,rate=10")
+        with pytest.raises(ControlError, match="named 'radio1' already"):
+            rig.call("AddSource", definition="radio1:type=synthetic,rate=10")
+        assert len(rig.status()["sources"]) == 2
+
+
+def test_an_added_source_that_is_configured_now_is_taken_over(tmp_path: Path) -> None:
+    with daemon(tmp_path, RADIO0) as rig:
+        rig.call("AddSource", definition="radio1:type=synthetic,rate=100", name="radio1")
+        pid = rig.source("radio1")["pid"]
+        write(rig, RADIO0 + RADIO1)
+        what = rig.call("Reload")
+        assert what["start"] == what["replace"] == []
+        assert rig.source("radio1")["pid"] == pid
+        write(rig, RADIO0)
+        assert rig.call("Reload")["stop"] == ["radio1"]
+        assert not (tmp_path / "sources" / "radio1.sock").exists()
+        rig.call("AddSource", definition="radio2:type=synthetic,rate=100", name="radio2")
+        assert rig.call("Reload")["stop"] == [], "one that was only added stays"
+
+
+def test_a_configured_source_that_was_removed_comes_back(tmp_path: Path) -> None:
+    with daemon(tmp_path, RADIO0 + RADIO1) as rig:
+        rig.wait_running()
+        rig.call("RemoveSource", source="radio1")
+        write(rig, (RADIO0 + RADIO1).replace("rate=100", "rate=50"))
+        what = rig.call("Reload")
+        assert (what["start"], what["replace"]) == (["radio1"], ["radio0"])
+        rig.wait_running("radio0", "radio1")
+        rig.connect("sources/radio1.sock").close()
+
+
+def test_the_last_file_wins_however_fast_they_come(tmp_path: Path) -> None:
+    """By signal to the launcher and to the supervisor, by order, and all at once."""
+    with daemon(tmp_path, RADIO0) as rig:
+        rig.wait_running()
+        supervisor = rig.status()["pid"]
+
+        def now_has(name: str) -> None:
+            rig.wait(lambda status: [row["name"] for row in status["sources"]] == [name])
+
+        for pid in (rig.process.pid, supervisor):
+            for name in ("radio1", "radio2", "radio3", "radio0"):
+                write(rig, CONFIG + SOURCE.format(name=name))
+                os.kill(pid, signal.SIGHUP)
+            now_has("radio0")
+            write(rig, CONFIG + RADIO1)
+            os.kill(pid, signal.SIGHUP)
+            now_has("radio1")
+        threads = []
+        wrong: list[Exception] = []
+
+        def order() -> None:
+            try:
+                rig.call("Reload")
+            except Exception as error:
+                wrong.append(error)
+
+        for number in range(12):
+            write(rig, CONFIG + SOURCE.format(name=f"radio{number % 4}"))
+            threads.append(threading.Thread(target=order))
+            threads[-1].start()
+            os.kill(supervisor, signal.SIGHUP)
+        began = time.monotonic()
+        for thread in threads:
+            thread.join(HANGS_S)
+        assert time.monotonic() - began < HANGS_S
+        assert wrong == []
+        now_has("radio3")
+        assert rig.status()["bugs"] == 0
+        assert "reload refused" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGQUIT, signal.SIGPIPE]
+)
+def test_other_signals_do_what_the_manual_says(tmp_path: Path, number: int) -> None:
+    """Nothing, at either process."""
+    with daemon(tmp_path, RADIO0) as rig:
+        status = rig.wait_running()
+        before = status["sources"][0]["packets"]
+        for pid in (rig.process.pid, status["pid"]):
+            os.kill(pid, number)
+        rig.wait(lambda now: now["sources"][0]["packets"] > before + 20)
+        assert rig.source("radio0")["incarnation"] == 1
+
+
+def test_a_group_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    group = "helperd-no-such-group"
+    with pytest.raises(KeyError):
+        grp.getgrnam(group)
+    with daemon(tmp_path, RADIO0) as rig:
+        write(rig, RADIO0 + file(tmp_path / "a.pcapng", f'file_group = "{group}"'))
+        with pytest.raises(ControlError, match=group):
+            rig.call("Reload")
+        assert not list(tmp_path.glob("*.pcapng*"))
