@@ -66,7 +66,11 @@ FLUSH_S: Final = 1.0
 
 @dataclass(slots=True, eq=False)
 class Daemon:
-    """The parts of a running daemon, and what the control socket may ask of it."""
+    """The parts of a running daemon, and what the control socket may ask of it.
+
+    Attributes:
+        serving: it is ready, and has not ended in order: an end now is a death.
+    """
 
     supervisor: Supervisor
     launcher: Launcher
@@ -79,6 +83,7 @@ class Daemon:
     control: UnixListener | None = None
     sinks: Sinks = field(init=False)
     reloading: Reloading = field(init=False)
+    serving: bool = False
     inventory: Inventory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -259,9 +264,10 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve, trio.SocketListener(listener.socket), daemon)
             yield
+            listener.unlink()  # before it is closed: who finds it, and nobody behind it, knows that we have died
             nursery.cancel_scope.cancel()
     finally:
-        listener.close()
+        listener.close(unlink=not daemon.serving)
 
 
 @asynccontextmanager
@@ -321,15 +327,21 @@ async def run(
                     nursery.start_soon(_end_with_launcher, launcher, tell_account)
                     supervisor.on_beat.append(_Pulse(notifier, supervisor).beat)
                     notifier.ready(f"{len(settings.sources)} sources")
+                    daemon.serving = True
                     async for number in signals:
                         if number != signal.SIGHUP:
                             break
                         reloads.asked.ring()
                     notifier.stopping()
                     write("info", "helperd", "stopping")
-                    await supervisor.stop()
+                    with trio.move_on_after(supervisor.patience_s()):
+                        await supervisor.stop()
+                    left = supervisor.left()
                     await _flush(daemon)
                     tell_account()
+                    daemon.serving = launcher.is_gone  # its end may be why we were told to end
+                    if left:
+                        raise _abandoned(launcher, left)
                     nursery.cancel_scope.cancel()
                 outer.cancel_scope.cancel()
     return Code.DONE
@@ -406,7 +418,14 @@ def _tell_account(daemon: Daemon, write: Callable[[str, str, str], None]) -> Non
 async def _end_with_launcher(launcher: Launcher, tell_account: Callable[[], None]) -> None:
     await launcher.gone()
     tell_account()
-    raise LauncherGone("launcher-gone", "the launcher process has ended, and every helper with it")
+    raise launcher.gone_error()
+
+
+def _abandoned(launcher: Launcher, left: list[str]) -> LauncherGone:
+    """Nobody waits longer for a launcher that does not answer, or a kernel that does not let a helper end."""
+    text = f"not ended in time: {', '.join(left)}; left to the launcher, which ends them when it can"
+    launcher.abandon(text)
+    return launcher.gone_error()
 
 
 async def _flush(daemon: Daemon) -> None:

@@ -196,6 +196,7 @@ class Launcher:
         self.fingerprint = 0
         self.mode = self.containment = ""
         self.lent = lent
+        self._why = "the launcher has ended, and with it every helper"
         self._sock = sock
         self._settings = settings
         self._cookie = 0
@@ -221,7 +222,12 @@ class Launcher:
 
     def gone_error(self) -> LauncherGone:
         """Return what every wait raises from then on."""
-        return LauncherGone("launcher-gone", "the launcher has ended, and with it every helper")
+        return LauncherGone("launcher-gone", self._why)
+
+    def abandon(self, why: str) -> None:
+        """Wait for it no more: every wait raises LauncherGone with this text. It ends our helpers when it sees that."""
+        self._why = why
+        self._sock.close()
 
     async def refresh(self, reload: Config | None = None) -> None:
         """Ask for the number of profiles and the fingerprint.

@@ -68,6 +68,16 @@ class Launchers(Launcher):
         """Return when the own launcher has ended."""
         await self._own.gone()
 
+    def gone_error(self) -> LauncherGone:
+        """As of the own launcher."""
+        return self._own.gone_error()
+
+    def abandon(self, why: str) -> None:
+        """Wait for neither any more."""
+        self._own.abandon(why)
+        if self._other is not None:
+            self._other[0].abandon(why)
+
     async def refresh(self, reload: Config | None = None) -> None:
         """As of the own launcher; the installed one is connected to anew when its configuration has changed."""
         await self._own.refresh(reload)

@@ -157,7 +157,7 @@ class Launcher:
             code = os.waitstatus_to_exitcode(status := os.waitpid(info.si_pid, 0)[1])
             if info.si_pid == self.supervisor:
                 self.supervisor = 0
-                self.end(code if code >= 0 else 128 - code)
+                self.end(forks.status_of(code, self.say))
             else:
                 self.custody.on_end(info.si_pid, code, core=os.WCOREDUMP(status))
                 for client in [each for each in self.clients if each.taker == info.si_pid]:

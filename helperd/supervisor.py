@@ -47,6 +47,10 @@ def _slept() -> float:
 
 OPENING_S: Final = 10.0
 """Seconds for which an order waits for a source that may take as long as it likes to open."""
+STOP_S: Final = 8.0
+USUAL_GRACE_S: Final = 1.0
+"""Seconds for the stop of all sources, at the usual ``term_grace``; with what the sinks may take it is less than the
+15 s of the unit and of the launcher."""
 NEEDS_PROCESS: Final = frozenset((key.table, key.name) for key in KEYS if key.needs_process)
 HEARTBEAT_S: Final = 0.25
 LAG_S: Final = 0.5
@@ -244,6 +248,20 @@ class Supervisor:
             source.post(Event.STOP)
         while any(source.life.state not in {State.DOWN, State.FAILED} for source in self.all):
             await self.wait_change()
+
+    def left(self) -> list[str]:
+        """What ``stop`` still waits for, with the rung of the stop ladder that it stands on."""
+        states = {State.DOWN, State.FAILED}
+        return [
+            f"{source.name} ({source.rung or source.life.state})"
+            for source in self.all
+            if source.life.state not in states
+        ]
+
+    def patience_s(self) -> float:
+        """Seconds that ``stop`` may take before what is left is the launcher's, which ends its helpers when we end."""
+        graces = [source.helper.term_grace for source in self.all if source.helper is not None]
+        return STOP_S + max([USUAL_GRACE_S, *graces]) - USUAL_GRACE_S
 
     async def _heartbeat(self) -> None:
         """Look after every helper; notice when our own loop was late, or the machine slept."""

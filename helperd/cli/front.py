@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, as listed in ``errors.Code``.
     """
+    _fill_standard()
     try:
         status = _command(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
@@ -54,6 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("helperd: bug: an error of helperd's own; please report it with the lines above", file=sys.stderr)
         return Code.BUG
     return status
+
+
+def _fill_standard() -> None:
+    """Open what whoever started us has closed of the standard three, or a socket of ours would become one of them."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003 - the lowest that is free: this one
+    for name, fd, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for as long as we run
 
 
 def _command(argv: list[str]) -> int:

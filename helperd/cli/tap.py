@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import select
 import signal
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, TextIO
 
 _READ: Final = 1 << 20
+_WHOLE: Final = "what was written is whole"
 _JSON: Final = 162  # reports; their interface is in the stream beside that of the packets
 _MAX_LINKTYPE: Final = 0xFFFF
 _KILO: Final = 1000  # dumpcap's filesize counts in units of 1000 bytes
@@ -170,7 +172,7 @@ def main(args: argparse.Namespace) -> int:
     """Write until a limit, the daemon's end, SIGINT or SIGTERM; all of these leave complete files.
 
     Returns:
-        0; 69 when the daemon went away inside a packet, 111 when the file cannot be written.
+        0, also when the daemon has ended in order; 69 when it has died, 111 when the file cannot be written.
 
     Raises:
         UsageError: options that do not go together.
@@ -197,7 +199,7 @@ def main(args: argparse.Namespace) -> int:
     with (
         woken_by(signal.SIGINT, signal.SIGTERM) as stopped,
         _names_to(args) as tell,
-        _connect(args, say) as (stream, head),
+        _connect(args, say) as (stream, head, daemon),
     ):
         ring = (LineRing if args.jsonl else Ring)(
             file, limits, _now(), on_file=lambda name: say(f"File: {name}"), on_whole=tell, mode=args.mode
@@ -210,20 +212,29 @@ def main(args: argparse.Namespace) -> int:
             ring.close()
     say(f"{ring.unit} captured: {ring.packets:,}{_lost(ring)}")
     if ended and ring.cut:
-        raise UnavailableError("no-daemon", "the daemon went away inside a packet; what was written is whole")
+        raise UnavailableError("no-daemon", f"the daemon has died inside a packet; {_WHOLE}")
     if ended:
-        for line in _why_it_ended(args):
+        for line in _why_it_ended(args, daemon):
             say(line)
     return Code.DONE
 
 
-def _why_it_ended(args: argparse.Namespace) -> list[str]:
-    """Ask what became of the sources of a stream that has ended."""
+def _why_it_ended(args: argparse.Namespace, daemon: int) -> list[str]:
+    """Ask what became of the sources of a stream that has ended.
+
+    Raises:
+        UnavailableError: "no-daemon": it has died; one that ends in order removes its control socket first.
+    """
     try:
         with running.connect(args) as client:
-            rows = {row["name"]: row for row in client.call("GetStatus")["sources"]}
+            status = client.call("GetStatus")
     except HelperdError:
+        if os.path.lexists(running.control_path(args)):
+            raise UnavailableError("no-daemon", f"the daemon has died; {_WHOLE}") from None
         return ["the daemon has ended"]
+    if status["pid"] != daemon:
+        raise UnavailableError("no-daemon", f"the daemon has died, and another runs in its place; {_WHOLE}")
+    rows = {row["name"]: row for row in status["sources"]}
     over = [rows[name] for name in args.names if name in rows and running.is_done(rows[name])]
     if over and len(over) == len(set(args.names)):
         return [f"{running.said(row)}, for who reads by then: `helperd tap --all`" for row in over]
@@ -289,15 +300,20 @@ def _names_to(args: argparse.Namespace) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def _connect(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[tuple[socket.socket, bytes]]:
-    """Turn a control connection into a stream; say which of its sources have no packets now.
+def _connect(
+    args: argparse.Namespace, say: Callable[[str], None]
+) -> Iterator[tuple[socket.socket, bytes, int]]:
+    """Turn a control connection into a stream, with its first bytes and the daemon's pid.
+
+    Says which of its sources have no packets now.
 
     Raises:
         HelperdError: no daemon, no such source.
     """
     names = list(dict.fromkeys(args.names))
     with running.connect(args) as client:
-        sources = client.call("GetStatus")["sources"]
+        status = client.call("GetStatus")
+        sources = status["sources"]
         form = "jsonl" if args.jsonl else None
         stream = client.upgrade("Stream", sources=names or None, format=form, linktype=args.linktype)
     with stream.socket:
@@ -306,7 +322,7 @@ def _connect(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[t
                 continue  # the stream ends at once, and then it is said
             if args.all or source["name"] in names:
                 _tell(args, source, say)
-        yield stream.socket, stream.head
+        yield stream.socket, stream.head, status["pid"]
 
 
 def _tell(args: argparse.Namespace, source: dict[str, Any], say: Callable[[str], None]) -> None:

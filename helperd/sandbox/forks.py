@@ -18,12 +18,15 @@ import os
 import select
 import signal
 import socket
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from helperd.errors import Code
 from helperd.sandbox import kernel, processes
 from helperd.sandbox.become import Child, become
 from helperd.sandbox.prctls import prctl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ALL_SIGNALS = signal.valid_signals()
 MAX_PLACES = 16
@@ -57,6 +60,15 @@ def failure(line: str) -> Failure:
     """Return what a child has said about its end."""
     step, _, number = line.rpartition(" ")
     return Failure(step, int(number) if number.isdigit() else errno.EPERM)
+
+
+def status_of(code: int, say: Callable[[str], None]) -> int:
+    """The exit status that stands for a supervisor's end, as waitpid tells it; who a signal has ended cannot say so."""
+    if code < 0:
+        say(
+            f"the supervisor was ended by signal {-code} ({signal.strsignal(-code)}), and every helper ends with it"
+        )
+    return code if code >= 0 else 128 - code
 
 
 class Blank(NamedTuple):

@@ -22,19 +22,24 @@ BACKLOG: Final = 4096
 
 @dataclass(slots=True)
 class UnixListener:
-    """A bound unix stream socket; ``close`` removes its path if it is still ours."""
+    """A bound unix stream socket, and its path."""
 
     path: str
     socket: trio.socket.SocketType
     inode: tuple[int, int]
     closed: bool = False
 
-    def close(self) -> None:
+    def close(self, *, unlink: bool = True) -> None:
         """Stop listening and remove the socket file; nothing the second time, for the path may be another's."""
         if self.closed:
             return
         self.closed = True
         self.socket.close()
+        if unlink:
+            self.unlink()
+
+    def unlink(self) -> None:
+        """Remove the socket file if it is still ours: nobody can come any more."""
         try:
             found = os.lstat(self.path)
         except FileNotFoundError:

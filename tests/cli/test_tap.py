@@ -284,7 +284,7 @@ def test_a_stream_cut_inside_a_packet_is_told(rundir: Path, tmp_path: Path) -> N
     head = pcapng.section_header() + pcapng.interface_block(1)
     packet = pcapng.packet_block(0, 1, bytes(60), 60)
     data = head + packet
-    replies = [{"sources": []}, {}]
+    replies = [{"sources": [], "pid": 1}, {}]
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(rundir / "control.sock"))
         listener.listen()

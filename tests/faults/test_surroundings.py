@@ -158,6 +158,9 @@ def test_49_a_killed_launcher_ends_everything(rundir):
             assert time.monotonic() < deadline, [(pid, state_of(pid)) for pid in children]
             time.sleep(0.02)
         rig.process.returncode = 0
+    assert (rundir / "control.sock").exists(), "a reader can tell a death from an end in order"
+    with daemon(rundir, config) as rig:  # and this one puts it away
+        rig.wait_running()
 
 
 def test_50_a_launcher_that_does_not_answer_for_a_while_delays_a_start_and_nothing_else(rundir):
