@@ -40,7 +40,9 @@ def put_away(rundir: Path, config: str = CONFIG) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, 40], ids=["KILL", "SEGV", "ABRT", "realtime"]
+    "number",
+    [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS],
+    ids=["KILL", "SEGV", "ABRT", "BUS"],
 )
 def test_a_supervisor_that_a_signal_ends_leaves_a_line_that_says_so(rundir: Path, number: int) -> None:
     log = rundir / "log.of.the.dead"
