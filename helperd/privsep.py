@@ -68,7 +68,7 @@ class Launcher:
         self.say = Log().say
         self.clients: list[Client] = []
         folder = cgroup.own_folder() if delegated else ""
-        self.custody = custody.Custody(self.say, self.tell, root=root, folder=folder)
+        self.custody = custody.Custody(self.loop, self.say, self.tell, root=root, folder=folder)
         self.ways = wire.AS_ROOT * root + wire.LEAVES * bool(folder)
         self.supervisor = 0  # its pid; 0: none of ours
         self.ending: int | None = None  # exit status, once the end has begun
@@ -117,6 +117,7 @@ class Launcher:
                     return self.ending or int(Code.SYSTEM)
                 os.kill(self.supervisor, signal.SIGKILL)  # ours, and not reaped yet
                 self.end_at = monotonic() + 5
+        self.custody.sweeper.end()
         return self.ending
 
     def on_signals(self, numbers: bytes) -> None:
@@ -416,8 +417,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     if "--listen" in options:
         trust.check_folder(os.path.dirname(os.path.abspath(options["--listen"])), root=root)
         listener = door.listen(options["--listen"], ids[1] if ids else -1)
-    more, made = list[str](), ""
-    groups: tuple[int, ...] = ()
+    more, made, groups = list[str](), "", tuple[int, ...]()
     if not listener and not client:
         groups = profiling.daemon_groups(config, launcher.accounts) if ids else ()
         more, made = door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids)

@@ -18,6 +18,10 @@ from typing import NamedTuple
 
 FORKED_AHEAD = "helperd-next"
 """What a launcher's child is called that waits to become the next helper."""
+SWEEPER = "helperd-sweep"
+"""What the child of root's launcher is called that ends all of a uid."""
+OWN = {FORKED_AHEAD, SWEEPER}
+"""A launcher's children that are no helpers."""
 GRACE = 3.0
 """Seconds that processes which are about to end may take to do so; nothing waits if none is left."""
 
@@ -82,7 +86,7 @@ def name_of(pid: int) -> str:
 
 
 def descendants() -> list[Proc]:
-    """All living processes below this one; zombies do not count, nor what a launcher forks ahead while that lives."""
+    """All living processes below this one; zombies do not count, nor a launcher's own while that lives."""
     scan = None if os.path.exists(f"/proc/self/task/{os.getpid()}/children") else _children_by_scan()
     waiting, found = [os.getpid()], []
     while waiting:
@@ -90,7 +94,7 @@ def descendants() -> list[Proc]:
         for child in _children(pid) if scan is None else scan.get(pid, []):
             waiting.append(child)
             fields = _stat(child)
-            if fields and fields[0] not in "ZX" and (pid == os.getpid() or name_of(child) != FORKED_AHEAD):
+            if fields and fields[0] not in "ZX" and (pid == os.getpid() or name_of(child) not in OWN):
                 found.append(Proc(child, int(fields[19])))
     return found
 

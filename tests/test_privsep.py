@@ -30,6 +30,7 @@ from helperd.errors import CannotDrop
 from helperd.sandbox import attributes, forks, processes
 from helperd.sandbox.become import Child, fits
 from helperd.sandbox.custody import POOL, SHARED, Custody
+from helperd.sandbox.loop import Loop
 from helperd.sandbox.post import Client
 from tests.attack.asker import Asker, Refused, Running, connect, pair
 from tests.census import FORKED_AHEAD, name_of
@@ -334,11 +335,12 @@ BLIND = """
 import os, resource, select, socket
 from helperd.sandbox.become import Child
 from helperd.sandbox.custody import Custody
+from helperd.sandbox.loop import Loop
 from helperd.sandbox.post import Client
 
 ours, theirs = socket.socketpair()
 told = []
-custody = Custody(print, lambda helper, what, code: told.append((what, helper.how)), root=False, folder="")
+custody = Custody(Loop(), print, lambda helper, what, code: told.append((what, helper.how)), root=False, folder="")
 program = os.open("/bin/sleep", os.O_PATH)
 child = Child(("sleep", "100"), (), {0: program, 1: program, 2: program}, program, -1, 0, os.getpid())
 helper = custody.start("h", child, Client(ours, "c", 0), 1, 0)
@@ -524,32 +526,41 @@ def test_what_the_kernel_refuses_is_an_error_there_too():
             getattr(attributes, call)(999)
 
 
-def test_where_no_process_is_left_the_rest_of_a_helper_is_killed_later(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.need("root")
+@pytest.mark.parametrize("ready", [True, False])
+def test_where_no_process_can_be_made_a_helper_is_ended_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, *, ready: bool
+):
+    """With a sweeper at once; without one as soon as there can be one again."""
+
     def refused() -> int:
         raise BlockingIOError(errno.EAGAIN, "no process")
 
     told = []
     ours, theirs = pair()
-    custody = Custody(pytest.fail, lambda _, what, __: told.append(what), root=False, folder="")
+    loop = Loop()
+    custody = Custody(loop, pytest.fail, lambda _, what, __: told.append(what), root=False, folder="")
     program = os.open("/bin/true", os.O_PATH)
     child = Child(("true",), (), dict.fromkeys(range(3), program), program, -1, 0, os.getpid())
     with ours, theirs:
+        if ready:
+            custody.sweeper.start()
         helper = custody.start("h", child, Client(ours, "c", 0), 1, 0)
-        custody.ahead_at = 0.0
         code = os.waitstatus_to_exitcode(os.waitpid(helper.pid, 0)[1])
         helper.child = child._replace(uid=POOL[-1])  # nobody's: as if it had run under that
         custody.on_end(helper.pid, code, core=False)
         with monkeypatch.context() as patch:
             patch.setattr(os, "fork", refused)
             custody.sweep()
-        assert (told, helper.sweeper) == (["exited"], 0)
+            while ready and custody.helpers:
+                loop.turn([time.monotonic() + HANGS_S])
+                custody.sweep()
+        assert told == ["exited", "empty"] if ready else told == ["exited"]
         while custody.helpers:
+            loop.turn([custody.sweep_at])
             custody.sweep()
-            if helper.sweeper:
-                code = os.waitstatus_to_exitcode(os.waitpid(helper.sweeper, 0)[1])
-                custody.on_end(helper.sweeper, code, core=False)
+        custody.sweeper.end()
     os.close(program)
-    os.close(helper.errors)
     assert told == ["exited", "empty"]
 
 
@@ -701,7 +712,7 @@ def test_descriptors_of_a_wrong_kind_or_direction_are_refused():
 
 
 def shares(*rounds: list[str]) -> dict[str, int]:
-    custody = Custody(pytest.fail, lambda *_: None, root=True, folder="")
+    custody = Custody(Loop(), pytest.fail, lambda *_: None, root=True, folder="")
     for names in rounds:
         custody.share(names)
     return {name: custody.take_uid("shared", name) for name in rounds[-1]}

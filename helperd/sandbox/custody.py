@@ -2,8 +2,8 @@
 kill.
 
 Three ways to reach a whole tree, each used where it holds:
-    uid       a child that became the helper's own uid kills all of that uid; root, pool uids that cannot be
-    left cgroup    ``cgroup.kill`` in the helper's leaf; where the unit has delegated its subtree
+    uid       the sweeper, by the helper's own uid, kills all of that uid; root, pool uids that cannot be left
+    cgroup    ``cgroup.kill`` in the helper's leaf; where the unit has delegated its subtree
     ancestry  descendants, its session, and orphans that came back to us as subreaper; always possible
 """
 
@@ -14,6 +14,7 @@ import errno
 import os
 import select
 import signal
+import time
 import zlib
 from collections import deque
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
@@ -23,10 +24,12 @@ from helperd.errors import RequestRefused
 from helperd.sandbox import cgroup, processes
 from helperd.sandbox.become import SETUID, TAKEN, UID_IN_USE, Child, differs
 from helperd.sandbox.forks import Blank, failure, fork_blank, fork_taker, quiet_fork
+from helperd.sandbox.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from helperd.sandbox.loop import Loop
     from helperd.sandbox.post import Client
 
 POOL = range(60800, 61024)  # one uid per running helper
@@ -34,7 +37,6 @@ SHARED = range(61024, 61056)  # uid = "shared": one for each name of a helper
 KEEPERS = range(61056, 61184)  # of sweepers, whom no helper can signal; above are systemd's dynamic users
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
-SWEEP_S = 0.1  # a sweeper that takes longer was stopped by its prey
 MOST_TAKERS = 64
 TIDY_S = 1.0  # removing a directory that takes longer is given up
 
@@ -66,7 +68,7 @@ class Helper:
         self.code = 0  # of exec-failed: the errno
         self.taken = self.exited = self.dying = self.swept = self.tidy = False
         self.remover, self.remover_until = 0, 0.0
-        self.sweeper, self.sweeper_until, self.sweeps = 0, 0.0, 0
+        self.sweeps = 0  # after which something of its uid was left
 
     @property
     def sweepable(self) -> bool:
@@ -78,7 +80,13 @@ class Custody:
     """All helpers, by handle; ``tell`` gets (helper, "exited" | "empty", code of ``how``)."""
 
     def __init__(
-        self, say: Callable[[str], None], tell: Callable[[Helper, str, int], None], *, root: bool, folder: str
+        self,
+        loop: Loop,
+        say: Callable[[str], None],
+        tell: Callable[[Helper, str, int], None],
+        *,
+        root: bool,
+        folder: str,
     ) -> None:
         self.say = say
         self.tell = tell
@@ -91,6 +99,7 @@ class Custody:
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
+        self.sweeper = Sweeper(loop, self.on_swept, POOL, KEEPERS)
         self.blank: Blank | None = None  # the next helper, forked ahead
         self.ahead_at = 0.0  # when to fork it; 0: there is one, or nobody has asked for a helper yet
         self.takers: dict[int, int] = {}  # children that take what nobody is to have, and whose it is
@@ -132,10 +141,15 @@ class Custody:
     def empty_pool(self) -> None:
         """Kill whatever an earlier launcher left running under the pool's uids; before the first launch only.
 
-        A uid of which something is left, because the kernel cannot end it, is not used.
+        A uid of which something is left, because the kernel cannot end it, is not used. Here the sweeper is forked.
         """
+        self.sweeper.start()
         for uid in processes.uids_in_use() & set(self.pool):
-            if not any(_sweep_now(uid) for _ in range(50)):
+            for _ in range(50):
+                if self.sweeper.sweep_now(uid):
+                    break
+                time.sleep(0.005)  # before the loop begins; what is killed is gone in milliseconds
+            else:
                 self.pool.remove(uid)
 
     def start(self, name: str, child: Child, client: Client, profile: int, question_s: float) -> Helper:
@@ -284,6 +298,9 @@ class Custody:
         if self.blank and self.blank.pid == pid:
             self.blank.end()
             self.blank = None
+        if self.sweeper.pid == pid:
+            self.sweeper.pid = 0
+            self.sweeper.end()
         for helper in list(self.helpers.values()):
             if helper.pid == pid and not helper.exited:
                 helper.exited = True
@@ -295,12 +312,16 @@ class Custody:
             elif helper.remover == pid:
                 helper.remover, helper.tidy = 0, True
                 self.sweep_at = monotonic()
-            elif helper.sweeper == pid:
-                helper.sweeper = 0
-                helper.sweeps += 1
-                alone = code == 0 or (helper.sweeps > 3 and not processes.alive(helper.child.uid or 0))
-                helper.swept = alone and helper.exited
-                self.sweep_at = monotonic() if helper.swept or helper.sweeps < 3 else self.sweep_at
+
+    def on_swept(self, uid: int, alone: bool) -> None:  # noqa: FBT001
+        """Note what the sweeper has found of a uid."""
+        for helper in self.helpers.values():
+            if helper.child.uid != uid or not helper.dying:
+                continue
+            helper.sweeps += 1
+            helper.swept = helper.exited and (alone or (helper.sweeps > 3 and not processes.alive(uid)))
+            if helper.swept:
+                self.sweep_at = monotonic()
 
     def kill(self, helper: Helper) -> None:
         """Kill a helper's whole tree, now and until nothing of it is left."""
@@ -323,7 +344,7 @@ class Custody:
             if helper.child.leaf:
                 cgroup.kill(helper.child.leaf)
             if helper.sweepable and not helper.swept:
-                self._start_sweeper(helper)
+                self.sweeper.ask(helper.child.uid or 0)
             gone = helper.swept if helper.sweepable else not {helper.pid, 0} & strays
             gone = gone and helper.exited and self._tidied(helper)
             if gone and (not helper.child.leaf or cgroup.remove(helper.child.leaf)):
@@ -350,22 +371,14 @@ class Custody:
             return False
         return True
 
-    def _start_sweeper(self, helper: Helper) -> None:
-        """Let a child with the helper's uid kill all of that uid; one at a time; where none can be made, again soon."""
-        if helper.sweeper and monotonic() > helper.sweeper_until:
-            os.kill(helper.sweeper, signal.SIGKILL)  # stopped by its prey; ours, and not reaped yet
-        elif not helper.sweeper and helper.child.uid is not None:
-            with contextlib.suppress(OSError):  # no process is left: what is to be killed may have them all
-                helper.sweeper, helper.sweeper_until = fork_sweeper(helper.child.uid), monotonic() + SWEEP_S
-                self.spared.add(helper.sweeper)
-
     def _kill_strays(self) -> set[int]:
         """Kill the strays of dying helpers; return the main pids that had some, 0 for those that fit none."""
         rows, left = processes.table(), set[int]()
         mains = {helper.pid: helper for helper in self.helpers.values()}
+        spared = self.spared | ({self.sweeper.pid} - {0})
         for pid, row in rows.items():
-            owner = processes.owner(pid, rows, os.getpid(), set(mains) | self.spared)
-            if owner is None or owner in self.spared or row.state in "ZX":
+            owner = processes.owner(pid, rows, os.getpid(), set(mains) | spared)
+            if owner is None or owner in spared or row.state in "ZX":
                 continue
             if owner == 0:
                 owner = next((main for main, helper in mains.items() if self._by_uid(helper, pid)), 0)
@@ -403,14 +416,6 @@ def send(helper: Helper, number: int) -> bool:
     return True
 
 
-def fork_sweeper(uid: int) -> int:
-    """Fork a child that kills all of a pool uid; return its pid."""
-    pid = quiet_fork()
-    if pid == 0:
-        processes.kill_uid(uid, POOL, KEEPERS[uid % len(KEEPERS)])
-    return pid
-
-
 def fork_remover(folder: str, uid: int | None) -> int:
     """Fork a child that removes a directory with no more rights than its owner, a helper's uid; return its pid."""
     pid = quiet_fork()
@@ -424,12 +429,3 @@ def has_ended(pidfd: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-
-
-def _sweep_now(uid: int) -> bool:
-    pid = fork_sweeper(uid)
-    pidfd = os.pidfd_open(pid)
-    if not has_ended(pidfd, SWEEP_S):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    os.close(pidfd)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

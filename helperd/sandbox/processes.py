@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -169,36 +168,6 @@ def kill(pid: int, started: int) -> None:
         os.close(pidfd)
 
 
-def kill_uid(uid: int, allowed: range, keeper: int) -> NoReturn:
-    """In a forked child of a root launcher: kill all of a helper's uid, without capabilities.
-
-    First by its effective uid alone: whoever has that uid cannot signal us, for our real and saved uid are a
-    ``keeper``, and one kill reaches all there are. Then as that uid itself, alone by now.
-
-    Exits 0 when this process is then the only one of that uid, else 1. Being alone is asked of the kernel:
-    with a limit of two processes, a fork works only for the first of its uid; what is dying still counts.
-    """
-    code = 1
-    try:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(keeper, uid, keeper)
-        if uid in allowed and os.getresuid() == (keeper, uid, keeper) and kernel.capget() == (0, 0, 0):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)
-            os.setresuid(uid, uid, uid)
-            resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
-            for _ in range(20):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(-1, signal.SIGKILL)
-                if _alone():
-                    code = 0
-                    break
-                os.sched_yield()
-    finally:
-        os._exit(code)
-
-
 def remove(folder: str, uid: int | None) -> NoReturn:
     """In a forked child: remove a directory and all in it, as ``uid``; None: as who we are, which is not root.
 
@@ -224,14 +193,3 @@ def remove(folder: str, uid: int | None) -> NoReturn:
 def _try(call: Callable[[str], None], path: str) -> None:
     with contextlib.suppress(OSError):
         call(path)
-
-
-def _alone() -> bool:
-    try:
-        pid = os.fork()
-    except BlockingIOError:
-        return False
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return True

@@ -19,7 +19,7 @@ from tests.attack.stage import ROOT
 BECOME, CUSTODY, DOOR, FORKS = (f"sandbox/{name}.py" for name in ("become", "custody", "door", "forks"))
 TRUST = "config/trust.py"
 LAUNCHER, PROCESSES, REQUEST = "privsep.py", "sandbox/processes.py", "config/request.py"
-SECCOMP = "sandbox/seccomp.py"
+SECCOMP, SWEEPER = "sandbox/seccomp.py", "sandbox/sweeper.py"
 
 
 class Mutation(NamedTuple):
@@ -90,7 +90,12 @@ MUTATIONS = [
     Mutation("own uids", CUSTODY, "        return self.pool.popleft()", "        return self.pool[0]", "own_uids"),
     Mutation("least recently used", CUSTODY, "            self.pool.append(child.uid)", "            self.pool.appendleft(child.uid)", "own_uids"),
     Mutation("empty the pool", DOOR, "    helpers.empty_pool()\n", "", "stale_pool"),
-    Mutation("sweepers nobody can signal", CUSTODY, "KEEPERS[uid % len(KEEPERS)])", "uid)", "sweepers"),
+    Mutation("sweepers nobody can signal", SWEEPER, "    os.setresuid(keeper, uid, keeper)\n    if os.getresuid() != (keeper, uid, keeper):", "    os.setresuid(uid, uid, keeper)\n    if False:", "sweepers"),
+    Mutation("sweepers of one capability", SWEEPER, "        kernel.capset(SETUID, 0)\n        waiting = socket.socket(fileno=orders)\n        while kernel.capget() == (SETUID, SETUID, 0):", "        waiting = socket.socket(fileno=orders)\n        while True:", "sweepers"),
+    Mutation("sweepers of no group", SWEEPER, "        os.setgroups([])\n", "", "sweepers"),
+    Mutation("sweepers of pool uids", SWEEPER, "uid in prey and _sweep", "_sweep", "sweepers"),
+    Mutation("a sweeper knows whether it is alone", SWEEPER, "alone = error.errno == errno.EACCES", "alone = True", "sweepers"),
+    Mutation("a sweeper is there before", CUSTODY, "        self.sweeper.start()\n", "", "no_process_left"),
     Mutation("what /proc hides", CUSTODY, "        return \"it cannot be looked at: /proc hides it (hidepid)\"", "        return \"\"", "hidden_proc"),
     Mutation("one launcher", DOOR, "        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "        pass\n", "surroundings"),
     Mutation("isolated", DOOR, "    if not (sys.flags.isolated and sys.flags.no_site):", "    if False:", "surroundings"),

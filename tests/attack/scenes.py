@@ -564,26 +564,47 @@ def fought_back(stage: Stage) -> list[str]:
     return wrong
 
 
-SWEEPER = (
-    "import os, sys; sys.path[:0] = [LIB, SITE]\n"
-    "from helperd.sandbox import custody\n"
-    "kill = os.kill\n"
-    "def noted(pid, number): print(*os.getresuid(), flush=True); kill(pid, number)\n"
-    "os.kill = noted\n"
-    "code = os.waitstatus_to_exitcode(os.waitpid(custody.fork_sweeper(60807), 0)[1])\n"
-    "print(code, flush=True)\n"
-)
+SWEEPER = """
+import os, sys; sys.path[:0] = [LIB, SITE]
+from helperd.sandbox import custody, kernel, sweeper
+from helperd.sandbox.loop import Loop
+kill = os.kill
+def noted(pid, number):
+    if pid == -1: os.write(50, f"{os.getresuid()}".encode() + b"\\n")
+    kill(pid, number)
+os.kill, kernel.close_from = noted, lambda first: None
+os.dup2(1, 50)
+made = sweeper.Sweeper(Loop(), print, custody.POOL, custody.KEEPERS)
+made.start()
+prey = os.fork()
+if prey == 0:
+    os.setresuid(60807, 60807, 60807)
+    while True: os.read(os.pipe()[0], 1)
+while os.stat(f"/proc/{prey}").st_uid != 60807: pass
+print(made.sweep_now(60807), flush=True)
+print(os.waitpid(prey, 0)[1], made.sweep_now(60807), made.sweep_now(0), made.sweep_now(1000), flush=True)
+print(open(f"/proc/{made.pid}/status").read())
+made.end()
+"""
 
 
 @scene
 def sweepers(stage: Stage) -> list[str]:
-    """A sweeper is nobody whom its prey may signal, and knows when it is alone."""
+    """A sweeper is nobody whom its prey may signal, has one capability, and knows when it is alone."""
     wrong = Wrong()
-    lines = in_the_library(SWEEPER).splitlines()
-    real, effective, saved = map(int, lines[0].split())
+    noted, *now = in_the_library(SWEEPER).split("Name:")
+    uids, left, _, gone = noted.splitlines()
+    real, effective, saved = map(int, uids.strip("()").split(", "))
     wrong.same("it kills by its effective uid", effective, 60807)
     wrong.same("its prey could signal it", {real, saved} & {0, 60807}, set())
-    wrong.same("it is alone", lines[-1], "0")
+    wrong.same("what is killed and not reaped is left", left, "False")
+    wrong.same(
+        "then it is alone; who is no helper's is left alone", gone.split(), ["9", "True", "False", "False"]
+    )
+    found = {name: value.split() for name, _, value in (line.partition(":") for line in now[0].splitlines())}
+    wrong.same("its uids while it waits", set(found["Uid"]), {str(real)})
+    wrong.same("groups", (found["Groups"], set(found["Gid"])), ([], {str(real)}))
+    wrong.same("capabilities", {found[name][0] for name in ("CapPrm", "CapEff")}, {f"{1 << 7:016x}"})
     return wrong
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.census import FORKED_AHEAD, name_of
+from tests.census import OWN, name_of
 from tests.patience import HANGS_S
 
 CONFIG = """
@@ -170,7 +170,7 @@ def test_a_signal_ends_it_well(config: Path, number: int) -> None:
 
 def test_a_helper_that_is_killed_is_a_failure_although_packets_came(config: Path) -> None:
     process = started(config)
-    (helper,) = (pid for pid in children(child_of(process.pid)) if name_of(pid) != FORKED_AHEAD)
+    (helper,) = (pid for pid in children(child_of(process.pid)) if name_of(pid) not in OWN)
     os.kill(helper, signal.SIGKILL)
     status, said = finished(process)
     assert status == 1

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from helperd.control.client import Client
-from tests.census import FORKED_AHEAD, name_of
+from tests.census import OWN, name_of
 from tests.patience import HANGS_S
 from tests.rig import Rig, Stream
 
@@ -194,7 +194,7 @@ class Account:
     @classmethod
     def of(cls, rig: Rig, supervisor: int) -> Account:
         family = {pid: name_of(pid) for pid in below(rig.process.pid)}
-        tree = [pid for pid, name in family.items() if name != FORKED_AHEAD]
+        tree = [pid for pid, name in family.items() if name not in OWN]
         states = {pid: state_of(pid) for pid in tree}
         return cls(
             frozenset(pid for pid, state in states.items() if state not in {"Z", "X", ""}),
