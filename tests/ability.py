@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from tests.attack import pids
 from tests.patience import HANGS_S
 
 KISMETEXTERNAL = os.path.join(
@@ -122,6 +123,17 @@ def _cc() -> str | None:
     return _runs("sh", "-c", f"echo '#include <pthread.h>' | {program} -pthread -x c -fsyntax-only -")
 
 
+def _pids() -> str | None:
+    """A cgroup, of version 1 or 2, that counts processes, and in which this process may make another one."""
+    try:
+        child = f"{pids.folder() or '/nowhere'}/helperd-probe-{os.getpid()}"
+        os.mkdir(child)
+        os.rmdir(child)
+    except OSError as error:
+        return f"no cgroup counts processes: {error.strerror}"
+    return None
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "uid65534": _uid65534,
@@ -143,6 +155,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "bluetooth": _bluetooth,
     "landlock": _landlock,
     "seccomp": _seccomp,
+    "pids": _pids,
     "cgroup2": _cgroup2,
     "tshark": lambda: _runs("tshark", "--version"),
     "dumpcap": lambda: _runs("dumpcap", "--version"),

@@ -266,7 +266,8 @@ KEYS: tuple[Key, ...] = (
         "limits",
         v.RESOURCE_LIMITS,
         "Resource limits as in setrlimit(2): as, data, fsize, memlock, stack (sizes), nofile, nproc "
-        "(numbers). Core dumps are always off.",
+        "(numbers). Without: nofile 256, fsize and data 1GiB; nproc, which counts threads too, 128, with "
+        'uid = "shared" 512 for all its processes, with a uid by number no limit. Core dumps are always off.',
         default={},
         needs_process=True,
     ),

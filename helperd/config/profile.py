@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LIMITS = {"core": 0, "nofile": 256}
+CEILINGS = {"fsize": 1 << 30, "data": 1 << 30}  # bytes; more than a helper needs, less than fills a machine
+NPROC = {"pool": 128, "shared": 512}
+"""Processes and threads by rule for the uid; the kernel counts by uid, so those of somebody else's are not limited."""
 QUESTION_S = 10.0  # a helper that was launched for a question has at least so long to answer and go
 LEAVE_S = 2.0  # and so long behind the limits that its block gives
-POOL_NPROC = 64  # only where the uid is the helper's own: the kernel counts by uid
 ADAPTERS = frozenset({"pipe", "jsonlines", "extcap"})
 """Builtin helpers that start a program."""
 INLINE = {"python": "cm", "perl": "eE", "ruby": "e", "node": "ep", "sh": "c", "bash": "c", "dash": "c"}
@@ -74,7 +76,13 @@ class Profile(NamedTuple):
     def becoming(self, uid: int | None) -> Becoming:
         """Return what a child that gets ``uid`` becomes; None: it stays who the launcher is."""
         gid = self.gid if self.gid >= 0 else uid or 0
-        return self.want, self.privilege, self.no_new_privs, uid, gid, self.groups, self.limits
+        most = NPROC.get(str(self.uid)) if uid is not None else None
+        limits = (
+            self.limits
+            if most is None
+            else tuple(dict(((resource.RLIMIT_NPROC, most), *self.limits)).items())
+        )
+        return self.want, self.privilege, self.no_new_privs, uid, gid, self.groups, limits
 
 
 class Accounts:
@@ -186,7 +194,7 @@ def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) ->
         env["HELPERD_ASK_TIMEOUT"] = f"{spec.probe_timeout:g}"
     if spec.devices:
         env["HELPERD_DEVICES"] = os.pathsep.join(spec.devices)
-    limits = LIMITS | dict(spec.limits)
+    limits = LIMITS | CEILINGS | dict(spec.limits)
     owner = accounts.user(str(spec.uid)) if isinstance(spec.uid, int) else None
     return Profile(
         name=spec.name,
@@ -320,7 +328,8 @@ def weakness(profile: Profile) -> str:
             'has privilege = "file": its bounding set is not empty, and it survives the launcher\'s death; '
             "setcap -r the program and remove the key"
         )
-    short = [LIMIT_NAMES[which] for which, value in profile.limits if beyond(which, value)]
+    ceilings = {(getattr(resource, f"RLIMIT_{word.upper()}"), n) for word, n in CEILINGS.items()}
+    short = [LIMIT_NAMES[which] for which, value in set(profile.limits) - ceilings if beyond(which, value)]
     if short:
         return f"cannot get its limits {', '.join(short)}: the launcher's own are lower; raise those (LimitNOFILE= ...)"
     return ""

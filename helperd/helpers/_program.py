@@ -123,6 +123,9 @@ def _not_started(program: str, error: OSError | ValueError) -> HelperdError:
     if number in {errno.EACCES, errno.EPERM}:
         text = f"{program} may not be executed by this user; look at its mode (chmod +x) and that of its directories"
         return HelperdError("not-permitted", text)
+    if number == errno.EAGAIN:
+        text = f"{program} was not started, it would be one process too many: raise limits.nproc of its block"
+        return HelperdError("no-resources", f"{text}, or TasksMax= of the launcher's unit")
     why = NO_PROGRAM if number == errno.ENOEXEC else str(error)
     return HelperdError("exec-failed", f"{program} cannot be executed: {why}")
 

@@ -319,7 +319,7 @@ class Custody:
             if helper.child.uid != uid or not helper.dying:
                 continue
             helper.sweeps += 1
-            helper.swept = helper.exited and (alone or (helper.sweeps > 3 and not processes.alive(uid)))
+            helper.swept = helper.exited and (alone or (helper.sweeps % 8 == 0 and not processes.alive(uid)))
             if helper.swept:
                 self.sweep_at = monotonic()
 

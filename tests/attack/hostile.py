@@ -1,19 +1,25 @@
 """Hostile helpers, killed: how long until nothing is left of each, and what is left at all.
 
-hostile.py COUNT MODE     MODE: root (uid sweep), weak (no root: ancestry), cgroup; as process 1 of namespaces
+hostile.py COUNT MODE     as process 1 of namespaces, or by itself as root, which makes them; MODE:
+    root     ends by uid
+    weak     without root: by ancestry
+    cgroup   by a cgroup each
+    full     by uid; all have as many processes as they may, and one of them whatever is left on the machine
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 
 from helperd.config.request import EMPTY
-from helperd.sandbox import processes
+from helperd.sandbox import cgroup, processes
 from tests.attack.asker import Asker, Running
-from tests.attack.stage import Stage, say
+from tests.attack.pids import few_pids
+from tests.attack.stage import Stage, interpreter, say
 
 KINDS = {
     "ignores-term": "trap '' TERM INT HUP; echo up >&4; while :; do sleep 600; done",
@@ -25,6 +31,25 @@ KINDS = {
     "many": "n=0; while [ $n -lt 25 ]; do setsid sleep 600 & n=$((n+1)); done; echo up >&4; wait",
 }
 BATCH = 14
+GREEDY = """
+import os, sys, time
+first = os.getpid()
+while True:
+    try:
+        os.fork()
+    except BlockingIOError:
+        if os.getpid() == first: os.write(4, b'up\\n'); time.sleep(600)
+        time.sleep(float(sys.argv[1]))
+"""
+"""Takes every process that it is let have, and says so; its children try again after some seconds."""
+FULL, NPROC, PIDS = 16, 32, 800  # helpers at a time, processes of each but one, processes in all
+
+
+def greedy(nproc: int, again_s: float) -> str:
+    """Write a profile that takes what it is let have."""
+    script = GREEDY.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    command = f'["{interpreter()}", "-I", "-S", "-c", "{script}", "{again_s}"]'
+    return f'[[helper]]\nname = "greedy{nproc}"\ncommand = {command}\nlimits = {{ nproc = {nproc} }}\n'
 
 
 def config() -> str:
@@ -45,14 +70,14 @@ def left() -> list[str]:
                 words = file.read().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if "sleep 600" in words or "up >&4" in words:
+        if "sleep 600" in words or "up >&4" in words or "BlockingIOError" in words:
             found.append(words[:80])
     return found
 
 
-def batch(asker: Asker, times: list[float]) -> None:
-    """Start some of every kind, kill them all at once."""
-    running = [Running(asker, 1 + number % len(KINDS)) for number in range(BATCH)]
+def batch(asker: Asker, times: list[float], profiles: list[int]) -> None:
+    """Start some, kill them all at once."""
+    running = [Running(asker, profile) for profile in profiles]
     for helper in running:
         assert helper.line() == b"up"
     started: dict[int, float] = {}
@@ -77,27 +102,33 @@ def batch(asker: Asker, times: list[float]) -> None:
 def main() -> None:
     """Kill them all."""
     count, mode = int(sys.argv[1]), sys.argv[2]
+    if os.getpid() != 1:
+        flags = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        os.execvp("unshare", ["unshare", *flags, sys.executable, "-m", "tests.attack.hostile", *sys.argv[1:]])
     stage = Stage()
     times: list[float] = []
     survivors = 0
-    args = {"root": [], "weak": ["--unprivileged"], "cgroup": ["--delegated"]}[mode]
-    preexec = None
-    if mode == "cgroup":
-        from helperd.sandbox import cgroup
+    args = {"weak": ["--unprivileged"], "cgroup": ["--delegated"]}.get(mode, [])
+    text, profiles = config(), [1 + number % len(KINDS) for number in range(BATCH)]
+    if mode == "full":
+        text, profiles = greedy(NPROC, 600) + greedy(4 * PIDS, 0.05), [1] * (FULL - 1) + [2]
+    with contextlib.ExitStack() as stack:
+        preexec = None
+        if mode == "full":
+            preexec = stack.enter_context(few_pids(PIDS))
+        if mode == "cgroup":
+            folder = cgroup.own_folder() + "/helperd-test"
+            os.makedirs(folder, exist_ok=True)
+            stack.callback(os.rmdir, folder)
 
-        folder = cgroup.own_folder() + "/helperd-test"
-        os.makedirs(folder, exist_ok=True)
+            def preexec() -> None:
+                with open(f"{folder}/cgroup.procs", "w") as file:
+                    file.write("0")
 
-        def preexec() -> None:
-            with open(f"{folder}/cgroup.procs", "w") as file:
-                file.write("0")
-
-    with stage.launcher(config(), *args, preexec_fn=preexec) as asker:
+        asker = stack.enter_context(stage.launcher(text, *args, preexec_fn=preexec))
         while len(times) < count:
-            batch(asker, times)
+            batch(asker, times, profiles)
             survivors += len(left())
-    if mode == "cgroup":
-        os.rmdir(folder)
     times.sort()
     pick = lambda share: round(times[min(len(times) - 1, int(len(times) * share))] * 1000, 1)  # noqa: E731
     say(

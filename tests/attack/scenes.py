@@ -28,6 +28,7 @@ from helperd.wire.session import Role, Session
 from tests.attack.asker import Asker, Refused, Running, connect
 from tests.attack.attempts import BY_OTHERS, DEATH, FRAME, PREPARE, SEAL, SENDS, SET_ID
 from tests.attack.exact import INSIDE
+from tests.attack.pids import few_pids
 from tests.attack.seat import PRELUDE, Seat, seat
 from tests.attack.stage import (
     ALLOWED,
@@ -605,6 +606,88 @@ def sweepers(stage: Stage) -> list[str]:
     wrong.same("its uids while it waits", set(found["Uid"]), {str(real)})
     wrong.same("groups", (found["Groups"], set(found["Gid"])), ([], {str(real)}))
     wrong.same("capabilities", {found[name][0] for name in ("CapPrm", "CapEff")}, {f"{1 << 7:016x}"})
+    return wrong
+
+
+HOG = """
+import time
+def take():
+    while True:
+        try:
+            if os.fork() == 0: pass
+        except BlockingIOError: time.sleep(0.002)
+if os.fork() == 0: take()
+result = 1
+"""
+"""Forks without end, and so does whatever it has forked: what is freed it takes."""
+
+
+@scene
+def no_process_left(stage: Stage) -> list[str]:
+    """A helper has every process there can be: others are ended all the same, and so is that one."""
+    wrong = Wrong()
+    hog = PLAIN.replace("plain", "hog") + "limits = { nproc = 1000 }\n"
+    with few_pids(60) as join, stage.launcher(PLAIN + hog, preexec_fn=join) as asker:
+        plain, other = Running(asker, 1), Running(asker, 2)
+        plain.run("result = 1")
+        other.run(HOG)
+        deadline = time.monotonic() + 20
+        while len(processes.table()) < 60 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        refusals = [refused(asker, 1) for _ in range(3)]  # one may have been forked ahead
+        wrong.same("the control: nothing can be forked", refusals[-1], errno.EDQUOT)
+        for name, helper in (("beside it", plain), ("the one that has them all", other)):
+            asker.signal(helper.handle, signal.SIGKILL)
+            try:
+                asker.empty(helper.handle)
+            except (TimeoutError, AssertionError) as error:
+                wrong.append(f"{name}: {error}")
+            helper.close()
+        with Running(asker, 1) as again:
+            wrong.same("and then", again.run("result = 1"), 1)
+    return wrong
+
+
+@scene
+def how_many(stage: Stage) -> list[str]:
+    """Processes, threads, memory and files of a helper end where its block says, or the defaults."""
+    wrong = Wrong()
+    count = """
+def tries(what):
+    done = 0
+    try:
+        while done < 600: what(); done += 1
+    except (OSError, RuntimeError, MemoryError): pass
+    return done
+kept = []
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        while True: os.read(os.pipe()[0], 1)
+    kept.append(pid)
+def memory(): kept.append(bytearray(8 << 20))
+def size():
+    import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if not kept: kept.append(os.open(f"{folder}/{os.getpid()}", os.O_RDWR | os.O_CREAT))
+    os.truncate(kept[0], 1 << 20 << len(kept)); kept.append(0)
+result = tries(WHAT)
+"""
+    text = (
+        PLAIN + PLAIN.replace("plain", "few") + 'limits = { nproc = 20, data = "128MiB", fsize = "8MiB" }\n'
+    )
+    text += PLAIN.replace("plain", "shared") + 'uid = "shared"\n'
+    with stage.launcher(text) as asker:
+        for what, plain, few in (("fork", 127, 19), ("memory", 127, 15), ("size", 10, 3)):
+            for profile, most in ((1, plain), (2, few)):
+                with Running(asker, profile) as helper:
+                    found = helper.run(count.replace("WHAT", what), folder=f"{STAGE}/open")
+                    wrong.same(f"{what} of {profile}", most * 0.7 < found <= most, True)
+        with Running(asker, 3) as one, Running(asker, 3) as two:
+            found = (
+                one.run(count.replace("WHAT", "fork"), folder=""),
+                two.run(count.replace("WHAT", "fork"), folder=""),
+            )
+            wrong.same("of one shared uid", (sum(found), found[1]), (510, 0))
     return wrong
 
 

@@ -80,6 +80,11 @@ def unchanged(row: dict[str, Any]) -> None:
     assert row["root_s"] < (1.0 if DEEP else HANGS_S), "root waited"
 
 
+@pytest.mark.need("pids")
+def test_nothing_is_left_of_helpers_that_have_all_processes_there_can_be():
+    killed("full", 1000 if DEEP else 160)
+
+
 def test_random_requests_change_nothing():
     parsed, sent = (10_000_000, 1_000_000) if DEEP else (500_000, 8000)
     first, second = stage.run("fuzz", str(parsed), str(sent), SEED, timeout=None if DEEP else 800)
@@ -106,9 +111,13 @@ def test_scene_of_a_user_with_many_uids():
     assert stage.run("scenes", "subuids") == [{"scene": "subuids", "wrong": []}]
 
 
-@pytest.mark.need("cgroup2")
-def test_scene_of_a_delegated_cgroup():
-    assert stage.run("scenes", "delegated") == [{"scene": "delegated", "wrong": []}]
+ELSEWHERE = {"delegated": "cgroup2", "no_process_left": "pids"}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_scene_in_a_cgroup(name, need):
+    need(ELSEWHERE[name])
+    assert stage.run("scenes", name) == [{"scene": name, "wrong": []}]
 
 
 @pytest.mark.parametrize("name", list(abuse.SCENES))
