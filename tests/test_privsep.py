@@ -561,6 +561,7 @@ def test_where_no_process_can_be_made_a_helper_is_ended_all_the_same(
             custody.sweep()
         custody.sweeper.end()
     os.close(program)
+    os.close(helper.errors)
     assert told == ["exited", "empty"]
 
 
