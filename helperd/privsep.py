@@ -35,7 +35,7 @@ from helperd.config import request as wire
 from helperd.config import trust
 from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UnavailableError, UsageError
 from helperd.launch import HERE, cure, places
-from helperd.sandbox import cgroup, custody, door, forks, kernel, prctls, seccomp
+from helperd.sandbox import cgroup, custody, door, forks, kernel, lock, prctls, seccomp
 from helperd.sandbox.become import ASKED, SETGID, SETPCAP, SETUID, Child
 from helperd.sandbox.loop import Log, Loop
 from helperd.sandbox.post import Client, Packet
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 OWN = 1 << 5 | SETGID | SETUID | SETPCAP  # KILL, and these: what the launcher itself needs as root
 MAX_CLIENTS, MAX_CLIENTS_PER_UID = 64, 16
 REAPED = 64  # children in a turn at most: their own children come back to us, as many as they like
-KEPT = {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
-KEPT |= {"RUNTIME_DIRECTORY", "JOURNAL_STREAM", "INVOCATION_ID"}
 
 
 class Launcher:
@@ -62,8 +60,7 @@ class Launcher:
         self.config = conf.Config()
         self.accounts = profiling.Accounts()
         self.profiles: tuple[Profile, ...] = ()
-        self.fingerprint = 0
-        self.read_at = 0.0
+        self.fingerprint, self.read_at = 0, 0.0
         self.loop = Loop()
         self.say = Log().say
         self.clients: list[Client] = []
@@ -74,6 +71,7 @@ class Launcher:
         self.ending: int | None = None  # exit status, once the end has begun
         self.end_at = 0.0  # when patience ends; 0: not planned
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.beat = lock.Beat()
 
     def read(self, expected: int = 0) -> conf.Config:
         """Read the configuration and compile its profiles; return all of it. Nothing changes when it is refused.
@@ -105,7 +103,8 @@ class Launcher:
         self.loop.on_signals(self.on_signals, profiling.HEARD)
         self.reap()
         while self.ending is None or self.custody.helpers:
-            self.loop.turn([self.custody.sweep_at, self.custody.ahead_at, self.end_at])
+            self.loop.turn([self.custody.sweep_at, self.custody.ahead_at, self.end_at, self.beat.at])
+            self.beat.give()
             if self.custody.ahead_at and monotonic() >= self.custody.ahead_at:
                 self.custody.fork_ahead()
             if self.custody.sweep_at and monotonic() >= self.custody.sweep_at:
@@ -137,8 +136,7 @@ class Launcher:
             os.kill(self.supervisor, number)
             self.end_at = self.end_at or monotonic() + 15
             return
-        self.ending = status if self.ending is None else self.ending
-        self.end_at = monotonic() + 5
+        self.ending, self.end_at = status if self.ending is None else self.ending, monotonic() + 5
         for helper in self.custody.helpers.values():
             self.custody.kill(helper)
         self.custody.end_blank()
@@ -347,13 +345,14 @@ class Launcher:
         for profile, spec in zip(self.profiles, self.config.programs, strict=True):
             keep |= profile.want * spec.present  # not for what is offered and not there
         plain = all(profile.no_new_privs for profile in self.profiles)
-        self.lock, self.have = door.harden(keep, self.custody, self.accounts.users, no_new_privs=plain)
+        self.have = door.harden(keep, self.custody, self.accounts.users, no_new_privs=plain)
 
     def start_supervisor(self, args: list[str], ids: tuple[int, int] | None, groups: tuple[int, ...]) -> None:
         """Start the built-in profile 0 with one end of a socket pair as descriptor 3, and serve the other."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        env = {name: value for name, value in os.environ.items() if not self.root or name in KEPT}
-        env |= {"HELPERD_PATH": os.pathsep.join(places())} | ({"PATH": profiling.PATH} if self.root else {})
+        self.beat.address = ""  # the supervisor's to tell
+        env = door.environment(root=self.root) | {"HELPERD_PATH": os.pathsep.join(places())}
+        env |= {"PATH": profiling.PATH} if self.root else {}
         profile = profiling.supervisor_profile(f"{HERE}/helperd", [f"--config={self.path}", *args], env=env)
         fd, words = trust.open_program(profile, root=self.root)
         place = {0: 0, 1: 1, 2: 2, 3: theirs.fileno()}
@@ -372,6 +371,7 @@ class Launcher:
     def on_connection(self, listener: socket.socket) -> None:
         """Accept a connection if it comes from root, the supervisor's user, or one with an [[allow]] rule."""
         try:
+            self.custody.check_leftovers()
             sock = listener.accept()[0]
         except OSError as error:
             self.say(f"cannot accept: {error.strerror}")
@@ -411,16 +411,17 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     launcher = Launcher(path, root=root, delegated="--delegated" in options)
     config = launcher.read()
     prctls.prctl.set_child_subreaper(1)
+    if root:
+        launcher.beat.take(custody.POOL)
     listener = door.from_systemd() if "--systemd" in options else None
     client = None if "--client-fd" not in options else door.inherited(options["--client-fd"], listening=False)
     ids = profiling.daemon_ids(launcher.config.helperd, launcher.accounts) if root and not client else None
     if "--listen" in options:
         trust.check_folder(os.path.dirname(os.path.abspath(options["--listen"])), root=root)
-        listener = door.listen(options["--listen"], ids[1] if ids else -1)
-    more, made, groups = list[str](), "", tuple[int, ...]()
-    if not listener and not client:
-        groups = profiling.daemon_groups(config, launcher.accounts) if ids else ()
-        more, made = door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids)
+        listener = door.listen(options["--listen"], ids[1] if ids else -1, launcher.beat.old)
+    own = not listener and not client
+    groups = profiling.daemon_groups(config, launcher.accounts) if ids and own else ()
+    more, made = door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids) if own else ([], "")
     try:
         if root:
             launcher.harden()

@@ -215,6 +215,17 @@ class Custody:
                 self._taker(self.leftovers[-1], all_of_it=True)
                 self.leftovers.pop().sock.close()
 
+    def check_leftovers(self) -> None:
+        """Refuse another connection while too many cannot be closed.
+
+        Raises:
+            OSError: EBUSY.
+        """
+        if len(self.leftovers) >= MOST_TAKERS:
+            raise OSError(
+                errno.EBUSY, "too many connections have ended with descriptors that hang whoever takes them"
+            )
+
     def _taker(self, client: Client, *, all_of_it: bool) -> int:
         pid = fork_taker(client.sock, all_of_it=all_of_it)
         self.spared.add(pid)

@@ -5,7 +5,6 @@ root.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -17,7 +16,8 @@ from helperd.sandbox import cgroup, custody, kernel
 from helperd.sandbox.prctls import prctl
 
 SO_PEERGROUPS = 59
-STATE = "/run/helperd-launcher"  # root's alone: the lock, and the socket when nobody else makes it
+KEPT = {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
+KEPT |= {"RUNTIME_DIRECTORY", "JOURNAL_STREAM", "INVOCATION_ID"}
 WORDS = {"config=", "runtime-dir=", "client-fd=", "listen=", "systemd", "unprivileged", "delegated"}
 
 
@@ -34,6 +34,11 @@ def options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     return found, []
 
 
+def environment(*, root: bool) -> dict[str, str]:
+    """What a supervisor inherits; of root's, only what is told to a service and to a terminal."""
+    return {name: value for name, value in os.environ.items() if not root or name in KEPT}
+
+
 def check_surroundings() -> None:
     """As root: refuse an interpreter that is not isolated, and an environment that could have steered it.
 
@@ -47,28 +52,6 @@ def check_surroundings() -> None:
         raise CannotDrop(
             "unsafe-file", f"as root the launcher takes no {', '.join(found)} in its environment"
         )
-
-
-def take_lock(pool: range) -> int:
-    """Make sure that this is the only launcher of a pool of uids; return the descriptor that holds the lock.
-
-    Raises:
-        UnavailableError: there is another one.
-    """
-    os.makedirs(STATE, 0o755, exist_ok=True)
-    status = os.lstat(STATE)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
-        raise CannotDrop("unsafe-file", f"{STATE} must be root's alone")
-    fd = os.open(f"{STATE}/pool-{pool[0]}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        text = f"another launcher uses the uids from {pool[0]}: stop helperd-launcher.service, or use it"
-        raise UnavailableError("busy", text) from None
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())  # for people
-    return fd
 
 
 def shrink(keep: int, *, no_new_privs: bool) -> int:
@@ -95,8 +78,8 @@ def shrink(keep: int, *, no_new_privs: bool) -> int:
 
 def harden(
     keep: int, helpers: custody.Custody, names: dict[str, tuple[int, int]], *, no_new_privs: bool
-) -> tuple[int, int]:
-    """As root: be the only launcher, end what an earlier one left, keep a few capabilities.
+) -> int:
+    """As the only launcher, of root: end what an earlier one left, keep a few capabilities; return these.
 
     Args:
         keep: the capabilities.
@@ -104,23 +87,18 @@ def harden(
         names: this machine's users, with uid and gid.
         no_new_privs: whether no program started from here may gain privilege by exec.
 
-    Returns:
-        The descriptor that holds the lock, and the capabilities that are left.
-
     Raises:
-        UnavailableError: there is another one. CannotDrop: a helper's uid is somebody's, or the kernel does not do
-        what was asked.
+        CannotDrop: a helper's uid is somebody's, or the kernel does not do what was asked.
     """
     reserved = range(custody.POOL[0], custody.KEEPERS[-1] + 1)
     taken = [name for name, ids in names.items() if ids[0] in reserved or ids[1] in reserved]
     if taken:
         text = f"uids {reserved[0]} to {reserved[-1]} are for helpers, but used by {', '.join(taken)}: change those"
         raise CannotDrop("not-permitted", text)
-    lock = take_lock(custody.POOL)
     helpers.empty_pool()
     if helpers.folder:
         cgroup.clear(helpers.folder)
-    return lock, shrink(keep, no_new_privs=no_new_privs)
+    return shrink(keep, no_new_privs=no_new_privs)
 
 
 def runtime_dir(
@@ -145,8 +123,9 @@ def runtime_dir(
     return [f"--runtime-dir={path}"] if path else [], made
 
 
-def listen(path: str, gid: int) -> socket.socket:
-    """Make the launcher's own listening socket, root:gid 0660; gid -1: the caller's own.
+def listen(path: str, gid: int, old: int) -> socket.socket:
+    """Make the launcher's own listening socket, root:gid 0660; gid -1: the caller's own. ``old`` may listen there: a
+    launcher that never runs again.
 
     The node is born with its group and mode: changing them afterwards, by name, could reach another file.
 
@@ -157,7 +136,7 @@ def listen(path: str, gid: int) -> socket.socket:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise UnavailableError("usage", f"{path} exists and is no socket: name another place")
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            if probe.connect_ex(path) != errno.ECONNREFUSED:
+            if probe.connect_ex(path) != errno.ECONNREFUSED and not (old and peer(probe)[0] == old):
                 raise UnavailableError("socket-in-use", f"somebody listens at {path} already")
         os.unlink(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+PF_EXITING = 4
+"""From linux/sched.h."""
+
+
 class Privilege(NamedTuple):
     """A process's privilege as the kernel reports it; capability sets as bit masks."""
 
@@ -113,6 +117,19 @@ def row(pid: int) -> Row | None:
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     return Row(words[0].decode(), int(words[1]), int(words[3]), int(words[19]))
+
+
+def never_runs(pid: int) -> bool:
+    """Whether a process never comes back from the kernel: it has SIGKILL pending, or is on its way out.
+
+    Raises:
+        OSError: it is gone.
+    """
+    lines = status(pid)
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        flags = int(file.read().rpartition(b")")[2].split()[6])
+    pending = int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)
+    return bool(pending >> (signal.SIGKILL - 1) & 1 or flags & PF_EXITING)
 
 
 def table() -> dict[int, Row]:

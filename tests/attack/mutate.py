@@ -14,12 +14,14 @@ import sys
 from typing import NamedTuple
 
 from helperd.sandbox.seccomp import ABSENT, MODES, OPENS
+from tests.attack.foreign import PEEKS, RECEIVES
 from tests.attack.stage import ROOT
 
 BECOME, CUSTODY, DOOR, FORKS = (f"sandbox/{name}.py" for name in ("become", "custody", "door", "forks"))
 TRUST = "config/trust.py"
 LAUNCHER, PROCESSES, REQUEST = "privsep.py", "sandbox/processes.py", "config/request.py"
 SECCOMP, SWEEPER = "sandbox/seccomp.py", "sandbox/sweeper.py"
+POST, LOCK = "sandbox/post.py", "sandbox/lock.py"
 
 
 class Mutation(NamedTuple):
@@ -100,7 +102,7 @@ MUTATIONS = [
     Mutation("ceilings", "config/profile.py", "LIMITS | CEILINGS | ", "LIMITS | ", EXACT),
     Mutation("a sweeper is there before", CUSTODY, "        self.sweeper.start()\n", "", "no_process_left"),
     Mutation("what /proc hides", CUSTODY, "        return \"it cannot be looked at: /proc hides it (hidepid)\"", "        return \"\"", "hidden_proc"),
-    Mutation("one launcher", DOOR, "        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "        pass\n", "surroundings"),
+    Mutation("one launcher", LOCK, "    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "    pass\n", "surroundings"),
     Mutation("isolated", DOOR, "    if not (sys.flags.isolated and sys.flags.no_site):", "    if False:", "surroundings"),
     Mutation("steered environment", DOOR, "    if found:\n", "    if False:\n", "surroundings"),
     Mutation("own capabilities", DOOR, "    kernel.capset(keep, 0)\n", "", "launcher_itself"),
@@ -134,6 +136,17 @@ MUTATIONS = [
     Mutation("only over a dead socket", DOOR, "            if probe.connect_ex(path) != errno.ECONNREFUSED:\n", "            if False:\n", "places"),
     Mutation("only over a socket", DOOR, "        if not stat.S_ISSOCK(os.lstat(path).st_mode):\n", "        if False:\n", "places"),
     Mutation("given up is given up", LAUNCHER, "        lacking = profile.want & ~self.have", "        lacking = 0", "reload"),
+    Mutation("nothing is received", POST, PEEKS, RECEIVES, "foreign end_of_a_file"),
+    Mutation("a refused request is a child's", CUSTODY, "            client.taker = self._taker(client, all_of_it=False)\n", "            client.skip()\n", "foreign end_of_a_connection"),
+    Mutation("what is left in a connection is a child's", POST, "            if packet and packet.carries:\n                return False\n", "", "foreign end_of_a_connection"),
+    Mutation("it beats", LAUNCHER, "            self.beat.give()\n", "", "foreign replaced"),
+    Mutation("who beats is let be", LOCK, "        if monotonic() - float(last) > 2 * float(every):", "        if True:", "foreign replaced"),
+    Mutation("who does not beat is killed", LOCK, "            signal.pidfd_send_signal(pidfd, signal.SIGKILL)\n", "", "foreign replaced"),
+    Mutation("who was killed is replaced", LOCK, "return int(pid) if processes.never_runs(int(pid)) else 0", "return 0", "foreign replaced"),
+    Mutation("who was not killed is not", PROCESSES, "    return bool(pending >> (signal.SIGKILL - 1) & 1 or flags & PF_EXITING)", "    return True", "foreign replaced"),
+    Mutation("a socket of who was replaced", DOOR, " and not (old and peer(probe)[0] == old)", "", "foreign replaced"),
+    Mutation("descriptors fit their places", BECOME, "        if not fits(position, fd):", "        if False:", "foreign descriptors"),
+    Mutation("as many descriptors as said", BECOME, "    if len(fds) != child.asked or flags & socket.MSG_CTRUNC:", "    if False:", "foreign descriptors"),
     Mutation("client gone, helpers gone", LAUNCHER, "                helper.client = None\n                self.custody.kill(helper)", "                helper.client = None", "leash"),
     Mutation("supervisor gone, all gone", LAUNCHER, "                self.supervisor = 0\n                self.end(", "                self.supervisor = 0\n                (lambda _: 0)(", "supervisor"),
 ]  # fmt: skip
@@ -142,9 +155,11 @@ MUTATIONS = [
 def red(mutation: Mutation) -> str:
     """Run what is to notice; return how it did, or nothing."""
     env = dict(os.environ) | {"HELPERD_MUTATION": json.dumps(mutation[1:4])}
-    module = (
-        [mutation.scenes, "48", "3"] if mutation.scenes == EXACT else ["scenes", *mutation.scenes.split()]
-    )
+    module = ["scenes", *mutation.scenes.split()]
+    if mutation.scenes == EXACT:
+        module = [EXACT, "48", "3"]
+    elif mutation.scenes.startswith("foreign "):
+        module = mutation.scenes.split()
     flags = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
     argv = ["unshare", *flags, sys.executable, "-m", f"tests.attack.{module[0]}", *module[1:]]
     try:
@@ -156,7 +171,7 @@ def red(mutation: Mutation) -> str:
     if done.returncode:
         return done.stderr.strip().splitlines()[-1][:100]
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    wrong = [row["wrong"] for row in rows if row.get("wrong")]
+    wrong = [found for row in rows if (found := row.get("wrong") or row.get("succeeded"))]
     return str(wrong[0])[:100] if wrong else ""
 
 

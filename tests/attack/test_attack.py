@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.attack import abuse, stage
+from tests.attack import abuse, foreign, stage
 from tests.attack.scenes import SCENES
 from tests.patience import HANGS_S
 
@@ -120,9 +120,22 @@ def test_scene_in_a_cgroup(name, need):
     assert stage.run("scenes", name) == [{"scene": name, "wrong": []}]
 
 
-@pytest.mark.parametrize("name", list(abuse.SCENES))
-def test_abuse(name):
-    (row,) = stage.run("abuse", name)
+@pytest.mark.parametrize("name", list(foreign.STATES))
+def test_foreign_descriptors(name):
+    (row,) = stage.run("foreign", name)
+    if "skipped" in row:
+        pytest.skip(row["skipped"])
+    assert row == {"scene": name, "wrong": []}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("abuse", name) for name in abuse.SCENES] + [("foreign", name) for name in foreign.SCENES],
+)
+def test_abuse(module, name):
+    (row,) = stage.run(module, name)
+    if "skipped" in row:
+        pytest.skip(row["skipped"])
     counts = {word: len(row[word]) for word in ("attempts", "live", "succeeded")}
     print(f"{name}: {counts}")
     assert row["succeeded"] == []
