@@ -61,15 +61,14 @@ class Launcher:
         self.accounts = profiling.Accounts()
         self.profiles: tuple[Profile, ...] = ()
         self.fingerprint, self.read_at = 0, 0.0
+        self.end_at = 0.0  # when patience ends; 0: not planned
         self.loop = Loop()
         self.say = Log().say
-        self.clients: list[Client] = []
-        folder = cgroup.own_folder() if delegated else ""
+        self.clients, folder = list[Client](), cgroup.own_folder() if delegated else ""
         self.custody = custody.Custody(self.loop, self.say, self.tell, root=root, folder=folder)
         self.ways = wire.AS_ROOT * root + wire.LEAVES * bool(folder)
         self.supervisor = 0  # its pid; 0: none of ours
         self.ending: int | None = None  # exit status, once the end has begun
-        self.end_at = 0.0  # when patience ends; 0: not planned
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.beat = lock.Beat()
 

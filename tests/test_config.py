@@ -754,3 +754,29 @@ def test_of_sinks_the_launcher_reads_the_group_of_files_alone(tmp_path: Path) ->
     path.write_text("[[sink]]\nfile_group = 7\n")
     with pytest.raises(ConfigRefused, match="file_group must be a user or group name"):
         config.load(str(path), whole=False)
+
+
+def test_the_launcher_knows_the_keys_that_it_passes_over_by_name(tmp_path: Path) -> None:
+    elsewhere = {key.name for key in KEYS if key.table == "helper"} - set(keys.keys_of("helper"))
+    assert elsewhere == keys.ELSEWHERE
+    path = tmp_path / "c.toml"
+    block = '[[helper]]\nname = "h"\ncommand = ["/bin/true"]\n'
+    path.write_text(block + "wire = 7\n")
+    launched = config.load(str(path), whole=False)
+    with pytest.raises(ConfigRefused, match="wire must be"):
+        config.load(str(path))
+    path.write_text(block + 'exclusive = false\nkeepalive = "2s"\n')
+    assert config.load(str(path)).fingerprint == launched.fingerprint
+    for more in (
+        "seal = 2\n",
+        'term_grace = "2s"\n',
+        "limits = { nproc = 3 }\n",
+        'capabilities = ["net_raw"]\n',
+    ):
+        path.write_text(block + more)
+        found = {config.load(str(path), whole=whole).fingerprint for whole in (True, False)}
+        assert len(found) == 1
+        assert launched.fingerprint not in found
+    path.write_text(block + "keepaliv = 7\n")
+    with pytest.raises(ConfigRefused, match=r"has no key .keepaliv."):
+        config.load(str(path), whole=False)

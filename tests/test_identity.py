@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from helperd.config.check import SHARED, builtins
+from helperd.config.check import builtins
+from helperd.config.helpers import SHARED
 from helperd.control.client import Client, ControlError
 from helperd.wire.identity import canonical, uuid_of
 from tests.patience import HANGS_S

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tomli
 
 from helperd.config import specs
-from helperd.config.keys import KEYS, TABLES, Key, Table, keys_of
+from helperd.config.keys import ELSEWHERE, KEYS, TABLES, Key, Table, keys_of
 from helperd.config.lines import Path, scan_lines
 from helperd.config.values import BUILTIN, hint, kind_of, nearest
 from helperd.errors import ConfigError, ConfigRefused
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 
 HELPERS_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers")
 SERVICES_DIR = os.path.join(os.path.dirname(HELPERS_DIR), "services")
-SHARED = frozenset({"interface", "pcapfile", "synthetic"})
-"""Builtin helpers that any number of sources may use on one device."""
-PATIENT = frozenset({"pipe", "extcap"})
-"""Builtin helpers that open when their program has something to say, whenever that is."""
-OPEN_S = 30.0
-"""Seconds that others have to open, as under Kismet's servers."""
 ASKED = ("list_timeout", "probe_timeout")
 ASK_S = 2.0
 """Seconds for a list or a probe, as under the newest of Kismet's servers."""
@@ -201,7 +195,9 @@ class Check:
         found: Entry = {"place": place, "written": frozenset(content)}
         for word, value in content.items():
             if word not in keys:
-                if self.whole or table.name != "sink":
+                if self.whole or (
+                    table.name != "sink" and not (table.name == "helper" and word in ELSEWHERE)
+                ):
                     self._unknown(table, word, place / word)
                 continue
             try:
@@ -284,11 +280,7 @@ class Check:
                 )
             for word, builtin, other in (
                 ("seal", 3, 1),
-                ("obeys_shutdown", True, False),
-                ("open_timeout", 0.0 if match and match[1] in PATIENT else OPEN_S, OPEN_S),
                 *((word, TOOL_S if match and match[1] == "extcap" else ASK_S, ASK_S) for word in ASKED),
-                ("status_meaningful", True, False),
-                ("exclusive", match is None or match[1] not in SHARED, True),
             ):
                 entry.setdefault(word, builtin if match else other)
             entry["present"] = is_present(entry)

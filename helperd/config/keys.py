@@ -1,4 +1,5 @@
-"""Every key of helpers.toml, declared once; those that are not the launcher's business: sources.py, sinks.py.
+"""Every key of helpers.toml, declared once; those that are not the launcher's business: helpers.py, sources.py,
+sinks.py.
 
 The check, the manual page, docs/configuration.md and "did you mean" all read this table; a key that is not in
 it does not exist, and one that is in it works.
@@ -13,6 +14,30 @@ from helperd.config import values as v
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+ELSEWHERE = {
+    *(
+        "types",
+        "wire",
+        "verify",
+        "obeys_shutdown",
+        "status_meaningful",
+        "needs_child",
+        "on_child_gone",
+        "keepalive",
+    ),
+    *(
+        "greet_timeout",
+        "open_timeout",
+        "configure_timeout",
+        "can_list",
+        "can_probe",
+        "can_tune",
+        "can_hop",
+        "options",
+    ),
+    *("silence", "on_silence", "exclusive"),
+}
+"""Keys of [[helper]] that the launcher knows by name alone."""
 MAX_TIMEOUT_S = 600.0
 """The longest time limit for an answer that a block can give; 0 where a key allows it: none."""
 
@@ -166,7 +191,7 @@ KEYS: tuple[Key, ...] = (
         "The least severe line that is logged.",
         default="info",
     ),
-    # helper
+    # helper: what it is started as; how it is spoken to, and for how long: helpers.py
     Key(
         "helper",
         "name",
@@ -190,13 +215,6 @@ KEYS: tuple[Key, ...] = (
         "present: the block is an offer. It counts while its program is there (the first absolute path in command), "
         "it gives way to a block of the same name in another file, and groups that this machine lacks are left out.",
         default="always",
-    ),
-    Key(
-        "helper",
-        "types",
-        v.TYPES,
-        "Source types (type= in a definition) that the helper serves.",
-        default=(),
     ),
     Key(
         "helper",
@@ -281,72 +299,11 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "helper",
-        "wire",
-        v.choice("auto", "v0", "v2", "v3"),
-        "Generation of the helper protocol. auto finds out and remembers; v0 saves old helpers a "
-        "second start.",
-        default="auto",
-        needs_process=True,
-    ),
-    Key(
-        "helper",
-        "verify",
-        v.BOOLEAN,
-        "Check the checksums of generation v0 (slow for high packet rates).",
-        default=True,
-    ),
-    Key(
-        "helper",
-        "obeys_shutdown",
-        v.BOOLEAN,
-        "Ends by itself on a SHUTDOWN message.",
-        otherwise="true for builtin helpers",
-    ),
-    Key(
-        "helper",
-        "status_meaningful",
-        v.BOOLEAN,
-        "Exit status 0 means done. Kismet's C helpers end with 1 after success, so theirs means nothing.",
-        otherwise="true for builtin helpers",
-    ),
-    Key(
-        "helper",
-        "needs_child",
-        v.integer(0, 64),
-        "For helpers that wrap a program: how many child processes must live. Fewer, once that many "
-        "were seen, and the helper is restarted (child-gone).",
-        default=0,
-    ),
-    Key(
-        "helper",
-        "on_child_gone",
-        v.choice("restart", "alert"),
-        "What happens when fewer of its child processes live than needs_child: the helper is restarted, or only a "
-        "message is published.",
-        default="restart",
-    ),
-    Key(
-        "helper",
         "term_grace",
         v.duration(0.0, 60.0),
         "Time between SIGTERM and SIGKILL, also for the program that pipe, jsonlines and extcap run. Wi-Fi helpers "
         "want 2s, to remove the monitor interface they made.",
         default="1s",
-    ),
-    Key(
-        "helper",
-        "keepalive",
-        v.duration(0.5, 60.0),
-        "Time between PINGs. A helper from which nothing comes for two and a half times as long is judged, and "
-        "restarted if it hangs. Kismet's own helpers need a PING within 15s.",
-        otherwise="1s for builtin helpers; 5s for others, which are judged after 15s",
-    ),
-    Key(
-        "helper",
-        "greet_timeout",
-        v.duration(0.1, MAX_TIMEOUT_S, zero=True),
-        "How long its first answer may take: its start, and the answer to the first PING. 0s: as long as it lives.",
-        default="15s",
     ),
     Key(
         "helper",
@@ -363,80 +320,6 @@ KEYS: tuple[Key, ...] = (
         "How long it may take to say whether a definition is its own, its start included; and how long the tool of "
         "builtin:extcap may take to answer one question.",
         otherwise="10s for builtin:extcap, whose tools may ask their devices first; else 2s",
-    ),
-    Key(
-        "helper",
-        "open_timeout",
-        v.duration(0.1, MAX_TIMEOUT_S, zero=True),
-        "How long it may take to open its device. 0s: as long as it answers PING.",
-        otherwise="0s for builtin:pipe and builtin:extcap, whose programs may be silent for as long as they live; "
-        "else 30s",
-    ),
-    Key(
-        "helper",
-        "configure_timeout",
-        v.duration(0.1, MAX_TIMEOUT_S),
-        "How long it may take to tune, or to take a list of channels over.",
-        default="10s",
-    ),
-    Key(
-        "helper",
-        "can_list",
-        v.BOOLEAN,
-        "Whether it is asked for its devices. false saves the start of a helper that has none to name.",
-        otherwise="it is asked, and what it says counts",
-    ),
-    Key(
-        "helper",
-        "can_probe",
-        v.BOOLEAN,
-        "Whether it is asked if a definition without type= is its own.",
-        otherwise="it is asked",
-    ),
-    Key(
-        "helper",
-        "can_tune",
-        v.BOOLEAN,
-        "Whether its channel can be set while it runs.",
-        otherwise="it can if it names channels when it opens",
-    ),
-    Key(
-        "helper",
-        "can_hop",
-        v.BOOLEAN,
-        "Whether it hops over a list of channels by itself.",
-        otherwise="it can if it names more than one channel when it opens",
-    ),
-    Key(
-        "helper",
-        "options",
-        v.OPTIONS,
-        "Options that its definitions may have, besides those of every source (type, name, uuid, channel, "
-        "channels, ...); any other is refused, with the nearest. Helpers written with helperd's SDK know their own.",
-        otherwise="not known here: the helper sees them all, and Kismet's say nothing about one they do not know",
-    ),
-    Key(
-        "helper",
-        "silence",
-        v.duration(0.5, zero=True),
-        "The same as silence of a [[source]], for those of its sources that say nothing else. For programs that go on "
-        "answering when they have stopped capturing, as Kismet's of 2023 do after a SIGTERM.",
-        otherwise="no limit",
-    ),
-    Key(
-        "helper",
-        "on_silence",
-        v.choice("restart", "alert"),
-        "The same as on_silence of a [[source]], for those of its sources that say nothing else.",
-        default="restart",
-    ),
-    Key(
-        "helper",
-        "exclusive",
-        v.BOOLEAN,
-        "Whether one source at a time may have one of its devices: while one has it open, or is opening it, another "
-        "is refused (busy). With false each source has an identity of its own, made of its name.",
-        otherwise="true; false for builtin:interface, builtin:pcapfile and builtin:synthetic",
     ),
     # sink: the launcher gives the supervisor that group
     Key(

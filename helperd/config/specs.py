@@ -17,6 +17,25 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 """Path, inode, size and time of change of each file and directory; 0 where there is none."""
 
 
+LAUNCHED = (
+    *(
+        "name",
+        "command",
+        "when",
+        "capabilities",
+        "groups",
+        "uid",
+        "privilege",
+        "no_new_privs",
+        "seal",
+        "env",
+        "limits",
+    ),
+    *("devices", "term_grace", "list_timeout", "probe_timeout"),
+)
+"""What of a [[helper]] is the launcher's business."""
+
+
 @dataclass(frozen=True, slots=True)
 class DaemonSpec:
     """``[helperd]``. ``include``, ``runtime_dir``, ``socket_group``, ``admin_group``: None when not configured.
@@ -243,7 +262,8 @@ class Config:
     @property
     def fingerprint(self) -> int:
         """A number for what the launcher may start, by number: the same for it and for whoever has read the same."""
-        return zlib.crc32(repr((self.helpers, self.services)).encode()) or 1
+        helpers = [[getattr(helper, word) for word in LAUNCHED] for helper in self.helpers]
+        return zlib.crc32(repr((helpers, self.services)).encode()) or 1
 
     def helper(self, name: str) -> HelperSpec | None:
         """Return the helper of that name, or None."""

@@ -1,10 +1,10 @@
-"""All of a configuration: what the launcher reads, and what is not its business, sources and sinks."""
+"""All of a configuration: what the launcher reads, and what is not its business."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from helperd.config import keys, sinks, sources
+from helperd.config import helpers, keys, sinks, sources
 from helperd.config.check import Check
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ _FOR_ALL = tuple(key for key in keys.KEYS if key.table != "sink")
 KEYS = tuple(
     key
     for table in keys.TABLES
-    for key in (*_FOR_ALL, *sources.SOURCE, *sinks.SINK)
+    for key in (*_FOR_ALL, *helpers.HELPER, *sources.SOURCE, *sinks.SINK)
     if key.table == table.name
 )
 """Every key of every table, in the order of the manual."""
@@ -27,6 +27,7 @@ class Whole(Check):
     whole = True
 
     def more(self, found: dict[str, list[Entry]], daemon: dict[str, Any]) -> None:
-        """Check [[source]] and [[sink]]."""
+        """Check [[source]] and [[sink]], and the rest of [[helper]]."""
+        helpers.fill(found["helper"])
         sources.check(self, found["source"], found["helper"])
         sinks.check(self, found["sink"], found["source"], daemon)
