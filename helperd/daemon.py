@@ -49,7 +49,8 @@ from helperd.runtime import (
 from helperd.sinks.all import Sinks
 from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
 from helperd.sinks.file import FileSink
-from helperd.sinks.listen import UnixListener, listen_unix
+from helperd.sinks.listen import Door, UnixListener, listen_unix
+from helperd.sinks.presence import Presence
 from helperd.sinks.stream import StreamSink
 from helperd.standing import StandingOrder
 from helperd.status import account, log_status, snapshot
@@ -85,6 +86,7 @@ class Daemon:
     reloading: Reloading = field(init=False)
     serving: bool = False
     inventory: Inventory = field(init=False)
+    presence: Presence = field(init=False)
 
     def __post_init__(self) -> None:
         supervisor = self.supervisor
@@ -93,9 +95,16 @@ class Daemon:
         )
         self.reloading = Reloading(supervisor, self.launcher, self.sinks)
         supervisor.on_removed = self.sinks.close_own
+        self.presence = Presence(
+            self.runtime_dir, self._listeners, self.sinks.renew, supervisor.say, supervisor.changed
+        )
+        supervisor.troubles.append(self.presence.troubles)
         self.inventory = Inventory(
             self.launcher, lambda: supervisor.config, supervisor.drivers, supervisor.hotplug
         )
+
+    def _listeners(self) -> list[UnixListener]:
+        return self.sinks.listeners() + ([] if self.control is None else [self.control])
 
     # ControlApi
 
@@ -262,7 +271,7 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
     daemon.control = listener
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve, trio.SocketListener(listener.socket), daemon)
+            nursery.start_soon(serve, Door(listener), daemon)
             yield
             listener.unlink()  # before it is closed: who finds it, and nobody behind it, knows that we have died
             nursery.cancel_scope.cancel()
@@ -325,7 +334,7 @@ async def run(
                     nursery.start_soon(supervisor.tending.keep, "the end of streams", daemon.end_readers)
                     nursery.start_soon(supervisor.tending.keep, "reloads for signals", reloads.run)
                     nursery.start_soon(_end_with_launcher, launcher, tell_account)
-                    supervisor.on_beat.append(_Pulse(notifier, supervisor).beat)
+                    supervisor.on_beat += [_Pulse(notifier, supervisor).beat, daemon.presence.look]
                     notifier.ready(f"{len(settings.sources)} sources")
                     daemon.serving = True
                     async for number in signals:

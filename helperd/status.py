@@ -271,7 +271,7 @@ def snapshot(
     ]
     sinks = list(sinks)
     sick += [sink.name for sink in sinks if isinstance(sink, FileSink) and sink.error is not None]
-    troubles = supervisor.tending.troubles(now)
+    troubles = supervisor.tending.troubles(now) + [row for found in supervisor.troubles for row in found()]
     gone = supervisor.table.gone
     found = {
         "pid": os.getpid(),

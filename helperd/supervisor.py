@@ -87,6 +87,7 @@ class Supervisor:
         self.beats = 0
         self.bugs = 0
         self.on_beat: list[Callable[[float], None]] = []
+        self.troubles: list[Callable[[], list[dict[str, str]]]] = []  # of the daemon's other parts
         self.changes = 0
         self.drivers = Drivers()
         self.tuning = Tuning(lambda: self.sources, self.bug)

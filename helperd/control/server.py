@@ -388,7 +388,7 @@ def _crowd(service: Service, stream: trio.SocketStream, peer: Peer) -> CallError
 
 
 async def serve(
-    listener: trio.SocketListener,
+    listener: trio.abc.Listener[trio.SocketStream],
     daemon: ControlApi,
     *,
     admin: Policy | None = None,

@@ -17,7 +17,7 @@ from helperd.config.specs import SinkSpec
 from helperd.runtime import ALL_FRAMES_SOCKET, ALL_JSONL_SOCKET, ALL_SOCKET, SOURCES_DIR
 from helperd.sinks.doorman import Doorman
 from helperd.sinks.file import FileSink
-from helperd.sinks.listen import listen_tcp, listen_unix
+from helperd.sinks.listen import UnixListener, listen_tcp, listen_unix
 from helperd.sinks.stream import StreamSink
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from helperd.bell import Bell
     from helperd.config.specs import Config, DaemonSpec
     from helperd.routing import Form, Overflow, RouteTable
-    from helperd.sinks.listen import TcpListener, UnixListener
+    from helperd.sinks.listen import TcpListener
     from helperd.sinks.stream import Tend
 
     Listener = UnixListener | TcpListener
@@ -250,6 +250,28 @@ class Sinks:
             self.doorman.watch(sink)
         else:
             self._nursery.start_soon(sink.serve)
+
+    def listeners(self) -> list[UnixListener]:
+        """The unix sockets that are the sinks' own."""
+        streams = (sink for sink in self.there if isinstance(sink, StreamSink) and not sink.lent)
+        return [sink.listener for sink in streams if isinstance(sink.listener, UnixListener)]
+
+    def renew(self, listener: UnixListener) -> None:
+        """Bind a socket whose path was removed anew.
+
+        Raises:
+            SinkError: it cannot be.
+        """
+        asleep = [
+            sink
+            for sink in self.there
+            if isinstance(sink, StreamSink) and sink.listener is listener and self.doorman.forget(sink)
+        ]
+        try:
+            listener.renew()
+        finally:
+            for sink in asleep:
+                self.doorman.watch(sink)
 
     def close_own(self, source: str) -> None:
         """Close the sinks that go with a source."""

@@ -28,11 +28,10 @@ class Doorman:
         self._asleep[door] = sink
         self._doors.register(door, select.EPOLLIN)
 
-    def forget(self, sink: StreamSink) -> None:
-        """Wait at its door no more; nothing when it is awake."""
+    def forget(self, sink: StreamSink) -> bool:
+        """Wait at its door no more; False when it is awake."""
         door = sink.listener.socket.fileno()
-        if self._asleep.get(door) is sink:
-            self._take(door)
+        return self._asleep.get(door) is sink and self._take(door) is not None
 
     def _take(self, door: int) -> StreamSink | None:
         sink = self._asleep.pop(door, None)

@@ -27,7 +27,28 @@ class UnixListener:
     path: str
     socket: trio.socket.SocketType
     inode: tuple[int, int]
+    mode: int
+    group: str | None
     closed: bool = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether who looks for its path finds this socket."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self.inode
+
+    def renew(self) -> None:
+        """Bind another socket to the path, in the old one's place; who waits at that sees ClosedResourceError.
+
+        Raises:
+            SinkError: as ``listen_unix``; nothing has changed.
+        """
+        fresh = listen_unix(self.path, mode=self.mode, group=self.group)
+        before, self.socket, self.inode = self.socket, fresh.socket, fresh.inode
+        before.close()
 
     def close(self, *, unlink: bool = True) -> None:
         """Stop listening and remove the socket file; nothing the second time, for the path may be another's."""
@@ -40,11 +61,7 @@ class UnixListener:
 
     def unlink(self) -> None:
         """Remove the socket file if it is still ours: nobody can come any more."""
-        try:
-            found = os.lstat(self.path)
-        except FileNotFoundError:
-            return
-        if (found.st_dev, found.st_ino) == self.inode:
+        if self.is_there:
             os.unlink(self.path)
 
 
@@ -120,7 +137,34 @@ def listen_unix(path: str, *, mode: int, group: str | None, backlog: int = BACKL
     except OSError as error:
         listener.close()
         raise SinkError("sink-failed", f"cannot listen at {path}: {error.strerror}") from error
-    return UnixListener(path, trio.socket.from_stdlib_socket(listener), (found.st_dev, found.st_ino))
+    inode = found.st_dev, found.st_ino
+    return UnixListener(path, trio.socket.from_stdlib_socket(listener), inode, mode, group)
+
+
+class Door(trio.abc.Listener[trio.SocketStream]):
+    """Accepts at a unix socket, also when another one has taken its place."""
+
+    def __init__(self, listener: UnixListener) -> None:
+        self._listener = listener
+
+    async def accept(self) -> trio.SocketStream:
+        """The next connection.
+
+        Raises:
+            trio.ClosedResourceError: the listener is closed.
+        """
+        while True:
+            sock = self._listener.socket
+            try:
+                return await trio.SocketListener(sock).accept()
+            except trio.ClosedResourceError:
+                if sock is self._listener.socket:
+                    raise
+
+    async def aclose(self) -> None:
+        """Listen no more; the path stays."""
+        self._listener.socket.close()
+        await trio.lowlevel.checkpoint()
 
 
 def group_id(group: str | None, path: str) -> int:

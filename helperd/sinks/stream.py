@@ -99,11 +99,14 @@ class StreamSink:
     async def _accept(self) -> trio.socket.SocketType | None:
         """The next consumer's socket; None once the sink is closed."""
         while True:
+            listening = self.listener.socket
             try:
-                sock, _address = await self.listener.socket.accept()
+                sock, _address = await listening.accept()
             except (OSError, trio.ClosedResourceError) as error:
                 if self.listener.closed:
                     return None
+                if listening is not self.listener.socket:
+                    continue  # its path was removed, and another has taken its place
                 if not isinstance(error, OSError):
                     raise
                 # For lack of descriptors or memory, or what the network or a firewall says of this one connection.
