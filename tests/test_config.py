@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -90,8 +91,53 @@ def test_the_capabilities_are_the_kernels() -> None:
 # --- good files ---------------------------------------------------------------------------------------------
 
 
-def test_an_empty_file_is_a_configuration() -> None:
-    assert config.parse("", "f") == config.Config()
+@pytest.mark.parametrize(
+    "text", ["", "\n\n", "# all of it was lost\n", "[helperd]\n", '[helperd]\nsocket_mode = "0666"\n']
+)
+def test_an_empty_file_is_refused_unless_it_says_that_it_means_it(text: str) -> None:
+    with pytest.raises(ConfigRefused, match="empty = true"):
+        config.parse(text, "f")
+    head = "" if "[helperd]" in text else "[helperd]\n"
+    assert config.parse(f"{text}{head}empty = true\n", "f").helperd.empty
+    assert config.parse(f"{text}{HELPER}", "f").helpers
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_drop_in_is_a_ruin_and_one_with_a_comment_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "helpers.toml").write_text(f'[helperd]\ninclude = ["d"]\n{HELPER}')
+    (tmp_path / "d" / "a.toml").write_text(text)
+    with pytest.raises(ConfigRefused, match=r"d/a\.toml: no-config: is empty"):
+        config.load(str(tmp_path / "helpers.toml"))
+    (tmp_path / "d" / "a.toml").write_text("# it is meant to be\n")
+    assert config.load(str(tmp_path / "helpers.toml")).helpers
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket", "huge"])
+def test_what_is_no_file_of_a_size_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    """Nobody writes into the FIFO: who opened it the usual way would wait for ever."""
+    main, other = tmp_path / "helpers.toml", tmp_path / "d" / "a.toml"
+    other.parent.mkdir()
+    path = tmp_path / "thing"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    main.symlink_to(path)
+    with pytest.raises(ConfigRefused, match="no-config"):
+        config.load(str(main))
+    main.unlink()
+    main.write_text(f'[helperd]\ninclude = ["d"]\n{HELPER}')
+    other.symlink_to(path)
+    with pytest.raises(ConfigRefused, match=r"a\.toml: no-config"):
+        config.load(str(main))
+    path.unlink()
 
 
 def test_every_key_arrives_in_its_spec() -> None:
@@ -106,6 +152,7 @@ admin_group = "adm"
 implicit_sinks = false
 log_format = "json"
 include = ["site"]
+empty = true
 log_level = "debug"
 [[helper]]
 name = "h"
@@ -187,7 +234,9 @@ helpers = ["h"]
 max_together = 6
 """
     assert config.parse(text, "f") == specs.Config(
-        helperd=specs.DaemonSpec("u", "100", "/run/x", 0o666, "g", "adm", False, "json", "debug", ("site",)),
+        helperd=specs.DaemonSpec(
+            "u", "100", "/run/x", 0o666, "g", "adm", False, "json", "debug", ("site",), True
+        ),
         helpers=(
             specs.HelperSpec(
                 name="h",

@@ -75,7 +75,7 @@ def test_files_count_in_the_order_of_directories_and_names(write: Write) -> None
 
 
 def test_what_is_no_drop_in_is_not_read(write: Write, tmp_path: Path) -> None:
-    path = write("")
+    path = write("empty = true\n")
     for name in ("notes.txt", ".hidden.toml", "x.toml.dpkg-old", "x.toml~"):
         (tmp_path / "site" / name).write_text("nonsense")
     assert names(path) == []
@@ -170,7 +170,7 @@ def test_an_offer_gives_way_to_a_block_of_its_name(write: Write, site: str) -> N
     offer = helper("a", "/bin/true", OFFER)
     (found,) = config.load(write("", site__x=site, packages__y=offer)).helpers
     assert found.command == ("/bin/false",)
-    (found,) = config.load(write(site, site__x="", packages__y=offer)).helpers
+    (found,) = config.load(write(site, site__x="# none", packages__y=offer)).helpers
     assert found.command == ("/bin/false",)
 
 
@@ -179,7 +179,7 @@ def test_a_type_is_served_by_the_first_that_is_there(write: Write) -> None:
     source = '[[source]]\ndefinition = "x:type=t"\n'
     both = config.load(write(source, packages__a=absent, packages__b=helper("b").replace('["b"]', '["t"]')))
     assert both.sources[0].helper == "b"
-    assert config.load(write(source, packages__a=absent, packages__b="")).sources[0].helper == "a", (
+    assert config.load(write(source, packages__a=absent, packages__b="# none")).sources[0].helper == "a", (
         "to wait for it"
     )
 
@@ -236,7 +236,7 @@ def test_what_is_shipped_is_good_as_a_whole(tmp_path: Path) -> None:
 def test_check_says_how_much_it_has_read_and_what_is_there(write: Write) -> None:
     path = write(
         helper("h"),
-        site__s="",
+        site__s="# none",
         packages__p=helper("a", "/nonexistent", OFFER) + helper("b", "/bin/sh", OFFER),
     )
     done = check(path)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from helperd.control.client import ControlError
+from tests.faults.witness import listening
 from tests.patience import HANGS_S
 from tests.rig import HELPERD, Rig, daemon
 
@@ -62,25 +63,6 @@ def picture(rig: Rig) -> Any:
         ),
         listening(status["pid"]),
     )
-
-
-def listening(pid: int) -> int:
-    """Sockets that a process listens at."""
-    inodes = set()
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            target = os.readlink(f"/proc/{pid}/fd/{name}")
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
-    found = 0
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        words = line.split()
-        found += words[6] in inodes and words[3] == "00010000"
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            words = line.split()
-            found += words[9] in inodes and words[3] == "0A"
-    return found
 
 
 @contextlib.contextmanager

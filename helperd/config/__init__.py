@@ -11,6 +11,7 @@ nothing but the standard library, tomli and ``helperd.errors``.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,15 @@ DROP_INS = ("/etc/helperd/conf.d", "/usr/share/helperd/helpers.d")
 """What the installed configuration includes when it does not say: the site's own files, then those of packages."""
 
 
+HOLLOW = (
+    "is empty, as a power cut leaves files: remove it; one that is to hide another of its name has a comment"
+)
+
+
 def _open(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return os.open(
+        path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    )  # a FIFO without a writer would be waited for
 
 
 def parse(text: str, file: str) -> Config:
@@ -66,7 +74,10 @@ def load(path: str, opener: Callable[[str], int] = _open, *, whole: bool = True)
     looks = stamp([path, *folders, *files])
     for file in files:
         try:
-            documents.append(Document(_text(file, opener), file))
+            text = _text(file, opener)
+            if not text.strip():
+                raise ConfigRefused([ConfigError("no-config", HOLLOW, file=file)])
+            documents.append(Document(text, file))
         except ConfigRefused as refused:
             mistakes += refused.mistakes
     if mistakes:
@@ -141,6 +152,8 @@ def _text(path: str, opener: Callable[[str], int]) -> str:
     """
     try:
         with open(path, "rb", opener=lambda name, _: opener(name)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigRefused([ConfigError("no-config", "is not a regular file", file=path)])
             raw = file.read(MAX_FILE + 1)
     except OSError as error:
         text = f"cannot read the configuration: {error.strerror or error}"

@@ -117,6 +117,14 @@ KEYS: tuple[Key, ...] = (
     # helperd
     Key(
         "helperd",
+        "empty",
+        v.BOOLEAN,
+        "This configuration is meant to have nothing in it. Without this key an empty one is refused: a power cut "
+        "leaves such files, and taking one over would end every source.",
+        default=False,
+    ),
+    Key(
+        "helperd",
         "include",
         v.INCLUDES,
         "Directories of drop-ins: every *.toml in them belongs to this configuration, in the order of directories and "

@@ -54,6 +54,7 @@ class DaemonSpec:
     log_format: str = "auto"
     log_level: str = "info"
     include: tuple[str, ...] | None = None
+    empty: bool = False
     places: Mapping[str, tuple[str, int]] = field(default_factory=dict, compare=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from helperd.config import helpers, keys, sinks, sources
-from helperd.config.check import Check
+from helperd.config.check import Check, Place
 
 if TYPE_CHECKING:
     from helperd.config.check import Entry
@@ -27,7 +27,12 @@ class Whole(Check):
     whole = True
 
     def more(self, found: dict[str, list[Entry]], daemon: dict[str, Any]) -> None:
-        """Check [[source]] and [[sink]], and the rest of [[helper]]."""
+        """Check [[source]] and [[sink]], and the rest of [[helper]], and that there is anything at all."""
         helpers.fill(found["helper"])
+        main = self.documents[0]
+        nothing = not any(found[table.name] for table in keys.TABLES if table.name != "helperd")
+        if (nothing or not main.content) and not self.mistakes and not daemon.get("empty"):
+            text = "is empty, as a power cut leaves files; if it is meant to be, write [helperd] and empty = true"
+            self.refuse("no-config", text, Place(main, ()))
         sources.check(self, found["source"], found["helper"])
         sinks.check(self, found["sink"], found["source"], daemon)

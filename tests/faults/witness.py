@@ -209,6 +209,25 @@ def fds(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def listening(pid: int) -> int:
+    """Sockets that a process listens at."""
+    inodes = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    found = 0
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        words = line.split()
+        found += words[6] in inodes and words[3] == "00010000"
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            found += words[9] in inodes and words[3] == "0A"
+    return found
+
+
 @contextlib.contextmanager
 def few_descriptors(pid: int) -> Iterator[Callable[[int], None]]:
     """Call with how many descriptors a process may open beside those it has; as before in the end."""
