@@ -28,6 +28,18 @@ def test_a_minute_of_trouble_loses_no_packet_and_leaves_nothing(root, tmp_path):
     assert found["consumer_got"] > 0
 
 
+@pytest.mark.timeout(300)
+def test_half_a_minute_of_a_year(root, tmp_path):
+    """The whole: `python -m benchmarks.year --minutes 60`."""
+    file = tmp_path / "year.json"
+    told = run(root, "benchmarks.year", "--minutes=0.5", f"--json={file}", timeout=280)
+    print(told)
+    found = json.loads(file.read_text())
+    assert found["kinds"] >= 40
+    assert found["happened"] >= 5
+    assert found["on_disk"] == found["delivered_to_files"] > 0
+
+
 def test_nobody_who_is_well_is_judged(root, tmp_path):
     """The calm of ten minutes, in a third of one; the whole: `python -m benchmarks.verdicts`."""
     file = tmp_path / "verdicts.json"
