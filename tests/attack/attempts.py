@@ -13,7 +13,8 @@ class Attempt(NamedTuple):
     """One attempt.
 
     Attributes:
-        positions: stranger, member (of the socket's group, no rule), allowed, supervisor, helper, sealed.
+        positions: stranger, reader (of the daemon's sockets), member (of the launcher's socket's group, no rule), allowed,
+            supervisor, helper, sealed.
         control: the place where it works: root, user (no precaution), helper, allowed, supervisor, or code in
             ``legal`` run from the position itself.
     """
@@ -25,7 +26,7 @@ class Attempt(NamedTuple):
     legal: str = ""
 
 
-EVERY = ("stranger", "allowed", "supervisor", "helper", "sealed")
+EVERY = ("stranger", "reader", "allowed", "supervisor", "helper", "sealed")
 INSIDE = ("supervisor", "helper", "sealed")
 HELPER = ("helper", "sealed")
 
@@ -288,7 +289,7 @@ BY_OTHERS = {
 
 # requests: the code must fail, ``legal`` is the same thing as it is allowed, from the same place
 REQUESTS: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "connect": (("stranger", "helper"), "s = connect(SOCKET); result = ask(s, 3)", ""),
+    "connect": (("stranger", "reader", "helper"), "s = connect(SOCKET); result = ask(s, 3)", ""),
     "connect without a rule": (("member",), "s = connect(SOCKET); result = ask(s, 3)", ""),
     "a profile of somebody else": (
         ("allowed",),
@@ -317,56 +318,56 @@ REQUESTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     ),
     "five descriptors": (
         ("allowed", "supervisor"),
-        "s, f = ready(); fds, _ = pipes(5); result = ask(s, 1, 1, arg=f, fds=fds)",
-        "s, f = ready(); fds, _ = pipes(3); result = ask(s, 1, 1, arg=f, fds=fds)",
+        "s, f = ready(); fds, _ = pipes(5); result = runs(s, f, fds)",
+        "s, f = ready(); fds, e = pipes(3); result = answers(s, f, fds, e)",
     ),
     "250 descriptors": (
         ("allowed", "supervisor"),
-        "s, f = ready(); fds, _ = pipes(3); result = ask(s, 1, 1, arg=f, fds=(fds * 84)[:250])",
-        "s, f = ready(); fds, _ = pipes(3); result = ask(s, 1, 1, arg=f, fds=fds)",
+        "s, f = ready(); fds, _ = pipes(3); result = runs(s, f, (fds * 84)[:250])",
+        "s, f = ready(); fds, e = pipes(3); result = answers(s, f, fds, e)",
     ),
     "one descriptor": (
         ("allowed", "supervisor"),
-        "s, f = ready(); fds, _ = pipes(1); result = ask(s, 1, 1, arg=f, fds=fds)",
-        "s, f = ready(); fds, _ = pipes(2); result = ask(s, 1, 1, arg=f, fds=fds)",
+        "s, f = ready(); fds, _ = pipes(1); result = runs(s, f, fds)",
+        "s, f = ready(); fds, e = pipes(2); result = answers(s, f, fds, e)",
     ),
     "a file as a pipe": (
         ("allowed", "supervisor"),
-        "s, f = ready(); fds, _ = pipes(); fds[0] = os.open('/etc/passwd', 0); result = ask(s, 1, 1, arg=f, fds=fds)",
-        "s, f = ready(); fds, _ = pipes(); result = ask(s, 1, 1, arg=f, fds=fds)",
+        "s, f = ready(); fds, _ = pipes(); fds[0] = os.open('/etc/passwd', 0); result = runs(s, f, fds)",
+        "s, f = ready(); fds, e = pipes(); result = answers(s, f, fds, e)",
     ),
     "a directory as a pipe": (
         ("allowed", "supervisor"),
-        "s, f = ready(); fds, _ = pipes(); fds[1] = os.open('/', 0); result = ask(s, 1, 1, arg=f, fds=fds)",
-        "s, f = ready(); fds, _ = pipes(); result = ask(s, 1, 1, arg=f, fds=fds)",
+        "s, f = ready(); fds, _ = pipes(); fds[1] = os.open('/', 0); result = runs(s, f, fds)",
+        "s, f = ready(); fds, e = pipes(); result = answers(s, f, fds, e)",
     ),
     "a device as a pipe": (
         ("allowed", "supervisor"),
-        "s, f = ready(); fds, _ = pipes(); fds[2] = os.open('/dev/null', 2); result = ask(s, 1, 1, arg=f, fds=fds)",
-        "s, f = ready(); fds, _ = pipes(); result = ask(s, 1, 1, arg=f, fds=fds)",
+        "s, f = ready(); fds, _ = pipes(); fds[2] = os.open('/dev/null', 2); result = runs(s, f, fds)",
+        "s, f = ready(); fds, e = pipes(); result = answers(s, f, fds, e)",
     ),
     "a pipe the wrong way round": (
         ("allowed", "supervisor"),
-        "s, f = ready(); fds, e = pipes(); fds[0] = e[0][1]; result = ask(s, 1, 1, arg=f, fds=fds)",
-        "s, f = ready(); fds, _ = pipes(); result = ask(s, 1, 1, arg=f, fds=fds)",
+        "s, f = ready(); fds, e = pipes(); fds[0] = e[0][1]; result = runs(s, f, fds)",
+        "s, f = ready(); fds, e = pipes(); result = answers(s, f, fds, e)",
     ),
     "unsealed memory": (
         ("allowed", "supervisor"),
-        "s, f = ready(); fds, _ = pipes(); fds.append(os.memfd_create('x', 2)); result = ask(s, 1, 1, arg=f, fds=fds)",
+        "s, f = ready(); fds, _ = pipes(); fds.append(os.memfd_create('x', 2)); result = runs(s, f, fds)",
         (
-            "s, f = ready(); fds, _ = pipes(); m = os.memfd_create('x', 2); os.ftruncate(m, 4096); "
-            "fcntl.fcntl(m, 1033, 6); result = ask(s, 1, 1, arg=f, fds=fds + [m])"
+            "s, f = ready(); fds, e = pipes(); m = os.memfd_create('x', 2); os.ftruncate(m, 4096); "
+            "fcntl.fcntl(m, 1033, 6); result = answers(s, f, fds + [m], e)"
         ),
     ),
-    "a third helper of two": (
+    "one helper more than its rule allows": (
         ("allowed",),
-        "s, f = ready(); launch(s, f); launch(s, f); result = launch(s, f)",
-        "s, f = ready(); launch(s, f); result = launch(s, f)",
+        "s, f = ready(); [launch(s, f) for _ in range(MOST)]; result = launch(s, f)",
+        "s, f = ready(); [launch(s, f) for _ in range(MOST - 1)]; result = launch(s, f)",
     ),
-    "two of two over another connection": (
+    "one more over another connection": (
         ("allowed",),
-        "s, f = ready(); launch(s, f); t, f = ready(); launch(t, f); result = launch(t, f)",
-        "s, f = ready(); launch(s, f); t, f = ready(); result = launch(t, f)",
+        "s, f = ready(); [launch(s, f) for _ in range(MOST - 1)]; t, f = ready(); launch(t, f); result = launch(t, f)",
+        "s, f = ready(); [launch(s, f) for _ in range(MOST - 1)]; t, f = ready(); result = launch(t, f)",
     ),
     "kill by another connection": (
         ("allowed", "supervisor"),
@@ -425,8 +426,8 @@ REQUESTS: dict[str, tuple[tuple[str, ...], str, str]] = {
     ),
     "a count that lies": (
         ("allowed", "supervisor"),
-        "s, f = ready(); fds, _ = pipes(); result = ask(s, 1, 1, arg=f, fds=fds, n=2)",
-        "s, f = ready(); fds, _ = pipes(); result = ask(s, 1, 1, arg=f, fds=fds, n=3)",
+        "s, f = ready(); fds, _ = pipes(); result = runs(s, f, fds, n=2)",
+        "s, f = ready(); fds, e = pipes(); result = answers(s, f, fds, e)",
     ),
     "a seventeenth connection": (
         ("allowed",),
@@ -459,7 +460,8 @@ def attempts() -> list[Attempt]:
     found = [Attempt(name, code, EVERY) for name, code in PROCESSES.items()]
     found += [Attempt(name, code, EVERY) for name, code in FILES.items()]
     found += [
-        Attempt(name, code, ("stranger", "allowed", "helper", "sealed")) for name, code in OTHERS.items()
+        Attempt(name, code, ("stranger", "reader", "allowed", "helper", "sealed"))
+        for name, code in OTHERS.items()
     ]
     found += [Attempt(name, code, INSIDE) for name, code in IDENTITY.items()]
     found += [Attempt(name, code, INSIDE) for name, code in KERNEL.items()]

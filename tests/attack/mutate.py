@@ -2,15 +2,19 @@
 
     sudo python -m tests.attack.mutate [WORD]     only mutations whose name has WORD
 
-Works on the copy that each stage makes for itself: the checkout is never touched.
+Works on the copy that each stage makes for itself, and on one for tests that need no stage: the checkout is never touched.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 from helperd.sandbox.seccomp import ABSENT, MODES, OPENS
@@ -25,7 +29,7 @@ POST, LOCK = "sandbox/post.py", "sandbox/lock.py"
 
 
 class Mutation(NamedTuple):
-    """One step taken away: ``old`` becomes ``new`` in a file of the package; which scenes are to notice."""
+    """One step taken away: ``old`` becomes ``new`` in a file of the package; which scenes, or files of tests, are to notice."""
 
     name: str
     file: str
@@ -35,6 +39,30 @@ class Mutation(NamedTuple):
 
 
 EXACT = "exact"
+TENDING, DATABASE = "tending.py", "helpers/_database.py"
+TENDED, READ, SHOWN = (
+    "tests/test_tending.py",
+    "tests/helpers/test_database.py tests/helpers/test_pcapfile.py",
+    "tests/test_visible.py",
+)
+KEEP = """            await trio.sleep(self._note(name, text, began))
+"""
+
+
+def exits() -> list[tuple[str, str]]:
+    """Every line of the package that makes a text visible: each is a way to a terminal, or into a recording."""
+    package = ROOT / "helperd"
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        lines = path.read_text().splitlines() if path.name != "visible.py" else []
+        found += [
+            (str(path.relative_to(package)), line + "\n")
+            for line in lines
+            if re.search(r"\bvisible\(|\(visible,", line) and "def visible" not in line
+        ]
+    return found
+
+
 MUTATIONS = [
     Mutation("close the rest", BECOME, "    kernel.close_from(last + 3)\n", "", "dirty_start"),
     Mutation("umask", BECOME, "    os.umask(0o077)\n", "", "dirty_start"),
@@ -149,11 +177,70 @@ MUTATIONS = [
     Mutation("as many descriptors as said", BECOME, "    if len(fds) != child.asked or flags & socket.MSG_CTRUNC:", "    if False:", "foreign descriptors"),
     Mutation("client gone, helpers gone", LAUNCHER, "                helper.client = None\n                self.custody.kill(helper)", "                helper.client = None", "leash"),
     Mutation("supervisor gone, all gone", LAUNCHER, "                self.supervisor = 0\n                self.end(", "                self.supervisor = 0\n                (lambda _: 0)(", "supervisor"),
+    *(Mutation(f"shown: {file}: {line.strip()[:40]}", file, line, re.sub(r"\bvisible([(,])", r"str\1", line), SHOWN) for file, line in exits()),
+    Mutation("control characters", "visible.py", "    if raw.isprintable():\n", "    if True:\n", SHOWN),
+    Mutation("marks of direction", "visible.py", "if letter.isprintable() else ascii", "if letter > ' ' else ascii", SHOWN),
+    Mutation("a terminal without a letter", "printing.py", "    if not text.isascii() and", "    if False and", SHOWN),
+    Mutation("DEL in JSON", "printing.py", '.replace("\\x7f", "\\\\u007f")', "", SHOWN),
+    Mutation("a task is begun anew", TENDING, KEEP, KEEP + "            return\n", TENDED),
+    Mutation("an error ends one task", TENDING, "except* Exception as errors", "except* KeyError as errors", TENDED),
+    Mutation("an error is counted", TENDING, '                    self.bug("helperd", errors)\n', "", TENDED),
+    Mutation("it is told", TENDING, '        self.say("error", f"{name}', '        (lambda *_: 0)("error", f"{name}', TENDED),
+    Mutation("it is shown", TENDING, "        self._troubles[name] = Trouble(name, text, ends)\n", "", TENDED),
+    Mutation("a longer pause each time", TENDING, "known.ends + 1", "1", TENDED),
+    Mutation("no pause without end", TENDING, "min(FIRST_S * 2.0 ** min(ends - 1, 30), MOST_S)", "FIRST_S * 2.0 ** min(ends - 1, 30)", TENDED),
+    Mutation("a trouble ends", TENDING, "                del self._troubles[trouble.name]", "                pass", TENDED),
+    Mutation("what may end ends", TENDING, "            if is_over():\n                return\n", "", TENDED),
+    Mutation("only tables", DATABASE, '        if kind != "table":', "        if False:", READ),
+    Mutation("virtual tables", DATABASE, 'kind if page or kind == "view" else "virtual table"', "kind", READ),
+    Mutation("what asks inside", DATABASE, "    allowed = inside is None and (", "    allowed = (", READ),
+    Mutation("what SQLite may do", DATABASE, "if allowed else sqlite3.SQLITE_DENY", "if True else 1", READ),
+    Mutation("computed columns", DATABASE, "table_info({table})", "table_xinfo({table})", READ),
+    Mutation("rows in their order", DATABASE, "row[0] <= before", "False", READ),
+    Mutation("time for a row", DATABASE, "monotonic() > self._due", "False", READ),
+    Mutation("temporary storage", DATABASE, '"temp_store = MEMORY", ', "", READ),
+    Mutation("a schema that is not trusted", DATABASE, '"trusted_schema = OFF", ', "", READ),
+    Mutation("a file that is only read", DATABASE, '"query_only = ON", ', "", READ),
+    Mutation("bounded memory", DATABASE, ', f"hard_heap_limit = {_HEAP}"', "", READ),
+    Mutation("bounded values", DATABASE, "        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)\n", "", READ),
+    Mutation("no other file", DATABASE, "        database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)\n", "", READ),
 ]  # fmt: skip
+
+
+def tests_red(mutation: Mutation) -> str:
+    """Run the files of tests on a mutated copy."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("helperd", "tests", "config", "packaging"):
+            shutil.copytree(ROOT / name, f"{folder}/{name}", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        path = Path(folder, "helperd", mutation.file)
+        assert path.read_text().count(mutation.old) > 0, f"nothing to mutate: {mutation}"
+        path.write_text(path.read_text().replace(mutation.old, mutation.new, 1))
+        argv = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *mutation.scenes.split(),
+        ]
+        env = {"PATH": os.environ["PATH"], "PYTHONPATH": folder}
+        try:
+            done = subprocess.run(
+                argv, cwd=folder, env=env, capture_output=True, text=True, timeout=90, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "hung"
+    why = [line for line in done.stdout.splitlines() if line.startswith(("E  ", "FAILED", "ERROR"))]
+    return (why[-1] if why else done.stdout[-100:])[:100] if done.returncode else ""
 
 
 def red(mutation: Mutation) -> str:
     """Run what is to notice; return how it did, or nothing."""
+    if mutation.scenes.startswith("tests/"):
+        return tests_red(mutation)
     env = dict(os.environ) | {"HELPERD_MUTATION": json.dumps(mutation[1:4])}
     module = ["scenes", *mutation.scenes.split()]
     if mutation.scenes == EXACT:

@@ -41,9 +41,10 @@ NEEDED = (
     "google",
     "psutil",
 )
-DAEMON, ALLOWED, OTHER, STRANGER = 990, 2001, 2002, 2003
-USERS = {"helperd": DAEMON, "allowed": ALLOWED, "other": OTHER, "stranger": STRANGER}
+DAEMON, ALLOWED, OTHER, STRANGER, READER = 990, 2001, 2002, 2003, 2004
+USERS = {"helperd": DAEMON, "allowed": ALLOWED, "other": OTHER, "stranger": STRANGER, "reader": READER}
 CAPTURE = 991  # the group of an [[allow]] rule
+READERS = 992  # who may read what the daemon captures
 
 
 @functools.cache
@@ -92,10 +93,15 @@ class Stage:
             self.copy()
         for name, line in (("passwd", "{0}:x:{1}:{1}::/:/bin/sh"), ("group", "{0}:x:{1}:")):
             text = Path(f"/etc/{name}").read_text()
-            text = "\n".join(row for row in text.splitlines() if row.split(":")[0] not in USERS) + "\n"
+            text = (
+                "\n".join(
+                    row for row in text.splitlines() if row.split(":")[0] not in {*USERS, "helperd-read"}
+                )
+                + "\n"
+            )
             text += "".join(line.format(user, uid) + "\n" for user, uid in USERS.items())
             if name == "group":
-                text += f"capture:x:{CAPTURE}:\n"
+                text += f"capture:x:{CAPTURE}:\nhelperd-read:x:{READERS}:helperd,reader\n"
             Path(f"{STAGE}/{name}").write_text(text)
             subprocess.run(["mount", "--bind", f"{STAGE}/{name}", f"/etc/{name}"], check=True)
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

@@ -1,4 +1,8 @@
-"""Runs every attempt from its positions, each beside its control; prints one JSON line per attempt. Process 1 only."""
+"""Runs every attempt from its positions, each beside its control; prints one JSON line per attempt. Process 1 only.
+
+suite.py own|package [NAME...]    under a configuration made for it, or under that of the package, in which every member of
+                                  group helperd may run ``interface``
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,9 @@ from tests.attack.stage import (
     DAEMON,
     LIBRARY,
     OTHER,
+    READER,
+    READERS,
+    ROOT,
     SOCKET,
     STAGE,
     STRANGER,
@@ -44,15 +51,27 @@ uid = {ALLOWED}
 helpers = ["raw"]
 max_running = 2
 """
+MOST = {"own": 2, "package": 8}
+"""Helpers of a user at once."""
+
+
+def package() -> str:
+    """The package's configuration; its helper is a probe, and behind it is one that no rule names."""
+    shutil.copy(f"{STAGE}/bin/probe.py", f"{LIBRARY}/helperd/helpers/__main__.py")
+    text = (ROOT / "packaging/helpers.toml").read_text()
+    assert 'command = ["builtin:interface"]' in text
+    assert text.count("[[helper]]") == text.count("[[allow]]") == 1
+    assert f"max_running = {MOST['package']}" in text
+    return f'{text}\n[[helper]]\nname = "plain"\ncommand = PROBE\n'
 
 
 class Scene:
     """The launcher, its victims, and a process in every position."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, default: str) -> None:
         self.stage = stage
         self.programs()
-        self.config = stage.config(CONFIG)
+        self.config = stage.config(CONFIG if default == "own" else package())
         self.launcher = stage.start(self.config, f"--listen={SOCKET}")
         stage.answered(self.launcher)
         self.victims = self.connect()
@@ -65,6 +84,7 @@ class Scene:
             "SOCKET": SOCKET,
             "STAGE": STAGE,
             "LIBRARY": LIBRARY,
+            "MOST": MOST[default],
         }
         self.supervisor = self.start_supervisor()
         self.values["SUPERVISOR"] = self.supervisor.run("result = os.getpid()")
@@ -127,6 +147,7 @@ class Scene:
                 "root": (0, ()),
                 "user": (STRANGER, ()),
                 "stranger": (STRANGER, ()),
+                "reader": (READER, (READERS,)),
                 "member": (OTHER, (DAEMON,)),
                 "allowed": (ALLOWED, (DAEMON,)),
             }[position]
@@ -191,13 +212,15 @@ def main() -> None:
     """Try everything."""
     stage = Stage()
     stage.veth()
-    scene = Scene(stage)
-    only = sys.argv[1:]
+    default, *only = sys.argv[1:] or ["own"]
+    scene = Scene(stage, default)
     controls: dict[tuple[str, str], tuple[bool, str]] = {}
     for attempt in attempts():
         if only and attempt.name not in only:
             continue
         for position in attempt.positions:
+            if position == "member" and default == "package":
+                continue  # each is named by the rule: "allowed"
             key = (attempt.name, position if attempt.legal else attempt.control)
             if key not in controls:
                 controls[key] = control(scene, attempt, position)
