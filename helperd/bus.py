@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from helperd.logs import Bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEPT: Final = 1000
 """Messages kept; the oldest goes first."""
@@ -63,6 +66,7 @@ class MessageBus:
     notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=KEPT))
     posted: int = 0
     dropped: int = 0
+    _followers: list[Callable[[Notice], None]] = field(default_factory=list)
     _budgets: dict[str, Bucket] = field(default_factory=dict)
     _unsaid: Counter[str] = field(default_factory=Counter)
     _recent: dict[tuple[str, str], tuple[Notice, float]] = field(default_factory=dict)
@@ -115,11 +119,21 @@ class MessageBus:
         self._recent[source, text] = (notice, now)
         self.notices.append(notice)
         self._lot.unpark_all()
+        for follower in list(self._followers):
+            follower(notice)
         return notice
 
     def since(self, number: int) -> list[Notice]:
         """The kept messages with a higher number."""
         return [notice for notice in self.notices if notice.number > number]
+
+    def follow(self, follower: Callable[[Notice], None]) -> None:
+        """Call somebody with each new message, at once; he neither waits nor raises."""
+        self._followers.append(follower)
+
+    def unfollow(self, follower: Callable[[Notice], None]) -> None:
+        """Call him no more."""
+        self._followers.remove(follower)
 
     async def wait(self) -> None:
         """Wait for the next message."""

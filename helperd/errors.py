@@ -57,8 +57,10 @@ PROBLEMS: dict[str, str] = {
     "socket-in-use": "another process already listens at this socket path",
     "path-too-long": "a unix socket path is longer than the kernel takes",
     "no-runtime-dir": "the runtime directory cannot be made or written",
-    "sink-failed": "a sink cannot be opened or written",
+    "sink-failed": "a sink cannot be opened",
     "disk-full": "the disk that a sink writes its files to has no room left",
+    "disk-error": "the disk that a sink writes its files to refuses what it is given, or does not keep it",
+    "disk-stuck": "the disk that a sink writes its files to does not answer",
     # configuration and usage
     "unknown-key": "the configuration has a key that helperd does not know",
     "bad-value": "a value has the wrong type or is out of range",

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import math
+import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ import trio
 
 from helperd import config
 from helperd.errors import ConfigError, ConfigRefused, HelperdError, RequestRefused, SinkError
+from helperd.sinks.hands import hangs
 from helperd.sinks.trial import trial
 from helperd.threads import in_thread
 
@@ -130,7 +132,9 @@ class Reloading:
         change = self.sinks.stage(new, names)
         try:
             for spec in change.files:
-                stuck = SinkError("sink-failed", f"{spec.path}: the disk has not answered for {READ_S:g} s")
+                stuck = SinkError("disk-stuck", f"{spec.path}: the disk has not answered for {READ_S:g} s")
+                if hangs(os.path.dirname(spec.path)):
+                    raise stuck
                 await self._in_time(partial(trial, spec), stuck)
         except BaseException:
             change.undo()

@@ -4,6 +4,7 @@
 
     {"source":"rtl","time":1700000000.123456,"number":7,"type":"RTL433","report":{"model":"Acurite"}}
     {"source":"rtl","time":1700000001.000001,"lost":12}
+    {"source":"rtl","time":1700000002.000000,"severity":"error","message":"the stick was pulled"}
 
 Rules:
   1. One line is one report. ``report`` is the helper's own text, byte for byte unless it holds line ends; what is no
@@ -12,7 +13,8 @@ Rules:
      in the frames format.
   3. A line with ``lost`` says how many reports of the source this reader missed since the line before, and stands
      where they would have stood.
-  4. In pcapng a report is a packet of ``LINKTYPE_JSON`` whose content is the text and whose comment names the type.
+  4. In files, messages stand among them: a line with ``severity`` and ``message``, without ``number``.
+  5. In pcapng a report is a packet of ``LINKTYPE_JSON`` whose content is the text and whose comment names the type.
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 
 LINKTYPE_JSON: Final = 162
 """LINKTYPE_USER15: private use, so that every reader of pcapng keeps the reports and none takes them for packets."""
+
+MESSAGES: Final = -1
+"""Stands for an interface where messages are counted."""
+OWN: Final = "helperd"
+"""Whose messages are lost, where messages are."""
 
 
 class Report(NamedTuple):
@@ -72,6 +79,12 @@ def report_of(bluetooth: BluetoothReport) -> DataReport:
     return DataReport(
         json=Json("linuxbthci", text, device.sec, device.usec), signal=bluetooth.signal, gps=bluetooth.gps
     )
+
+
+def message_line(source: str, time_ns: int, severity: str, text: str) -> bytes:
+    """A message of a helper's or of helperd's own."""
+    head = f'{{"source":{json.dumps(source)},"time":{_seconds(time_ns)},"severity":{json.dumps(severity)}'
+    return f'{head},"message":{json.dumps(text)}}}\n'.encode("ascii", "replace")
 
 
 def loss_line(source: str, lost: int, time_ns: int) -> bytes:

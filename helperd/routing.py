@@ -339,6 +339,31 @@ class Outbox:
         if was_full and self.pinned <= self._limit:
             self.on_room()
 
+    def revoke(self, counts: Mapping[int, int], nbytes: int, reason: str) -> None:
+        """Count what was delivered as lost after all: a disk took it, and has not kept it."""
+        packets = sum(counts.values())
+        self.delivered -= packets
+        self.delivered_bytes -= nbytes
+        self.lost += packets
+        self.lost_by[reason] += packets
+        for interface, number in counts.items():
+            self.unreported[interface, reason] += number
+
+    def blame(self, reason: str, before: int) -> None:
+        """Lay what did not fit into the queue at another door; ``before``: how much had not by then."""
+        moved = self.lost_by[SLOW] - before
+        if moved <= 0:
+            return
+        self.lost_by[SLOW] -= moved
+        self.lost_by[reason] += moved
+        for interface, slow in [key for key in self.unreported if key[1] == SLOW]:
+            some = min(moved, self.unreported[interface, slow])
+            self.unreported[interface, slow] -= some
+            self.unreported[interface, reason] += some
+            moved -= some
+        self.unreported = +self.unreported
+        self.lost_by = +self.lost_by
+
     def _drop_queue(self, reason: str) -> None:
         for batch in self._batches:
             self.count_lost(batch, reason)
@@ -574,11 +599,17 @@ class Route:
 
 
 class RouteTable:
-    """All routes, and who wants which source; ``gone`` has the accounts of what is not there any more."""
+    """All routes, and who wants which source.
+
+    Attributes:
+        gone: the accounts of what is not there any more.
+        told: messages that were offered to readers among the packets.
+    """
 
     def __init__(self) -> None:
         self.interfaces = Interfaces()
         self.gone = Gone()
+        self.told = 0
         self.routes: dict[str, Route] = {}
         self._wants: dict[Outbox, tuple[Tap, frozenset[str]]] = {}
         self._numbers = count()

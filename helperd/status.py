@@ -127,6 +127,7 @@ def sink_status(sink: StreamSink | FileSink, left: Left | None = None) -> dict[s
         row |= {
             "state": sink.state,
             "files": sink.begun,
+            "durable": sink.durable,
             "problem": None if error is None else error.problem,
             "text": None if error is None else error.text,
         }
@@ -145,6 +146,7 @@ def consumer_status(consumer: Consumer | FileSink, now: float) -> dict[str, obje
         "offered": outbox.offered,
         "packets": outbox.delivered,
         "bytes": outbox.delivered_bytes,
+        "durable": consumer.durable if isinstance(consumer, FileSink) else None,
         "lost": outbox.lost,
         "lost_by": dict(outbox.lost_by),
         "queued": outbox.queued + outbox.inflight,
@@ -196,7 +198,7 @@ def account(status: Mapping[str, Any]) -> Account:
         away.update(account["lost"])
     produced = sum(source["produced"] for source in sources)
     kept = sum(source["routed"] + source["empty"] for source in sources) + here.total()
-    offered = sum(source["offered"] for source in sources)
+    offered = sum(source["offered"] for source in sources) + status["told"]
     taken = sum(row["offered"] for row in (*readers, *left))
     delivered = sum(row["packets"] for row in (*readers, *left))
     queued = sum(reader["queued"] for reader in readers)
@@ -293,6 +295,7 @@ def snapshot(
         ],
         "stopping": supervisor.stopping,
         "gone": gone_status(gone),
+        "told": supervisor.table.told,
         "messages_dropped": supervisor.bus.dropped,
         "launcher": {
             "pid": os.getppid(),

@@ -184,7 +184,10 @@ LOST_IN_WORDS: Final = {
     "disconnected": "the reader was too slow, and let go",
     "link-type": "of a link type that does not go there",
     "disk-full": "the disk was full",
-    "sink-failed": "the file could not be written",
+    "disk-error": "the disk refused them, or did not keep them",
+    "disk-stuck": "the disk did not answer",
+    "file-changed": "somebody else removed or changed the file while it was written",
+    "sink-failed": "the file could not be made",
     "not-installed": "a program is missing",
     "refused": "the helper sent what cannot be",
     "after-shutdown": "the helper had said that it is done",
@@ -273,6 +276,8 @@ def consumer_cells(consumer: Mapping[str, Any]) -> list[Cell]:
     """One consumer's line, by ``CONSUMER_COLUMNS``."""
     lost = consumer.get("lost", 0)
     why = consumer.get("lost_by") or {}
+    durable = consumer.get("durable")
+    kept = "" if durable is None else f"durable: {durable:,}"
     who = [
         f"{word} {consumer[key]}" for word, key in (("pid", "pid"), ("uid", "uid")) if _known(consumer, key)
     ]
@@ -284,7 +289,9 @@ def consumer_cells(consumer: Mapping[str, Any]) -> list[Cell]:
         Cell(size(consumer.get("queued_bytes"))),
         Cell(span(consumer.get("connected_s"))),
         Cell(
-            visible(", ".join(filter(None, (" ".join(who), *(f"lost: {reason}" for reason in sorted(why)))))),
+            visible(
+                ", ".join(filter(None, (" ".join(who), kept, *(f"lost: {reason}" for reason in sorted(why)))))
+            ),
             DIM,
         ),
     ]

@@ -99,7 +99,7 @@ def test_every_reason_for_which_a_packet_is_lost_is_in_the_table_and_no_other() 
     handed = re.findall(
         r'(?:count_lost\(\w+, |refuse\(runs, |_drop_queue\(|outbox\.clear\()"([a-z-]+)"', code
     )
-    files = {"disk-full", "sink-failed", "not-installed"}
+    files = {"disk-full", "disk-error", "disk-stuck", "file-changed", "sink-failed", "not-installed"}
     table = (DOCS / "troubleshooting.md").read_text().partition("## Where packets get lost")[2]
     shown = re.findall(r"(?m)^\| `([a-z-]+)` \|", table)
     assert set(shown) == {*counted, *handed, *LOSSES, *CHANGES, SLOW, *files}

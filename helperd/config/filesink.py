@@ -57,8 +57,8 @@ def check(entry: Mapping[str, Any], written: Container[str], refuse: Refuse) -> 
             if key in written:
                 refuse(key, 'is for files; write type = "file" or leave it out')
         return
-    if entry.get("format") != "pcapng":
-        refuse("format", 'of files is "pcapng"; others can be read from a socket')
+    if entry.get("format") not in {"pcapng", "jsonl"}:
+        refuse("format", 'of files is "pcapng" or "jsonl"; frames can be read from a socket')
     if entry.get("overflow") == "disconnect":
         refuse("overflow", 'of files is "drop-oldest" or "wait"; there is nobody to disconnect')
     limits = ("rotate_size", "rotate_every", "rotate_packets")

@@ -118,7 +118,8 @@ SINK: tuple[Key, ...] = (
         "format",
         v.choice("pcapng", "frames", "jsonl"),
         "What consumers read. pcapng: what Wireshark and tcpdump read; jsonl: the JSON reports alone, one per "
-        "line; frames: the helpers' own frames. Both in docs/protocol.md.",
+        "line, in files with the messages of helpers and helperd among them; frames: the helpers' own frames, not "
+        "for files. Both in docs/protocol.md.",
         default="pcapng",
     ),
     Key(
@@ -203,9 +204,9 @@ SINK: tuple[Key, ...] = (
         "sink",
         "disk_full",
         v.choice("drop", "stop"),
-        "What happens when the disk is full or cannot be written. drop: packets that do not fit into limit are "
-        "dropped, counted under disk-full or sink-failed, and it is tried again every second; stop: the sink "
-        "ends, until the next reload.",
+        "What happens when the disk is full or refuses something. drop: packets that do not fit into limit are "
+        "dropped, counted under disk-full, disk-error or sink-failed, and it is tried again every second; stop: "
+        "the sink ends, until the next reload.",
         default="drop",
     ),
     Key(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from helperd.config.specs import Config, DaemonSpec
     from helperd.routing import Form, Overflow, RouteTable
     from helperd.sinks.listen import TcpListener
+    from helperd.sinks.said import Messages
     from helperd.sinks.stream import Tend
 
     Listener = UnixListener | TcpListener
@@ -41,6 +42,10 @@ class Shell(Protocol):
 
     table: RouteTable
     room: Bell
+
+    @property
+    def bus(self) -> Messages:
+        """What people are told."""
 
     def on_consumer(self, wanted: frozenset[str], /) -> None:
         """A reader of these sources has come."""
@@ -240,6 +245,7 @@ class Sinks:
             on_change=self._changed,
             on_bug=partial(self.shell.bug, "helperd"),
             say=self.shell.say,
+            bus=self.shell.bus,
         )
 
     def begin(self, sink: Sink) -> None:

@@ -4,7 +4,9 @@ Rules:
   1. The loop never waits for a disk; the thread has a bounded amount in hand, the outbox the rest of the bound.
   2. A disk that is full or broken costs this sink's packets, counted, and nobody else's: it is tried again every
      second ("drop"), or the sink ends and says so ("stop").
-  3. Files that are over are brought to the disk beside the one that is being written.
+  3. Files that are over are brought to the disk beside the one that is being written; so is that one, now and then.
+  4. Delivered is what was written; durable what fsync has confirmed. What is not known to be on the disk when its file
+     is over counts as lost after all.
 """
 
 from __future__ import annotations
@@ -13,16 +15,19 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from helperd.bell import Bell
 from helperd.errors import SinkError
+from helperd.reports import OWN
 from helperd.routing import SLOW, Outbox, Overflow, RouteTable
 from helperd.sinks.consumer import Peer, next_number
+from helperd.sinks.disk import Changed, failed, mount_of
 from helperd.sinks.files import Files
-from helperd.threads import in_thread
+from helperd.sinks.hands import LOOK_S, STUCK_LOOKS, Hands
+from helperd.sinks.said import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from helperd.config.specs import SinkSpec
     from helperd.routing import Batch, Form, Losses
     from helperd.sinks.files import Outcome
+    from helperd.sinks.said import Messages, Told
     from helperd.sinks.written import Written
 
 TAKE_BYTES: Final = 1 << 20
@@ -45,12 +51,14 @@ MOST_S: Final = 60.0
 _OURS: Final = frozenset({"no-resources", "bug"})
 """What is no fault of the disk, so that its policy does not count: it is tried again."""
 TICK_S: Final = 1.0
+SYNC_S: Final = 10.0
+"""Seconds after which what was written is brought to the disk, though its file goes on."""
 FLUSH_S: Final = 5.0
 """Seconds that a sink that is closed has for what is queued."""
 FINISHING: Final = 2
 """Files that may be brought to the disk at once, beside the one being written."""
-
-_Result = TypeVar("_Result")
+UNNAMED: Final = 64
+"""Files that may wait for another try to finish them, before no more are begun."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,8 +70,7 @@ class FileSink:
         on_change: called when its state has changed.
         on_bug: takes an error of our own, which ends this sink alone.
         say: takes a severity and a text for people.
-        state: "idle" until something is written, "writing", "failed" (tried again every second), "stopped".
-        error: why it is failed or stopped.
+        durable: packets that fsync has confirmed, of those delivered.
         consumers: itself, while it takes packets.
     """
 
@@ -75,10 +82,9 @@ class FileSink:
     on_change: Callable[[], None]
     on_bug: Callable[[BaseException], None]
     say: Callable[[str, str], None]
-    state: str = "idle"
-    error: SinkError | None = None
+    bus: Messages | None = None
     source: str | None = None
-    form: Form = "pcapng"
+    durable: int = 0
     number: int = field(default_factory=next_number)
     peer: Peer = field(default_factory=lambda: Peer(os.getpid(), os.getuid()))
     connected_at: float = field(default_factory=trio.current_time)
@@ -86,17 +92,28 @@ class FileSink:
     consumers: list[FileSink] = field(default_factory=list)
     outbox: Outbox = field(init=False)
     _files: Files = field(init=False)
+    _hands: Hands = field(init=False)
     _bell: Bell = field(default_factory=Bell)
     _closing: trio.Event = field(default_factory=trio.Event)
     _over: list[Written] = field(default_factory=list)
+    _unsettled: list[Written] = field(default_factory=list)
     _finishing: int = 0
-    _threads: trio.CapacityLimiter = (
+    _writer: trio.CapacityLimiter = (
         field(  # its own: a disk that hangs keeps threads, and nobody else waits for them
-            default_factory=lambda: trio.CapacityLimiter(FINISHING + 1)
+            default_factory=lambda: trio.CapacityLimiter(1)
         )
     )
+    _finishers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(FINISHING))
     _finished: Bell = field(default_factory=Bell)
+    _syncing: bool = False
+    _error: SinkError | None = None
+    _stuck: SinkError | None = None
+    _beside: dict[str, SinkError] = field(default_factory=dict)
+    _ended: bool = False
+    _wrote: bool = False
+    _again_at: float = 0.0
     _lost_before: int = 0
+    _stuck_before: int = 0
     _idle: bool = False
 
     def __post_init__(self) -> None:
@@ -109,6 +126,12 @@ class FileSink:
             on_room=self.on_room.ring,
         )
         self._files = Files(spec, self.header, self.table, self._over.append)
+        self._hands = Hands(mount_of(os.path.dirname(spec.path)), self._drop_files)
+
+    @property
+    def form(self) -> Form:
+        """What is in the files: "pcapng" or "jsonl"."""
+        return cast("Form", self.spec.format)
 
     @property
     def name(self) -> str:
@@ -134,7 +157,23 @@ class FileSink:
     @property
     def over(self) -> bool:
         """Whether it has ended by itself."""
-        return self.state == "stopped"
+        return self._ended
+
+    @property
+    def error(self) -> SinkError | None:
+        """What is wrong with it now; with the files that are over, too."""
+        return self._stuck or self._error or next(iter(self._beside.values()), None)
+
+    @property
+    def state(self) -> str:
+        """One of "idle" (nothing was written yet), "writing", "failed" (tried every second), "stuck", "stopped"."""
+        if self._ended:
+            return "stopped"
+        if self._stuck is not None:
+            return "stuck"
+        if self._error is not None:
+            return "failed"
+        return "writing" if self._wrote else "idle"
 
     def close(self) -> None:
         """Take no more packets, and end soon: what is queued is written if the disk lets it."""
@@ -151,21 +190,37 @@ class FileSink:
         """Take packets and write them, until ``finish``, the cancellation of ``scope``, or a policy's end."""
         spec = self.spec
         linktypes = frozenset(spec.dlts)
-        self.table.connect(self.outbox, frozenset(spec.sources), single=False, linktypes=linktypes)
+        self.table.connect(
+            self.outbox, frozenset(spec.sources), single=False, form=self.form, linktypes=linktypes
+        )
+        follows = self.bus if self.form == "jsonl" else None
+        if follows is not None:
+            follows.follow(self._on_message)
         self.consumers.append(self)
         self.on_change()
         try:
             with self.scope:
-                pause = RETRY_S
-                while not await self._work():
-                    await self._rest(pause)
-                    pause = min(pause * 2, MOST_S)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch)
+                    pause = RETRY_S
+                    while not await self._work():
+                        await self._rest(pause)
+                        pause = min(pause * 2, MOST_S)
+                    nursery.cancel_scope.cancel()
         finally:
             self.table.disconnect(self.outbox)
-            self.outbox.clear("consumer-left" if self.error is None else self.error.problem)
+            if follows is not None:
+                follows.unfollow(self._on_message)
+            self._leave_behind()
             self.table.gone.leave(self.name, self.outbox.account())
             self.consumers.clear()
             self.on_change()
+
+    def _on_message(self, told: Told) -> None:
+        """Keep what people are told, among the reports: of its own sources, and of helperd's."""
+        if not self.spec.sources or told.source in {*self.spec.sources, OWN}:
+            self.table.told += 1
+            self.outbox.put(line_of(told))
 
     async def _work(self) -> bool:
         """Take packets and write them; False when an error of our own has ended that: it is to be tried again."""
@@ -184,66 +239,144 @@ class FileSink:
         self._fail(failure)
         return False
 
-    async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Let the thread do something; when the sink is cancelled meanwhile, the thread is left to itself.
+    def _leave_behind(self) -> None:
+        """Account for what is not done: a thread that hangs is left to itself."""
+        hangs = self._hands.leave()
+        reason = self.error.problem if self.error is not None else "disk-stuck" if hangs else "consumer-left"
+        files = [*self._over, *self._unsettled]
+        if self._files.current is not None:
+            files.append(self._files.current)
+        for file in dict.fromkeys(files):
+            self._settle(file, reason)
+        self.outbox.clear(reason)
+        if not hangs:
+            self._drop_files()
 
-        Raises:
-            SinkError: "no-resources"; no thread can be started, and nothing was done.
-        """
-        begun = False
+    def _drop_files(self) -> None:
+        """Close what is still open, as it is."""
+        for file in [*self._over, *self._unsettled, self._files.current]:
+            if file is not None:
+                file.drop()
 
-        def run() -> _Result:
-            nonlocal begun
-            begun = True
-            return work()
+    # the disk's state
 
-        try:
-            return await in_thread(run, limiter=self._threads)
-        except (RuntimeError, MemoryError) as error:
-            if begun:
-                raise
-            text = f"no thread can be started ({error}); see TasksMax= of the unit, and `ulimit -u`"
-            raise SinkError("no-resources", text) from None
+    async def _watch(self) -> None:
+        """Notice a call that does not return, and one that does at last."""
+        while True:
+            await trio.sleep(LOOK_S)
+            call = self._hands.look()
+            if call is not None and self._stuck is None:
+                self.outbox.blame("disk-stuck", call.before)
+                self._hang(f"{call.doing} has not returned for {STUCK_LOOKS * LOOK_S:g} s")
+            elif call is None and self._stuck is not None and not self._hands.in_the_way:
+                self._stuck = None
+                self._note()
+                lost = self.outbox.lost - self._stuck_before
+                self.say(
+                    "info", f"{self.name}: the disk answers again; {lost:,} packets are not in the files"
+                )
+
+    def _hang(self, text: str) -> None:
+        if self._stuck is None:
+            self._stuck_before = self.outbox.lost
+            self._stuck = SinkError("disk-stuck", f"{text}: the disk hangs; see the kernel's log (dmesg)")
+            policy = "what does not fit into its queue is dropped and counted until the disk answers"
+            self.say("error", f"{self.name}: {self._stuck.text}; {policy}")
+            self._note()
+
+    def _fail(self, error: SinkError) -> None:
+        """Note why nothing can be written; say it once."""
+        before = self._error
+        self._error = error
+        self._again_at = trio.current_time() + RETRY_S
+        if before is None:
+            self._lost_before = self.outbox.lost
+        if before is None or before.problem != error.problem:
+            self._complain(error)
+        self._note()
+
+    def _complain(self, error: SinkError) -> None:
+        """Say what is wrong, and what follows from it."""
+        ends = self.spec.disk_full == "stop" and error.problem not in _OURS
+        self._ended = self._ended or ends
+        policy = (
+            "the sink has ended; `helperd reload` starts it again"
+            if ends
+            else "what does not fit into its queue is dropped and counted until it can write again"
+        )
+        self.say("error", f"{self.name}: {error.text}; {policy}")
+
+    def _note(self) -> None:
+        """Its state has changed, or what is wrong."""
+        self.outbox.reason = SLOW if self.error is None else self.error.problem
+        self.on_change()
+
+    def _recover(self) -> None:
+        """It can write."""
+        if self._error is not None:
+            lost = self.outbox.lost - self._lost_before
+            self._error = None
+            self.say("info", f"{self.name} can be written again; {lost:,} packets are not in it")
+            self._note()
+
+    def _set_beside(self, what: str, error: SinkError | None) -> None:
+        """Note what is wrong beside the writing, or that it is not any more."""
+        before = self._beside.pop(what, None)
+        if error is not None:
+            self._beside[what] = error
+            if before is None:
+                self.say("error", f"{self.name}: {error.text}")
+                if self.spec.disk_full == "stop" and error.problem not in _OURS:
+                    self._fail(error)
+        if (before is None) != (error is None):
+            self._note()
+
+    # writing
 
     async def _prepare(self) -> None:
         """Make ready to write, and try until that works."""
         while True:
-            try:
-                said = await self._in_thread(self._files.prepare)
-            except SinkError as error:
-                self._fail(error)
-                if self.state == "stopped":
-                    return
+            if self._hands.in_the_way:
+                self._hang(f"an earlier sink still waits for {self._hands.place}")
             else:
-                self._recover()
-                for text in said:
-                    self.say("warning", text)
-                return
+                try:
+                    said = await self._hands.do(
+                        self._files.prepare, f"the first look at {os.path.dirname(self.name)}", self._writer
+                    )
+                except SinkError as error:
+                    self._fail(error)
+                    if self._ended:
+                        return
+                else:
+                    self._recover()
+                    for text in said:
+                        self.say("warning", text)
+                    return
             with trio.move_on_after(RETRY_S):
                 await self._closing.wait()
                 return
 
     async def _write_all(self, nursery: trio.Nursery) -> None:
         outbox = self.outbox
-        tried_at = tick_at = trio.current_time()
-        while self.state != "stopped" and (outbox or not self._closing.is_set()):
+        tick_at = trio.current_time()
+        sync_at = tick_at + SYNC_S
+        while not self._ended and (outbox or not self._closing.is_set()):
             now = trio.current_time()
-            if self.state == "failed" and now - tried_at < RETRY_S and not self._closing.is_set():
-                await self._rest(tried_at + RETRY_S - now)
+            if self._error is not None and not await self._mend(nursery):
+                if self._closing.is_set():
+                    break
                 continue
             taken = outbox.take(TAKE_BYTES)
             if taken:
-                tried_at = now
                 await self._write(taken)
-                if self.state == "failed" and self._closing.is_set():
+                if self._error is not None and self._closing.is_set():
                     break
             if now >= tick_at:
                 tick_at = now + TICK_S
-                try:
-                    for text in await self._in_thread(self._files.tick):
-                        self.say("warning", text)
-                except SinkError as error:
-                    self._fail(error)
+                await self._tick()
+            if now >= sync_at:
+                sync_at = now + SYNC_S
+                self._sync_soon(nursery)
             await self._finish_files(nursery)
             if not taken and not outbox and not self._closing.is_set():
                 self._idle = True
@@ -253,11 +386,17 @@ class FileSink:
             elif not self._plenty and not self._closing.is_set():
                 await self._gather()
         untold = self._untold()
-        try:
-            await self._in_thread(partial(self._files.turn, untold))
-        except SinkError as error:
-            self._fail(error)
+        await self._do(partial(self._files.turn, untold), "the end of")
         await self._finish_files(nursery)
+
+    async def _mend(self, nursery: trio.Nursery) -> bool:
+        """After a failure: wait for the next try, and see that the disk keeps what it is given; whether it does."""
+        await self._rest(max(0.0, self._again_at - trio.current_time()))
+        proven = await self._prove()
+        await self._finish_files(nursery)
+        if proven and not self.outbox:
+            self._recover()
+        return proven
 
     def _on_ready(self) -> None:
         if self._idle or self._plenty:
@@ -278,11 +417,36 @@ class FileSink:
         with trio.move_on_after(seconds):
             await self._closing.wait()
 
+    async def _do(self, work: Callable[[], object], doing: str) -> bool:
+        """Let the writing thread do something with its file; whether that went well."""
+        try:
+            await self._hands.do(work, f"{doing} {self.path}", self._writer, self.outbox.lost_by[SLOW])
+        except SinkError as error:
+            self._fail(error)
+            return False
+        return True
+
+    async def _prove(self) -> bool:
+        """See that the disk keeps what it is given, and count what it has kept."""
+        if not await self._do(self._files.prove, "a write to"):
+            return False
+        if self._files.current is not None:
+            self._settle(self._files.current)
+        return True
+
+    async def _tick(self) -> None:
+        await self._do(self._files.tick, "a look at")
+
     async def _write(self, taken: list[Batch]) -> None:
         outbox = self.outbox
         untold = self._untold()
         try:
-            done: Outcome = await self._in_thread(partial(self._files.write, taken, untold))
+            done: Outcome = await self._hands.do(
+                partial(self._files.write, taken, untold),
+                f"a write to {self.path}",
+                self._writer,
+                outbox.lost_by[SLOW],
+            )
         except SinkError as error:  # nothing was begun
             self._fail(error)
             outbox.sent(taken, taken)
@@ -294,70 +458,124 @@ class FileSink:
             raise
         for text in done.said:
             self.say("warning", text)
-        if done.error is None:
-            self._recover()
-        else:
-            self._fail(done.error)
         outbox.sent(taken, done.left)
         outbox.unreported += done.untold
+        self._set_beside("keep", self._files.stays)
+        if done.error is not None:
+            self._fail(done.error)
+        elif self._error is not None and await self._prove():
+            self._recover()
+        if done.error is None and not self._wrote:
+            self._wrote = True
+            self.on_change()
 
     def _untold(self) -> Losses:
         lost, self.outbox.unreported = self.outbox.unreported, Counter()
         return lost
 
-    def _fail(self, error: SinkError) -> None:
-        """Note why nothing can be written; say it once."""
-        before = self.state
-        policy_ends = self.spec.disk_full == "stop" and error.problem not in _OURS
-        self.state = "stopped" if policy_ends else "failed"
-        self.error = error
-        self.outbox.reason = error.problem
-        if before != self.state:
-            self._lost_before = self.outbox.lost
-            policy = (
-                "the sink has ended; `helperd reload` starts it again"
-                if self.state == "stopped"
-                else "what does not fit into its queue is dropped and counted until it can write again"
-            )
-            self.say("error", f"{self.name}: {error.text}; {policy}")
-            self.on_change()
+    # what the disk keeps
 
-    def _recover(self) -> None:
-        """It can write."""
-        if self.state == "failed":
-            lost = self.outbox.lost - self._lost_before
-            self.say("info", f"{self.name} can be written again; {lost:,} packets are not in it")
-            self.outbox.reason = SLOW
-        state = "idle" if self._files.current is None and self.state != "writing" else "writing"
-        self.error = None
-        if state != self.state:
-            self.state = state
-            self.on_change()
+    def _sync_soon(self, nursery: trio.Nursery) -> None:
+        """Bring the current file's packets to the disk, beside the writing."""
+        file = self._files.current
+        if (
+            file is not None
+            and file.broken is None
+            and file.packets > file.safe.packets
+            and not self._syncing
+        ):
+            self._syncing = True
+            nursery.start_soon(self._sync, file, partial(file.sync, file.mark))
+
+    async def _sync(self, file: Written, sync: Callable[[], None]) -> None:
+        try:
+            await self._hands.do(sync, f"an fsync of {file.part}", self._finishers, self.outbox.lost_by[SLOW])
+        except SinkError as error:
+            self._fail(error)
+        except (
+            OSError
+        ) as error:  # the next write leaves the file; what is lost is counted when it is finished
+            self._fail(failed(error, f"cannot bring {file.part} to the disk"))
+        except Changed:
+            pass  # noticed by the next look
+        else:
+            self._settle(file)
+        finally:
+            self._syncing = False
+
+    def _settle(self, file: Written, reason: str = "") -> None:
+        """Count what of a file is known to be on the disk; with a ``reason`` the rest, for it is over."""
+        safe, mark = file.safe, file.mark
+        self.durable += safe.packets - file.settled
+        file.settled = safe.packets
+        if not reason:
+            return
+        lost = Counter(mark.counts)
+        lost.subtract(safe.counts)
+        lost.subtract(file.revoked)
+        lost = +lost
+        if lost:
+            file.revoked.update(lost)
+            self.outbox.revoke(lost, mark.nbytes - safe.nbytes, reason)
 
     async def _finish_files(self, nursery: trio.Nursery) -> None:
         """Bring files that are over to the disk, a few side by side."""
         while self._over:
-            while self._finishing >= FINISHING:
+            while self._finishing >= FINISHING or len(self._unsettled) >= UNNAMED:
                 await self._finished.wait()
             self._finishing += 1
-            nursery.start_soon(self._finish, self._over.pop(0))
+            file = self._over.pop(0)
+            self._unsettled.append(file)
+            nursery.start_soon(self._finish, file)
 
     async def _finish(self, file: Written) -> None:
-        pause = RETRY_S
+        """Bring one to the disk, and try until that works; what is lost of it is known after the first time."""
+        pause, first = RETRY_S, True
         try:
             while True:
-                try:
-                    await self._in_thread(file.finish)
-                except SinkError as error:
-                    self.say("error", f"{file.part} is whole, and not finished yet: {error.text}")
-                    if self._closing.is_set():
-                        return
-                    await self._rest(pause)
-                    pause = min(pause * 2, MOST_S)
-                else:
+                error = await self._finish_once(file)
+                if first:
+                    first = False
+                    self._finishing -= 1
+                    self._finished.ring()
+                self._set_beside(file.part, error)
+                if error is None:
+                    self._files.finished(file)
+                    self._unsettled.remove(file)
                     return
-        except OSError as error:
-            self.say("error", f"{file.part} is whole, but cannot be finished: {error.strerror or error}")
+                if self._closing.is_set() or self._ended:
+                    return
+                await self._rest(pause)
+                pause = min(pause * 2, MOST_S)
         finally:
-            self._finishing -= 1
+            if first:
+                self._finishing -= 1
             self._finished.ring()
+
+    async def _finish_once(self, file: Written) -> SinkError | None:
+        """Try to; returns why it has not its name yet."""
+        error: SinkError | None = None
+        try:
+            doing = f"an fsync of {file.part}"
+            await self._hands.do(file.finish, doing, self._finishers, self.outbox.lost_by[SLOW])
+        except SinkError as lacking:
+            return lacking
+        except OSError as refused:
+            error = failed(refused, f"cannot finish {file.part}")
+        before = self.outbox.lost
+        if isinstance(file.broken, Changed):
+            self._settle(file, "file-changed")
+            lost = self.outbox.lost - before
+            if lost:
+                self.say("error", f"{self.name}: {file.broken}; {lost:,} packets are lost with it")
+        elif isinstance(file.broken, OSError):
+            trouble = failed(file.broken, f"cannot bring {file.part} to the disk")
+            self._settle(file, trouble.problem)
+            lost = self.outbox.lost - before
+            if lost:
+                text = f"{lost:,} packets of {file.part} are not known to be on the disk, and count as lost"
+                self.say("error", f"{self.name}: {text}")
+                self._fail(trouble)
+        else:
+            self._settle(file)
+        return error

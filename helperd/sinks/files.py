@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from helperd import pcapng
 from helperd.errors import SinkError
+from helperd.sinks.disk import Changed, failed
 from helperd.sinks.forms import Wants
 from helperd.sinks.listen import group_id
-from helperd.sinks.naming import Series
-from helperd.sinks.written import Section, Written, failed, recover
+from helperd.sinks.naming import PART, Series
+from helperd.sinks.written import LineSection, Section, Written, recover
 from helperd.sinks.zst import compressor
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Files:
     Attributes:
         current: the file being written.
         begun: files begun so far.
+        stays: why a file stays that is one too many.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Files:
         self.spec = spec
         self.current: Written | None = None
         self.begun = 0
+        self.stays: SinkError | None = None
         self._header = header
         self._table = table
         self._leave = leave
@@ -85,6 +88,7 @@ class Files:
         self._series = Series(spec.path, packed=spec.compress == "zstd")
         self._pack: Callable[[bytes], bytes] | None = None
         self._gid = -1
+        self._lines = spec.format == "jsonl"
 
     def prepare(self) -> list[str]:
         """Make the folder, finish what an earlier process left unfinished, and see that files can be written.
@@ -93,7 +97,7 @@ class Files:
             What people should know.
 
         Raises:
-            SinkError: "disk-full", "sink-failed", "not-installed".
+            SinkError: "disk-full", "disk-error", "sink-failed", "not-installed".
         """
         if self.spec.compress == "zstd":
             self._pack = compressor()
@@ -101,18 +105,37 @@ class Files:
         folder = self._series.folder
         try:
             if not os.path.isdir(folder):
-                os.makedirs(folder, exist_ok=True)
-                os.chown(folder, -1, self._gid)
-                os.chmod(folder, 0o750)  # noqa: S103 - its group reads the captures
-            said = [note for path in self._series.unfinished() if (note := _recovered(path))]
+                self._make_folder()
+            said = [note for path in self._series.look() if (note := self._recovered(path))]
         except OSError as error:
-            raise failed(error, f"cannot write in {folder}") from error
+            raise failed(error, f"cannot write in {folder}", opening=True) from error
         if not os.access(folder, os.W_OK | os.X_OK):
             text = (
                 f"uid {os.geteuid()} may not make files in {folder}; give it the directory, or choose another"
             )
             raise SinkError("sink-failed", text)
         return said
+
+    def _make_folder(self) -> None:
+        folder = self._series.folder
+        os.makedirs(folder, exist_ok=True)
+        os.chown(folder, -1, self._gid)
+        os.chmod(folder, 0o750)  # noqa: S103 - its group reads the captures
+
+    def _recovered(self, part: str) -> str:
+        """Finish a file that was left; says what happened, or nothing if it is being written."""
+        path = part.removesuffix(PART)
+        try:
+            size = recover(part, lines=self._lines)
+        except OSError as error:
+            self._series.forget(path)
+            return f"{part} was left unfinished and cannot be mended: {error.strerror}"
+        if size is None:
+            return ""
+        if size == 0:
+            self._series.forget(path)
+            return f"{part} was left without a packet; it is removed"
+        return f"{part} was left unfinished; it is whole now, with {size:,} bytes"
 
     def write(self, batches: Iterable[Batch], lost: Losses) -> Outcome:
         """Write batches, in as many files as the limits ask for.
@@ -137,27 +160,56 @@ class Files:
                 done.nbytes += sum(batch.nbytes for batch in group)
                 if self._reached(file):
                     self.turn()
+        except Changed:
+            self.turn()  # the next one is begun by the next try
         except OSError as error:
             where = self._series.folder if self.current is None else self.current.part
-            done.error = failed(error, f"cannot write {where}")
+            opening = self.current is None and self.begun == 0
+            done.error = failed(error, f"cannot write {where}", opening=opening)
             if done.error.problem != "disk-full":
-                self._abandon()
+                self.turn()
         except SinkError as error:
             done.error = error
         done.left, done.untold = list(left), lost
         return done
 
-    def tick(self) -> list[str]:
-        """Leave a file whose time is over; notice when somebody has removed it. Says what people should know."""
+    def prove(self) -> Written:
+        """After a failure: see that the disk takes a file before packets are put at stake; begins one if there is none.
+
+        Raises:
+            SinkError: it does not.
+        """
+        folder = self._series.folder
+        try:
+            self._check_room()
+            file = self._file_for_now(Outcome())
+            try:
+                file.sync(file.mark)
+            except OSError:
+                if file.packets:
+                    self.turn()
+                else:
+                    self._unbegin(file)
+                raise
+        except Changed:
+            self.turn()
+            return self.prove()
+        except OSError as error:
+            raise failed(error, f"cannot write in {folder}", opening=self.begun == 0) from error
+        return file
+
+    def tick(self) -> None:
+        """Leave a file whose time is over, or that is broken or not what it was."""
         file = self.current
         if file is None:
-            return []
-        if file.removed:
-            self._abandon()
-            return [f"{file.part} was removed while it was written, and {file.packets:,} packets with it"]
-        if file.slot != self._slot():
+            return
+        try:
+            file.check()
+        except (OSError, Changed):
             self.turn()
-        return []
+        else:
+            if file.broken is not None or file.slot != self._slot():
+                self.turn()
 
     def turn(self, lost: Losses | None = None) -> None:
         """Leave the current file; the next is begun by its first packet."""
@@ -166,28 +218,58 @@ class Files:
             file.end(lost or Counter())
             self._leave(file)
 
-    def _abandon(self) -> None:
-        """Leave a file that cannot be finished now; it keeps its temporary name, and is finished at the next start."""
-        if self.current is not None:
-            self.current.leave()
-            self.current = None
+    def finished(self, file: Written) -> None:
+        """A file that was left is done: it has its name, or is gone."""
+        if (file.packets == 0 and file.broken is None) or file.safe.packets == 0:
+            self._series.forget(file.path)
+        else:
+            self._series.finished(file.path)
 
     def _file_for_now(self, done: Outcome) -> Written:
         file = self.current
-        if file is not None and file.slot != self._slot():
+        if file is not None and (file.broken is not None or file.slot != self._slot()):
             self.turn()
             file = None
         if file is None:
-            spec, stamp = self.spec, self._now_ns()
+            try:
+                file = self._begin()
+            except FileNotFoundError:
+                self._make_folder()
+                done.said.append(f"{self._series.folder} was gone, and is made again")
+                file = self._begin()
+            self.current = file
+            self.begun += 1
+            self.stays = self._forget_oldest()
+        return file
+
+    def _unbegin(self, file: Written) -> None:
+        file.discard()
+        self._series.give_back(file.path)
+        self.current = None
+        self.begun -= 1
+
+    def _begin(self) -> Written:
+        """Begin a file.
+
+        Raises:
+            OSError: it cannot be; nothing is left of it.
+        """
+        spec, stamp = self.spec, self._now_ns()
+        while True:
             path = self._series.next_path(time.localtime(stamp // 1_000_000_000))
             wants = Wants(frozenset(spec.sources), frozenset(spec.dlts))
-            section = Section(self._header, self._table, wants if spec.sources or spec.dlts else None)
-            file = self.current = Written(
-                path, section, mode=spec.file_mode, gid=self._gid, pack=self._pack, slot=self._slot()
-            )
-            self.begun += 1
-            done.said += self._forget_oldest()
-        return file
+            section: Section | LineSection = LineSection(self._table)
+            if not self._lines:
+                section = Section(self._header, self._table, wants if spec.sources or spec.dlts else None)
+            try:
+                return Written(
+                    path, section, mode=spec.file_mode, gid=self._gid, pack=self._pack, slot=self._slot()
+                )
+            except FileExistsError:  # somebody was quicker
+                self._series.forget(path)
+            except BaseException:
+                self._series.give_back(path)
+                raise
 
     def _slot(self) -> int:
         """Number of the stretch of local time that it is now; always 0 when time is no limit."""
@@ -209,7 +291,7 @@ class Files:
             batch = left.popleft()
             over = room is not None and batch.nbytes > room and self._pack is None
             if over or (packets is not None and batch.packets > packets):
-                batch, rest = cut(batch, room, packets)
+                batch, rest = (cut_lines if self._lines else cut)(batch, room, packets)
                 if rest is not None:
                     left.appendleft(rest)
             group.append(batch)
@@ -234,21 +316,15 @@ class Files:
                 text = f"{self._series.folder} has {free:,} bytes left, {self.spec.keep_free:,} are to be kept free"
                 raise SinkError("disk-full", f"{text}; make room, or let the sink keep fewer files")
 
-    def _forget_oldest(self) -> list[str]:
+    def _forget_oldest(self) -> SinkError | None:
         """Keep as many files as were asked for, the current one included."""
         if not self.spec.keep:
-            return []
-        said = []
-        files = self._series.finished()
-        begun = len(self._series.unfinished())
-        for path in files[: max(0, len(files) + begun - self.spec.keep)]:
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                said.append(f"cannot remove {path}: {error.strerror}; it is one too many")
-        return said
+            return None
+        refused = self._series.remove_oldest(self.spec.keep)
+        if not refused:
+            return None
+        path, error = refused[0]
+        return failed(error, f"cannot remove {path}, which is one too many", opening=True)
 
 
 def cut(batch: Batch, room: int | None, packets: int | None) -> tuple[Batch, Batch | None]:
@@ -277,14 +353,22 @@ def cut(batch: Batch, room: int | None, packets: int | None) -> tuple[Batch, Bat
     return head, rest
 
 
-def _recovered(part: str) -> str:
-    """Finish a file that was left; says what happened, or nothing if it is being written."""
-    try:
-        size = recover(part)
-    except OSError as error:
-        return f"{part} was left unfinished and cannot be mended: {error.strerror}"
-    if size is None:
-        return ""
-    if size == 0:
-        return f"{part} was left without a packet; it is removed"
-    return f"{part} was left unfinished; it is whole now, with {size:,} bytes"
+def cut_lines(batch: Batch, room: int | None, packets: int | None) -> tuple[Batch, Batch | None]:
+    """The same for lines, of one source each."""
+    stop = nbytes = 0
+    for part in batch.parts:
+        stop += 1
+        nbytes += len(part)
+        if (room is not None and nbytes >= room) or (packets is not None and stop >= packets):
+            break
+    if stop == len(batch.parts):
+        return batch, None
+    ((interface, number),) = batch.counts
+    head = batch._replace(parts=batch.parts[:stop], nbytes=nbytes, packets=stop, counts=((interface, stop),))
+    rest = batch._replace(
+        parts=batch.parts[stop:],
+        nbytes=batch.nbytes - nbytes,
+        packets=number - stop,
+        counts=((interface, number - stop),),
+    )
+    return head, rest

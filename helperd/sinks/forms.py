@@ -219,7 +219,8 @@ class Lines:
         """Losses that no report followed."""
         missed: Counter[str] = Counter()
         for (interface, _), number in lost.items():
-            missed[self._interfaces[interface].source] += number
+            source = reports.OWN if interface == reports.MESSAGES else self._interfaces[interface].source
+            missed[source] += number
         now = time.time_ns()
         return [reports.loss_line(source, number, now) for source, number in sorted(missed.items())]
 

@@ -9,12 +9,12 @@ Two ways, told apart by a ``%`` in the name's last part:
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import stat
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections import deque
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,11 @@ PART: Final = ".part"
 PACKED: Final = ".zst"
 MAX_NAME: Final = 255
 """Bytes of a file's name on Linux (NAME_MAX)."""
+_REMEMBERED: Final = 4096
+"""Stamps whose names are remembered, of a series; and the latest of them is never forgotten."""
+_GIVEN: Final[dict[tuple[str, str], dict[str, int]]] = {}
+"""How often each stamp was given, or the last number, by series: longer than a sink lives that a reload changes, so
+that a name that was shipped away never comes again."""
 DIRECTIVES: Final = {
     "Y": r"\d{4}",
     "y": r"\d\d",
@@ -37,20 +42,6 @@ DIRECTIVES: Final = {
     "%": "%",
 }
 """What strftime may be asked for, and what it looks like: only such names are ever taken for files of the series."""
-
-
-class Age(NamedTuple):
-    """Where a file stands in its series, for sorting; the clock comes last, for it may have been set back.
-
-    Attributes:
-        begun: as the how manieth since the start it was begun; 0: before that.
-        number: in its name, 0 without one.
-        changed: when, in ns since 1970.
-    """
-
-    begun: int
-    number: int
-    changed: int
 
 
 def ring_name(base: str, extension: str, number: int, at: time.struct_time) -> str:
@@ -70,6 +61,8 @@ def extensions(name: str) -> tuple[str, str]:
 class Series:
     """The files that one path stands for.
 
+    The folder is read once, by ``look``; from then on a file costs the same few calls however many there are.
+
     Args:
         path: absolute; only its last part may hold directives.
         packed: they are compressed; ``.zst`` is added where the path does not end so.
@@ -86,47 +79,92 @@ class Series:
         )
         again = r"(?:_\d+)?" if self._stamped else ""
         self._pattern = re.compile(pattern + again + re.escape(self._extension))
-        self._begun: dict[str, int] = {}
+        self._given = _GIVEN.setdefault((self.folder, self._base + self._extension), {})
+        self._files: deque[str] = deque()
+        self._unfinished: set[str] = set()
+        self._stubborn: deque[str] = deque()
 
-    def next_path(self, at: time.struct_time) -> str:
-        """A path that no file of the series has, finished or not: of a file that is begun now."""
-        names = {name.removesuffix(PART) for name in os.listdir(self.folder)}
-        name = self._stamped_name(names, at) if self._stamped else self._numbered_name(names, at)
-        self._begun = {name: count for name, count in self._begun.items() if name in names}
-        self._begun[name] = max(self._begun.values(), default=0) + 1
-        return os.path.join(self.folder, name)
-
-    def _stamped_name(self, names: set[str], at: time.struct_time) -> str:
-        base = time.strftime(self._base, at)
-        tails = ("" if again == 1 else f"_{again}" for again in itertools.count(1))
-        return next(name for tail in tails if (name := f"{base}{tail}{self._extension}") not in names)
-
-    def _numbered_name(self, names: set[str], at: time.struct_time) -> str:
-        numbers = [int(found[1]) for name in names if (found := self._pattern.fullmatch(name))]
-        return ring_name(self._base, self._extension, max(numbers, default=0) + 1, at)
-
-    def finished(self) -> list[str]:
-        """The paths of the finished files, oldest first."""
-        return [path for _, path in sorted(self._find(""))]
-
-    def unfinished(self) -> list[str]:
-        """Those that nobody finished, or that somebody writes now; oldest first."""
-        return [path for _, path in sorted(self._find(PART))]
-
-    def _find(self, tail: str) -> Iterator[tuple[Age, str]]:
+    def look(self) -> list[str]:
+        """Read the folder: what is there counts as of the series. Returns the unfinished files, oldest first."""
+        found: list[tuple[int, int, str, str]] = []
         for entry in os.listdir(self.folder):
-            name = entry.removesuffix(tail)
-            found = self._pattern.fullmatch(name)
-            if not entry.endswith(tail) or not found:
+            name = entry.removesuffix(PART)
+            match = self._pattern.fullmatch(name)
+            if not match:
                 continue
-            path = os.path.join(self.folder, entry)
             try:
-                about = os.lstat(path)
+                about = os.lstat(os.path.join(self.folder, entry))
             except FileNotFoundError:
                 continue
             if stat.S_ISREG(about.st_mode):
-                number = 0 if self._stamped else int(found[1])
-                yield Age(self._begun.get(name, 0), number, about.st_mtime_ns), path
+                # The clock comes last, for it may have been set back.
+                number = 0 if self._stamped else int(match[1])
+                found.append((number, about.st_mtime_ns, name, entry))
+        found.sort()
+        self._files = deque(os.path.join(self.folder, name) for _, _, name, _ in found)
+        if found and not self._stamped:
+            self._given[""] = max(found[-1][0], self._given.get("", 0))
+        return [os.path.join(self.folder, entry) for _, _, _, entry in found if entry.endswith(PART)]
+
+    def next_path(self, at: time.struct_time) -> str:
+        """The path of a file that is begun now: one that no file has, and that none has had in this process."""
+        while True:
+            path = os.path.join(self.folder, self._next_name(at))
+            if not os.path.lexists(path) and not os.path.lexists(path + PART):
+                self._files.append(path)
+                self._unfinished.add(path)
+                return path
+
+    def _next_name(self, at: time.struct_time) -> str:
+        base = time.strftime(self._base, at) if self._stamped else ""
+        number = self._given[base] = self._given.pop(base, 0) + 1
+        while len(self._given) > _REMEMBERED:
+            del self._given[next(iter(self._given))]
+        if not self._stamped:
+            return ring_name(self._base, self._extension, number, at)
+        return f"{base}{'' if number == 1 else f'_{number}'}{self._extension}"
+
+    def give_back(self, path: str) -> None:
+        """The file that was begun last has come to nothing, and nobody has seen its name: the next may have it."""
+        self.forget(path)
+        last = next(reversed(self._given))
+        self._given[last] -= 1
+
+    def forget(self, path: str) -> None:
+        """A file is not of the series any more."""
+        self._unfinished.discard(path)
+        if path in self._files:
+            self._files.remove(path)
+
+    def finished(self, path: str) -> None:
+        """A file has its name now."""
+        self._unfinished.discard(path)
+
+    @property
+    def files(self) -> list[str]:
+        """The files of the series, oldest first, by the names that they have, or will have when they are finished."""
+        return list(self._files)
+
+    def remove_oldest(self, keep: int) -> list[tuple[str, OSError]]:
+        """Remove finished files until ``keep`` are left, those being written included.
+
+        Returns:
+            Those that could not be removed; they are tried again, one each time.
+        """
+        files, stubborn = self._files, self._stubborn
+        if stubborn:
+            files.appendleft(stubborn.popleft())
+        refused = []
+        while len(files) + len(stubborn) > keep and files and files[0] not in self._unfinished:
+            path = files.popleft()
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                stubborn.append(path)
+                refused.append((path, error))
+        return refused
 
 
 def _patterns(base: str) -> Iterator[str]:

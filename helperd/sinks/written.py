@@ -13,33 +13,42 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from helperd import pcapng
-from helperd.errors import SinkError
-from helperd.sinks.forms import Pcapng
+from helperd.reports import MESSAGES
+from helperd.sinks.disk import Changed, sync_folder
+from helperd.sinks.forms import Lines, Pcapng
 from helperd.sinks.naming import PACKED, PART
 from helperd.sinks.zst import whole_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from helperd.routing import Batch, Losses, Part
 
-FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _IOV_MAX: Final = 1024
 _READ: Final = 1 << 20
 _MAX_BLOCK: Final = 64 << 20
-_HEAD: Final = struct.Struct("<2I")
+_HEAD, _INTERFACE = struct.Struct("<2I"), struct.Struct("<I")
 
 
-def failed(error: OSError, doing: str) -> SinkError:
-    """What an error of the file system means to a sink."""
-    why = error.strerror or str(error)
-    if error.errno in FULL:
-        return SinkError("disk-full", f"{doing}: {why}; make room, or let the sink keep fewer files")
-    return SinkError("sink-failed", f"{doing}: {why}")
+class Mark(NamedTuple):
+    """How far a file was at one moment.
+
+    Attributes:
+        size: bytes of the file.
+        packets: in it.
+        nbytes: bytes of them, as they were queued.
+        counts: packets by what batches count them by.
+    """
+
+    size: int = 0
+    packets: int = 0
+    nbytes: int = 0
+    counts: Mapping[int, int] = {}
 
 
 class Section(Pcapng):
@@ -56,6 +65,28 @@ class Section(Pcapng):
             self._announced, self._looked, self._delivered, self._dropped = before
             raise
 
+    @staticmethod
+    def whole(fd: int) -> Mark:
+        """How far a file that somebody has cut is whole."""
+        size, counts = _whole_blocks(fd)
+        return Mark(size, counts.total(), size, counts)
+
+
+class LineSection(Lines):
+    """Lines, of which one is like another."""
+
+    def parts_or_none(
+        self, taken: Sequence[Batch], lost: Losses, put: Callable[[Sequence[Part]], None]
+    ) -> None:
+        """Make the parts and put them somewhere."""
+        put(self.parts(taken, lost))
+
+    @staticmethod
+    def whole(fd: int) -> Mark:
+        """How far a file that somebody has cut is whole: whose lines are left is not known."""
+        size, lines = _whole_lines(fd)
+        return Mark(size, lines, size, {MESSAGES: lines})
+
 
 class Written:
     """A file being written.
@@ -71,6 +102,10 @@ class Written:
         nbytes: written, whole blocks.
         packets: in them.
         slot: the stretch of the clock that it was begun in.
+        safe: how far it is known to be on the disk.
+        broken: why no more can be, and the file is over.
+        settled: packets of it that its sink has counted as durable.
+        revoked: and as lost, by what batches count them by.
 
     Raises:
         OSError: it cannot be made, or its first block does not fit; nothing is left then.
@@ -79,7 +114,7 @@ class Written:
     def __init__(
         self,
         path: str,
-        section: Section,
+        section: Section | LineSection,
         *,
         mode: int = 0o640,
         gid: int = -1,
@@ -92,8 +127,16 @@ class Written:
         self.slot = slot
         self.nbytes = 0
         self.packets = 0
+        self.safe = Mark()
+        self.broken: Exception | None = None
+        self.settled = 0
+        self.revoked: Counter[int] = Counter()
+        self._content = 0
+        self._counts: Counter[int] = Counter()
+        self._named = False
+        self._syncing = threading.Lock()
         self._pack = pack
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(self.part, flags, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,52 +147,170 @@ class Written:
         except BaseException:
             self.discard()
             raise
+        about = os.fstat(self._fd)
+        self._identity = about.st_dev, about.st_ino
+
+    @property
+    def mark(self) -> Mark:
+        """How far it is now; not to be asked for while it is put into."""
+        return Mark(self.nbytes, self.packets, self._content, dict(self._counts))
 
     def put(self, taken: Sequence[Batch], lost: Losses) -> None:
         """Write batches, after what was ``lost`` before them; all or nothing.
 
         Raises:
             OSError: nothing of it is in the file.
+            Changed: the same; the file is over.
         """
+        self.check()
         self.section.parts_or_none(taken, lost, self._put)
-        self.packets += sum(batch.packets for batch in taken)
+        for batch in taken:
+            self.packets += batch.packets
+            self._content += batch.nbytes
+            self._counts.update(dict(batch.counts))
 
     def end(self, lost: Losses) -> None:
         """Write the totals; where there is no room for them the file goes without."""
-        with contextlib.suppress(OSError):
-            self._put(self.section.ending(lost))
+        if self.broken is None:
+            with contextlib.suppress(OSError):
+                self._put(self.section.ending(lost))
+
+    def check(self) -> None:
+        """See that the file of this name is the one that was written, and as long.
+
+        Raises:
+            Changed: it is not.
+            OSError: nobody knows.
+        """
+        if isinstance(self.broken, Changed):
+            raise self.broken
+        about = os.fstat(self._fd)
+        try:
+            there = os.lstat(self.part)
+        except FileNotFoundError:
+            how = "moved away" if about.st_nlink else "removed"
+        else:
+            if (there.st_dev, there.st_ino) != self._identity:
+                how = "replaced"
+            elif about.st_size < self.nbytes:
+                how = "cut"
+            else:
+                return
+        self.broken = Changed(f"{self.part} was {how} by somebody else while it was written")
+        raise self.broken
+
+    def sync(self, mark: Mark) -> None:
+        """Bring what was written to the disk; ``mark`` is how far that was before the call.
+
+        Raises:
+            OSError: what is behind ``safe`` may be there or not, and never will be known to; the file is over.
+            Changed: the same.
+        """
+        with self._syncing:  # the kernel tells an error of a file once: two calls at a time would share it
+            if self.broken is not None:
+                raise self.broken
+            try:
+                self.check()
+                os.fsync(self._fd)
+                if not self._named:
+                    sync_folder(os.path.dirname(self.path))
+                    self._named = True
+            except OSError as error:
+                self.broken = error
+                raise
+            self.safe = mark
 
     def finish(self) -> None:
-        """Bring it to the disk and give it its name; an empty one is removed. The last that is done with it.
+        """Bring it to the disk and give it its name; an empty one is removed. May be tried again.
+
+        Of one that is broken only what is known to be on the disk stays: ``safe`` tells how much that is.
 
         Raises:
             OSError: it keeps its temporary name.
         """
-        try:
-            if self.packets == 0:
-                os.unlink(self.part)
-                return
-            os.fsync(self._fd)
-            publish(self.part, self.path)
-        finally:
+        if self._fd >= 0:
+            if self.broken is None and self.packets:
+                self._sync_all()
+            if self.broken is not None:
+                self._salvage()
+        if isinstance(self.broken, Changed) and not self.safe.packets:
             self.leave()
+            return
+        if not self.safe.packets:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.part)
+        else:
+            try:
+                publish(self.part, self.path)
+            except FileNotFoundError:
+                self.broken, self.safe = Changed(f"{self.part} was removed before it was finished"), Mark()
+        self.leave()
+
+    def _sync_all(self) -> None:
+        """Bring all of it to the disk, or be broken."""
+        try:
+            if os.fstat(self._fd).st_size > self.nbytes:
+                os.ftruncate(self._fd, self.nbytes)  # what somebody else has put behind it
+            self.sync(self.mark)
+        except OSError as error:
+            self.broken = self.broken or error
+        except Changed:
+            pass
+
+    def _salvage(self) -> None:
+        """Cut it back to what is known to be on the disk; of one that somebody has cut, to whole blocks."""
+        if isinstance(self.broken, Changed):
+            try:
+                about, there = os.fstat(self._fd), os.lstat(self.part)
+                mine = (there.st_dev, there.st_ino) == self._identity
+                self.safe = self._whole(about.st_size) if mine else Mark()
+            except OSError:
+                self.safe = Mark()
+        if self.safe.packets:
+            self._open_again()
+            os.ftruncate(self._fd, self.safe.size)
+            os.fsync(self._fd)
+
+    def _open_again(self) -> None:
+        """Where the file system went away beneath it, and another is there now: it may be that one's file."""
+        try:
+            os.fstat(self._fd)
+        except OSError:
+            fd = os.open(self.part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self.drop()
+            self._fd = fd
+            if os.fstat(fd).st_ino != self._identity[1]:
+                self.drop()
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.part) from None
+
+    def _whole(self, size: int) -> Mark:
+        """What is left of it in so many bytes."""
+        if size >= self.safe.size and self.safe.packets:
+            return self.safe
+        if self._pack is not None:
+            return Mark()
+        return self.section.whole(self._fd)
 
     def discard(self) -> None:
         """Remove it."""
         with contextlib.suppress(OSError):
             os.unlink(self.part)
-        self.leave()
+        self.drop()
 
     def leave(self) -> None:
-        """Close it as it is."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close it as it is.
 
-    @property
-    def removed(self) -> bool:
-        """Whether somebody has removed it."""
-        return os.fstat(self._fd).st_nlink == 0
+        Raises:
+            OSError: the system says that something was not written; it is closed all the same.
+        """
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def drop(self) -> None:
+        """Close it as it is, whatever the system says; it keeps its temporary name until the next start."""
+        with contextlib.suppress(OSError):
+            self.leave()
 
     def _put(self, parts: Sequence[Part]) -> None:
         if not parts:
@@ -161,10 +322,17 @@ class Written:
                 self._write(list(parts[first : first + _IOV_MAX])) for first in range(0, len(parts), _IOV_MAX)
             )
         except BaseException:
-            os.ftruncate(self._fd, self.nbytes)
-            os.lseek(self._fd, self.nbytes, os.SEEK_SET)
+            self._back()
             raise
         self.nbytes += written
+
+    def _back(self) -> None:
+        """Cut off what was written in part; where even that fails, the file is over."""
+        try:
+            os.ftruncate(self._fd, self.nbytes)
+            os.lseek(self._fd, self.nbytes, os.SEEK_SET)
+        except OSError as error:
+            self.broken = self.broken or error
 
     def _write(self, parts: list[Part]) -> int:
         """Write all of a few parts; a disk that fills up takes the first of them, and refuses the next call."""
@@ -178,17 +346,21 @@ class Written:
 
 
 def publish(part: str, path: str) -> None:
-    """Give a file on the disk its name, and bring that to the disk too."""
-    os.rename(part, path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Give a file on the disk its name, and bring that to the disk too.
+
+    Raises:
+        OSError: it has it not, or not for certain; it may be tried again.
+    """
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        os.rename(part, path)
+    except FileNotFoundError:
+        if not os.path.lexists(path):  # else: it was done, and what came behind it was not
+            raise
+    sync_folder(os.path.dirname(path))
 
 
-def recover(part: str) -> int | None:
-    """Finish a file that its writer could not: cut it back to its last whole block.
+def recover(part: str, *, lines: bool = False) -> int | None:
+    """Finish a file that its writer could not: cut it back to its last whole block, or to its last whole line.
 
     Returns:
         Bytes of the finished file; 0: it held no packet, and is gone; None: it is being written.
@@ -205,8 +377,8 @@ def recover(part: str) -> int | None:
             return None
         about = os.fstat(fd)
         packed = path.endswith(PACKED)
-        size, packets = (whole_frames(fd), True) if packed else _whole_blocks(fd)
-        if not size or not packets:
+        size, packets = (whole_frames(fd), None) if packed else (_whole_lines if lines else _whole_blocks)(fd)
+        if not size or (packets is not None and not packets):
             os.unlink(part)
             return 0
         if size < about.st_size:
@@ -219,26 +391,40 @@ def recover(part: str) -> int | None:
         os.close(fd)
 
 
-def _whole_blocks(fd: int) -> tuple[int, bool]:
-    """Bytes at the beginning of a file that are whole blocks, and whether there is a packet among them."""
-    at, packets = 0, False
+def _whole_lines(fd: int) -> tuple[int, int]:
+    """Bytes at the beginning of a file that are whole lines, and how many there are; zeros are no line."""
+    at = size = lines = 0
+    while data := os.pread(fd, _READ, at):
+        text, zero, _ = data.partition(b"\0")
+        lines += text.count(b"\n")
+        end = text.rfind(b"\n")
+        size = at + end + 1 if end >= 0 else size
+        if zero:
+            break
+        at += len(data)
+    return size, lines
+
+
+def _whole_blocks(fd: int) -> tuple[int, Counter[int]]:
+    """Bytes at the beginning of a file that are whole blocks, and the packets among them, by interface."""
+    at = 0
+    counts: Counter[int] = Counter()
     while True:
         data = os.pread(fd, _READ, at)
         start = 0
         while len(data) - start >= pcapng.MIN_BLOCK:
             kind, total = _HEAD.unpack_from(data, start)
             if total < pcapng.MIN_BLOCK or total & 3 or total > _MAX_BLOCK:
-                return at + start, packets
-            if start + total > len(data):
-                if start == 0 and len(data) == _READ:  # longer than one read
-                    if os.pread(fd, 4, at + total - 4) != data[4:8]:
-                        return at, packets
-                    start, packets = total, packets or kind == pcapng.ENHANCED_PACKET
+                return at + start, counts
+            long = start + total > len(data)
+            if long and not (start == 0 and len(data) == _READ):
                 break
-            if data[start + total - 4 : start + total] != data[start + 4 : start + 8]:
-                return at + start, packets
-            packets = packets or kind == pcapng.ENHANCED_PACKET
+            end = os.pread(fd, 4, at + total - 4) if long else data[start + total - 4 : start + total]
+            if end != data[start + 4 : start + 8]:
+                return at + start, counts
+            if kind == pcapng.ENHANCED_PACKET:
+                counts[_INTERFACE.unpack_from(data, start + 8)[0]] += 1
             start += total
         if start == 0:
-            return at, packets
+            return at, counts
         at += start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -67,8 +68,12 @@ class Bench:
         self.now = 1_000_000_000
         self.folder = folder
         spec = SinkSpec(str(folder / name), "file", **keys)  # type: ignore[arg-type]
-        self.files = Files(spec, HEADER, table(), Written.finish, lambda: self.now * 10**9)
+        self.files = Files(spec, HEADER, table(), self.leave, lambda: self.now * 10**9)
         self.said = self.files.prepare()
+
+    def leave(self, file: Written) -> None:
+        file.finish()
+        self.files.finished(file)
 
     def write(self, *batches: Batch, lost: Losses | None = None):
         return self.files.write(batches, lost or Counter())
@@ -93,9 +98,13 @@ def test_names_go_on_where_an_earlier_process_ended(tmp_path: Path) -> None:
         "a.b_00020.pcapng",
     ):
         (tmp_path / name).touch()
+    assert [Path(path).name for path in series.look()] == ["a.b_00009_20200101000000.pcapng.part"]
     assert series.next_path(at) == f"{tmp_path}/a.b_00010_20261123233512.pcapng"
-    assert [Path(path).name for path in series.finished()] == ["a.b_00007_20200101000000.pcapng"]
-    assert [Path(path).name for path in series.unfinished()] == ["a.b_00009_20200101000000.pcapng.part"]
+    assert [Path(path).name for path in series.files] == [
+        "a.b_00007_20200101000000.pcapng",
+        "a.b_00009_20200101000000.pcapng",
+        "a.b_00010_20261123233512.pcapng",
+    ]
 
 
 def test_names_of_the_time_are_never_used_twice(tmp_path: Path) -> None:
@@ -105,7 +114,7 @@ def test_names_of_the_time_are_never_used_twice(tmp_path: Path) -> None:
         path = series.next_path(at)
         assert path == f"{tmp_path}/{expected}"
         Path(path + ".part").touch()
-    assert len(series.unfinished()) == 3
+    assert len(series.look()) == 3
 
 
 @pytest.mark.parametrize("name", ["ring.pcapng", "%Y%m%d-%H%M%S.pcapng"])
@@ -116,11 +125,12 @@ def test_files_are_in_the_order_in_which_they_were_begun_whatever_the_clock_says
     begun = []
     for run in (days[:2], days[2:]):  # the second one after a restart, with the clock set back
         series = Series(str(tmp_path / name))
+        series.look()
         for at in run:
             begun.append(series.next_path(at))
             Path(begun[-1]).touch()
             os.utime(begun[-1], (time.mktime(at), time.mktime(at)))
-    assert series.finished() == begun
+    assert series.files == begun
 
 
 def test_only_files_of_the_series_are_ever_found(tmp_path: Path) -> None:
@@ -134,8 +144,9 @@ def test_only_files_of_the_series_are_ever_found(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "all_00001_20261123233512.pcapng").mkdir()
     (tmp_path / "all_00002_20261123233512.pcapng").symlink_to("all.pcapng")
-    assert Series(str(tmp_path / "all.pcapng")).finished() == []
-    assert Series(str(tmp_path / "%Y.pcapng")).finished() == []
+    for name in ("all.pcapng", "%Y.pcapng"):
+        series = Series(str(tmp_path / name))
+        assert (series.look(), series.files) == ([], [])
 
 
 # limits
@@ -214,8 +225,10 @@ def test_a_file_that_somebody_removed_is_told_and_the_next_one_begun(tmp_path: P
     bench = Bench(tmp_path)
     bench.write(batch(0, 3))
     next(tmp_path.iterdir()).unlink()
-    (told,) = bench.files.tick()
-    assert "3 packets" in told
+    file = bench.files.current
+    bench.files.tick()
+    assert "removed by somebody else" in str(file.broken)
+    assert (file.mark.packets, file.safe.packets) == (3, 0)
     bench.write(batch(3, 1))
     bench.files.turn()
     assert bench.contents() == [[3]]
@@ -413,3 +426,31 @@ async def test_a_sink_has_threads_of_its_own(tmp_path: Path) -> None:
     [name] = os.listdir(tmp_path)
     with open(tmp_path / name, "rb") as file:  # noqa: ASYNC230 - nobody waits for this
         assert sum(1 for _ in PacketReader().feed(file.read())) == 100
+
+
+@pytest.mark.parametrize("keep", [0, 5])
+def test_a_file_costs_the_same_calls_however_many_there_are(tmp_path: Path, keep: int) -> None:
+    costs = []
+    for there in (10, 20_000):
+        folder = tmp_path / f"{there}"
+        folder.mkdir()
+        for number in range(1, there + 1):
+            (folder / f"x_{number:05}_20261123233512.pcapng").touch()
+        bench = Bench(folder, rotate_packets=1, keep=keep and there)
+        bench.write(batch(0, 1))
+        calls: Counter[str] = Counter()
+
+        def note(_frame: object, event: str, what: object, calls: Counter[str] = calls) -> None:
+            if event == "c_call" and getattr(what, "__module__", "") in {"posix", "fcntl"}:
+                calls[what.__name__] += 1  # type: ignore[attr-defined]
+
+        sys.setprofile(note)
+        try:
+            bench.write(batch(1, 5))
+        finally:
+            sys.setprofile(None)
+        costs.append(calls)
+    assert costs[0] == costs[1]
+    assert costs[0]["rename"] == 5
+    assert costs[0]["unlink"] == (5 if keep else 0)
+    assert not {"listdir", "scandir"} & set(costs[0])
