@@ -233,7 +233,7 @@ class Written:
                 self._sync_all()
             if self.broken is not None:
                 self._salvage()
-        if isinstance(self.broken, Changed) and not self.safe.packets:
+        if isinstance(self.broken, Changed) and not self._is_mine():
             self.leave()
             return
         if not self.safe.packets:
@@ -261,15 +261,21 @@ class Written:
         """Cut it back to what is known to be on the disk; of one that somebody has cut, to whole blocks."""
         if isinstance(self.broken, Changed):
             try:
-                about, there = os.fstat(self._fd), os.lstat(self.part)
-                mine = (there.st_dev, there.st_ino) == self._identity
-                self.safe = self._whole(about.st_size) if mine else Mark()
+                self.safe = self._whole(os.fstat(self._fd).st_size) if self._is_mine() else Mark()
             except OSError:
                 self.safe = Mark()
         if self.safe.packets:
             self._open_again()
             os.ftruncate(self._fd, self.safe.size)
             os.fsync(self._fd)
+
+    def _is_mine(self) -> bool:
+        """Whether the file of this name is still the one that was written."""
+        try:
+            there = os.lstat(self.part)
+        except FileNotFoundError:
+            return False
+        return (there.st_dev, there.st_ino) == self._identity
 
     def _open_again(self) -> None:
         """Where the file system went away beneath it, and another is there now: it may be that one's file."""
