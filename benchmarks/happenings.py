@@ -92,6 +92,7 @@ class Happenings:
         done: how often each kind has happened.
         wrong: what went otherwise than it has to.
         removed: packets in finished files that were removed.
+        last: the last few kinds.
     """
 
     def __init__(self, rig: Rig, settings: Settings, dice: random.Random) -> None:
@@ -104,6 +105,7 @@ class Happenings:
         self.added: list[str] = []
         self.filled: Path | None = None
         self._deck: list[str] = []
+        self.last: list[str] = []
         self.kinds: dict[str, Callable[[], str | None]] = {
             name: getattr(self, name)
             for name in vars(type(self))
@@ -164,6 +166,7 @@ class Happenings:
         except Exception as error:
             said = f"{error!r}"
         self.done[kind] += 1
+        self.last = [*self.last[-9:], kind]
         if said not in {None, REFUSED}:
             self.wrong.append(f"{kind}: {said}")
 

@@ -149,7 +149,12 @@ class Year:
             self.happenings.happen()
             found = lies(self.rig.status())
             if found:
-                self.wrong += found
+                status = self.rig.status()
+                readers = [
+                    (row["sink"], row["offered"], row["packets"], row["lost"], row["queued"])
+                    for row in status["consumers"]
+                ]
+                self.wrong += [*found, f"after {self.happenings.last}: {readers}"]
             if age >= calm_at:
                 calm_at = age + CALM_S
                 self.happenings.calm()

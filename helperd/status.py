@@ -8,14 +8,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from helperd import __version__
+from helperd.ledger import Left
 from helperd.lifecycle import State
 from helperd.runtime import CONTROL_SOCKET
 from helperd.sinks.file import FileSink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
-    from helperd.ledger import Gone, Left
+    from helperd.ledger import Gone
     from helperd.logs import LogCounts
     from helperd.sinks.consumer import Consumer
     from helperd.sinks.stream import StreamSink
@@ -166,9 +167,12 @@ def left_status(left: Left) -> dict[str, object]:
     }
 
 
-def gone_status(gone: Gone) -> dict[str, object]:
-    """Sources that were removed, and readers of sinks that have gone: one sum of each."""
+def gone_status(gone: Gone, sinks: Collection[str]) -> dict[str, object]:
+    """Sources that were removed, and readers of sinks that are none of ``sinks``: one sum of each."""
     ledger = gone.ledger
+    rest = Left()
+    for left in (gone.rest, *(left for name, left in gone.left.items() if name not in sinks)):
+        rest.add(left)
     return {
         "sources": gone.sources,
         "produced": ledger.produced,
@@ -179,7 +183,7 @@ def gone_status(gone: Gone) -> dict[str, object]:
         "offered": ledger.offered,
         "changed": dict(ledger.changed),
         "lost": ledger.losses(),
-        "left": left_status(gone.rest),
+        "left": left_status(rest),
     }
 
 
@@ -294,7 +298,7 @@ def snapshot(
             consumer_status(consumer, now) for sink in (*sinks, *leaving) for consumer in sink.consumers
         ],
         "stopping": supervisor.stopping,
-        "gone": gone_status(gone),
+        "gone": gone_status(gone, {sink.name for sink in sinks}),
         "told": supervisor.table.told,
         "messages_dropped": supervisor.bus.dropped,
         "launcher": {

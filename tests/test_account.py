@@ -106,6 +106,22 @@ def test_a_sink_that_a_reload_changes_keeps_its_account(tmp_path: Path) -> None:
         assert explained(rig)["gone"]["left"]["lost"]["consumer-left"] > 0
 
 
+def test_a_sink_that_leaves_is_in_the_account_while_its_reader_takes_its_time(tmp_path: Path) -> None:
+    source = SOURCE.format(name="radio0")
+    with daemon(tmp_path, CONFIG + source + SINK.format(more="")) as rig:
+        rig.wait_running()
+        lose(rig, "slow.sock")
+        with rig.connect("slow.sock"):
+            rig.wait(lambda status: any(row["lost"] for row in status["consumers"]))
+            (tmp_path / "helpers.toml").write_text(CONFIG + source)
+            rig.call("Reload")
+            status = explained(rig)
+            assert [row["sink"] for row in status["consumers"]] == ["slow.sock"], "it has yet to go"
+            assert status["gone"]["left"]["lost"]["consumer-slow"] > 0, "of the one before it"
+            rig.wait(lambda status: not status["consumers"])
+            assert explained(rig)["gone"]["left"]["consumers"] == 2
+
+
 def test_sources_that_were_removed_are_in_the_account(tmp_path: Path) -> None:
     with daemon(tmp_path, CONFIG + SOURCE.format(name="radio0")) as rig:
         rig.wait_running()
