@@ -16,7 +16,7 @@ _helperd_sources() { # names of running sources: their sockets
 _helperd() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command= word
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        case $word in run | demo | status | top | list | probe | start | stop | pause | resume | restart | channel | hop | tap | messages | wait | reload | capture | launcher | doctor | check) command=$word; break ;; esac
+        case $word in run | demo | status | top | list | probe | start | stop | pause | resume | restart | channel | hop | tap | messages | wait | reload | capture | launcher | doctor | check | conformance) command=$word; break ;; esac
     done
     COMPREPLY=()
     case $command:$prev in
@@ -62,6 +62,9 @@ _helperd() {
         launcher:--listen) COMPREPLY=(); return ;;
         doctor:-c | doctor:--config) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; return ;;
         doctor:--runtime-dir) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); compopt -o filenames; return ;;
+        conformance:--definition) COMPREPLY=(); return ;;
+        conformance:--check) mapfile -t COMPREPLY < <(compgen -W "greeting list probe open refuse channel hop ping bytewise coalesced big unknown twice full-pipe eof unheard sigterm garbage payload bulk" -- "$cur"); return ;;
+        conformance:--limit) COMPREPLY=(); return ;;
     esac
     case $command in
         run) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --launcher --unprivileged" -- "$cur"); fi ;;
@@ -85,7 +88,8 @@ _helperd() {
         launcher) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --listen --systemd" -- "$cur"); fi ;;
         doctor) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --security --json" -- "$cur"); fi ;;
         check) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; fi ;;
-        "") mapfile -t COMPREPLY < <(compgen -W "run demo status top list probe start stop pause resume restart channel hop tap messages wait reload capture launcher doctor check -h --help --version" -- "$cur") ;;
+        conformance) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --definition --check --limit --json" -- "$cur"); fi ;;
+        "") mapfile -t COMPREPLY < <(compgen -W "run demo status top list probe start stop pause resume restart channel hop tap messages wait reload capture launcher doctor check conformance -h --help --version" -- "$cur") ;;
     esac
 }
 complete -F _helperd helperd

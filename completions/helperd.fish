@@ -134,3 +134,9 @@ complete -c helperd -n __fish_use_subcommand -a check -d 'check a configuration 
 complete -c helperd -n '__fish_seen_subcommand_from check' -s h -l help -d 'show this help message and exit'
 complete -c helperd -n '__fish_seen_subcommand_from check' -l json -d 'print one JSON object for scripts'
 complete -c helperd -n '__fish_seen_subcommand_from check' -F
+complete -c helperd -n __fish_use_subcommand -a conformance -d 'lead a helper through the protocol, and say what it does wrong'
+complete -c helperd -n '__fish_seen_subcommand_from conformance' -s h -l help -d 'show this help message and exit'
+complete -c helperd -n '__fish_seen_subcommand_from conformance' -l definition -x -d 'what it shall open'
+complete -c helperd -n '__fish_seen_subcommand_from conformance' -l check -xa 'greeting list probe open refuse channel hop ping bytewise coalesced big unknown twice full-pipe eof unheard sigterm garbage payload bulk' -d 'this check alone; repeatable'
+complete -c helperd -n '__fish_seen_subcommand_from conformance' -l limit -x -d 'how long an answer, and an end, may take'
+complete -c helperd -n '__fish_seen_subcommand_from conformance' -l json -d 'print one JSON object for scripts'

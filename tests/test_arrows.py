@@ -65,6 +65,7 @@ ONLY: dict[str, set[str]] = {  # rooms that are held to less than their layer wo
     "pcapng": {"errors", "visible"},
     "wire": {"errors"},
     "client": {"errors", "pcapng", "relay"},
+    "conformance": {"wire", "errors"},
     "errors": set(),
     "printing": {"visible"},
     "visible": set(),
@@ -76,6 +77,7 @@ SAME: dict[str, set[str]] = {  # neighbours that may see each other, in this dir
     "cli": {
         "helpers",
         "launch",
+        "conformance",
     },  # check reads an adapter's words as the adapter will; doctor names its cures
 }
 
@@ -128,7 +130,11 @@ PROCESSES = {
     "subprocess",
     "multiprocessing",
 }  # the launcher is the only parent; an adapter may start a program
-STARTERS = {"privsep", "helpers"}
+STARTERS = {
+    "privsep",
+    "helpers",
+    "conformance",
+}  # the kit is a server for a moment: with the caller's own rights
 
 
 @cache

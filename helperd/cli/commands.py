@@ -73,4 +73,9 @@ COMMANDS: tuple[Command, ...] = (
         "helperd.cli.doctor",
     ),
     Command("check", "check a configuration file", "helperd.cli.check"),
+    Command(
+        "conformance",
+        "lead a helper through the protocol, and say what it does wrong",
+        "helperd.cli.conformance",
+    ),
 )

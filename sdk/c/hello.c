@@ -10,13 +10,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef TYPE
+#define TYPE "hello" /* under a Kismet server: the type that it stands in for */
+#endif
+
 static long count, rate, size, patient;
 
 static const char *const CHANNELS[] = {"1", "2", "3", "4", "13", NULL};
 
 static int list(hd_list *devices)
 {
-    hd_list_add(devices, "hello", "count=10", "a counter");
+    hd_list_add(devices, "hello", NULL, "a counter");
     return 0;
 }
 
@@ -25,12 +29,14 @@ static int probe(const hd_definition *definition, hd_device *device)
     const char *type = hd_get(definition, "type");
     device->hardware = "a counter";
     device->channels = CHANNELS;
-    return type ? !strcmp(type, "hello") : !strcmp(hd_interface(definition), "hello");
+    return type ? !strcmp(type, TYPE) : !strcmp(hd_interface(definition), "hello");
 }
 
 static int open_counter(const hd_definition *definition, hd_device *device)
 {
+    const char *type = hd_get(definition, "type");
     count = 0, rate = 0, size = 64;
+    if (type && strcmp(type, TYPE)) return hd_refuse("bad-definition", "type=%s is not for this helper; write type=" TYPE, type);
     if (hd_number(definition, "count", 0, 1000000000, &count) || hd_number(definition, "rate", 0, 1000000, &rate) ||
         hd_number(definition, "size", 8, 1 << 20, &size))
         return -1;
@@ -76,7 +82,7 @@ int main(int argc, char **argv)
         {"size", "bytes of a packet; default 64"},
         {"wait", "false: what is not taken is counted as lost; default true"},
         {NULL, NULL}};
-    static const hd_helper HELPER = {.type = "hello", .summary = "numbered packets", .version = "1", .options = OPTIONS,
+    static const hd_helper HELPER = {.type = TYPE, .summary = "numbered packets", .version = "1", .options = OPTIONS,
                                      .list = list, .probe = probe, .open = open_counter, .channel_parse = channel_parse,
                                      .channel_set = channel_set, .capture = capture};
     return hd_run(argc, argv, &HELPER);

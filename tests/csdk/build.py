@@ -34,8 +34,9 @@ def compile_c(program, *sources, cc=None, flags=STRICT):
 
 
 @functools.cache
-def helper(name, cc=None):
+def helper(name, cc=None, *flags):
     """One of the SDK's own helpers."""
-    return compile_c(
-        folder() / f"{name}-{os.path.basename(cc or 'cc')}", SDK / f"{name}.c", SDK / "helperd.c", cc=cc
+    program = folder() / "-".join(
+        [name, os.path.basename(cc or "cc"), *(str(abs(hash(flag))) for flag in flags)]
     )
+    return compile_c(program, SDK / f"{name}.c", SDK / "helperd.c", cc=cc, flags=(*STRICT, *flags))

@@ -48,7 +48,7 @@ def test_it_is_listed_probed_tuned_and_stopped(rundir, config):
         listed = rig.call("ListDevices")
         assert (listed["failed"], [device["definition"] for device in listed["devices"]]) == (
             [],
-            ["hello:type=hello,count=10"],
+            ["hello:type=hello"],
         )
         assert rig.call("Probe", definition="hello")["helper"] == "hello"
         rig.call("AddSource", definition="hello:type=hello,rate=20", name="hello")

@@ -108,7 +108,7 @@ def place(tmp_path):
     """A server's helper directory with our program as one of its own."""
     folder = tmp_path / "helpers"
     folder.mkdir()
-    (folder / "kismet_cap_openbsd_wifi").symlink_to(helper("hello"))
+    (folder / "kismet_cap_openbsd_wifi").symlink_to(helper("hello", None, '-DTYPE="openbsdwifi"'))
     return lambda *sources: Server(
         f"helper_binary_path={folder}\n" + "".join(f"source={source}\n" for source in sources), tmp_path
     )
