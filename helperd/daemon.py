@@ -27,6 +27,7 @@ from helperd.config.sources import source_name
 from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
 from helperd.control.api import Reader
 from helperd.control.peer import Admins
+from helperd.control.server import PLACES
 from helperd.control.server import serve as serve_control
 from helperd.drivers import probe
 from helperd.errors import Code, ConfigRefused, HelperdError, LauncherGone
@@ -36,6 +37,7 @@ from helperd.launchers import with_installed
 from helperd.lifecycle import State
 from helperd.logs import Log
 from helperd.notify import Notifier
+from helperd.places import Entrance, Places, Teller, bound
 from helperd.printing import say, write
 from helperd.reloading import Reloading
 from helperd.routing import RouteTable
@@ -51,7 +53,7 @@ from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
 from helperd.sinks.file import FileSink
 from helperd.sinks.listen import Door, UnixListener, listen_unix
 from helperd.sinks.presence import Presence
-from helperd.sinks.stream import StreamSink
+from helperd.sinks.stream import MOST, RESERVE, StreamSink
 from helperd.standing import StandingOrder
 from helperd.status import account, log_status, snapshot
 from helperd.supervisor import Supervisor
@@ -87,11 +89,22 @@ class Daemon:
     serving: bool = False
     inventory: Inventory = field(init=False)
     presence: Presence = field(init=False)
+    teller: Teller = field(init=False)
 
     def __post_init__(self) -> None:
         supervisor = self.supervisor
+        self.teller = Teller(supervisor.say)
+        places = Places(
+            "readers of packets", MOST, self.spec.clients_per_user, RESERVE, "[helperd] clients_per_user"
+        )
         self.sinks = Sinks(
-            supervisor, self.spec, self.runtime_dir, self.header, self._are_done, supervisor.tending.keep
+            supervisor,
+            self.spec,
+            self.runtime_dir,
+            self.header,
+            self._are_done,
+            supervisor.tending.keep,
+            Entrance(places, self.readers_below, self.refused),
         )
         self.reloading = Reloading(supervisor, self.launcher, self.sinks)
         supervisor.on_removed = self.sinks.close_own
@@ -105,6 +118,14 @@ class Daemon:
 
     def _listeners(self) -> list[UnixListener]:
         return self.sinks.listeners() + ([] if self.control is None else [self.control])
+
+    def readers_below(self) -> int:
+        """The first number of a descriptor that is not for readers."""
+        return bound(len(self.supervisor.all) + len(self.supervisor.config.helpers))
+
+    def refused(self, where: str, why: str) -> None:
+        """Tell that somebody was not served, but not each time."""
+        self.teller.refused(where, why, trio.current_time())
 
     # ControlApi
 
@@ -267,7 +288,13 @@ async def _control(daemon: Daemon) -> AsyncIterator[None]:
     admins = Admins.of(daemon.spec.admin_group)
     listener = listen_unix(path, mode=daemon.spec.socket_mode, group=daemon.spec.socket_group)
     supervisor = daemon.supervisor
-    serve = partial(serve_control, admin=admins, on_bug=supervisor.bug, tend=supervisor.tending.keep)
+    serve = partial(
+        serve_control,
+        admin=admins,
+        entrance=Entrance(PLACES.copy(daemon.spec.clients_per_user), daemon.readers_below, daemon.refused),
+        on_bug=supervisor.bug,
+        tend=supervisor.tending.keep,
+    )
     daemon.control = listener
     try:
         async with trio.open_nursery() as nursery:

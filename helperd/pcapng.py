@@ -53,6 +53,8 @@ ISB_RECEIVED, ISB_DROPPED, ISB_DELIVERED = 4, 5, 8
 
 LOST = "lost: "
 """What the comment of our statistics blocks begins with: ``lost: consumer-slow 12, link-type 3``."""
+REFUSED = "refused: "
+"""What the comment of a section begins with whose reader is not served."""
 MAX_OPTION = 0xFFFC  # longest option value, in bytes: what 16 bits take, cut to a multiple of 4
 MIN_BLOCK = 12
 LAST_STAMP = (1 << 64) - 1  # nanoseconds since 1970 that a packet's block holds at most: in the year 2554
@@ -120,10 +122,11 @@ def _closed(options: bytes) -> bytes:
     return options + _END_OF_OPTIONS if options else b""
 
 
-def section_header(*, hardware: str = "", os: str = "", application: str = "") -> bytes:
-    """The block that begins a stream; capinfos shows its texts as hardware, OS and application."""
+def section_header(*, hardware: str = "", os: str = "", application: str = "", comment: str = "") -> bytes:
+    """The block that begins a stream; capinfos shows its texts as hardware, OS, application and comment."""
     fixed = struct.pack("<IHHq", BYTE_ORDER_MAGIC, 1, 0, -1)
-    options = _text(SHB_HARDWARE, hardware) + _text(SHB_OS, os) + _text(SHB_APPLICATION, application)
+    options = _text(OPT_COMMENT, comment) + _text(SHB_HARDWARE, hardware)
+    options += _text(SHB_OS, os) + _text(SHB_APPLICATION, application)
     return _block(SECTION_HEADER, fixed + _closed(options))
 
 

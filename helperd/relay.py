@@ -11,6 +11,7 @@
     kind 2  PACKETS  a run of data frames, each with one packet at most
     kind 3  BULK     a run of frames of the bulk extension
     kind 4  LOSS     no bytes: ``lost`` packets of the source will not come any more
+    kind 5  REFUSED  text: why this reader is not served; the last record
 
 Rules:
   1. Everything is little-endian and fixed; a reader skips kinds it does not know by their length.
@@ -27,7 +28,7 @@ import enum
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from helperd.errors import RemoteProtocolError
+from helperd.errors import RemoteProtocolError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,7 @@ class Kind(enum.IntEnum):
     PACKETS = 2
     BULK = 3
     LOSS = 4
+    REFUSED = 5
 
 
 class Record(NamedTuple):
@@ -107,6 +109,12 @@ def loss_record(source: int, lost: int) -> bytes:
     return HEADER.pack(Kind.LOSS, 0, source, 0, 0, 0, 0, lost)
 
 
+def refusal(why: str) -> bytes:
+    """A whole stream, for a reader that is not served."""
+    body = why.encode("utf-8", "replace")
+    return preface() + HEADER.pack(Kind.REFUSED, len(body), 0, 0, 0, 0, 0, 0) + body
+
+
 class RecordReader:
     """Cuts a stream into records.
 
@@ -130,6 +138,7 @@ class RecordReader:
 
         Raises:
             RemoteProtocolError: "bad-stream"; this is no frames stream, or one of another version.
+            UnavailableError: "busy"; helperd does not serve this reader, and says why.
         """
         buffer = self._buffer
         buffer += data
@@ -151,6 +160,8 @@ class RecordReader:
                 if stop > len(buffer):
                     break
                 body = bytes(view[start + self._header : stop])
+                if kind == Kind.REFUSED:
+                    raise UnavailableError("busy", body.decode("utf-8", "replace"))
                 records.append(Record(kind, source, incarnation, first, packets, frames, lost, body))
                 start = stop
         finally:

@@ -14,7 +14,8 @@ Rules:
   3. A line with ``lost`` says how many reports of the source this reader missed since the line before, and stands
      where they would have stood.
   4. In files, messages stand among them: a line with ``severity`` and ``message``, without ``number``.
-  5. In pcapng a report is a packet of ``LINKTYPE_JSON`` whose content is the text and whose comment names the type.
+  5. A line with ``refused`` alone says why this reader is not served.
+  6. In pcapng a report is a packet of ``LINKTYPE_JSON`` whose content is the text and whose comment names the type.
 """
 
 from __future__ import annotations
@@ -90,6 +91,11 @@ def message_line(source: str, time_ns: int, severity: str, text: str) -> bytes:
 def loss_line(source: str, lost: int, time_ns: int) -> bytes:
     """Tells a reader how many reports of a source it missed here."""
     return f'{{"source":{json.dumps(source)},"time":{_seconds(time_ns)},"lost":{lost}}}\n'.encode()
+
+
+def refusal(why: str) -> bytes:
+    """The one line of a reader that is not served."""
+    return json.dumps({"refused": why}).encode() + b"\n"
 
 
 def _seconds(time_ns: int) -> str:

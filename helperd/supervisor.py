@@ -236,7 +236,6 @@ class Supervisor:
 
     def on_consumer(self, wanted: frozenset[str]) -> None:
         """A consumer has connected: start the sources that wait for their first one."""
-        self.changed()
         for source in self.sources:  # called by a consumer's task: must not fail
             first = source.spec.start == "first-consumer" and source.life.incarnation == 0
             if first and source.life.state is State.DOWN and (not wanted or source.name in wanted):

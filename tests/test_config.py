@@ -149,6 +149,7 @@ runtime_dir = "/run/x"
 socket_mode = "0666"
 socket_group = "g"
 admin_group = "adm"
+clients_per_user = 7
 implicit_sinks = false
 log_format = "json"
 include = ["site"]
@@ -235,7 +236,7 @@ max_together = 6
 """
     assert config.parse(text, "f") == specs.Config(
         helperd=specs.DaemonSpec(
-            "u", "100", "/run/x", 0o666, "g", "adm", False, "json", "debug", ("site",), True
+            "u", "100", "/run/x", 0o666, "g", "adm", 7, False, "json", "debug", ("site",), True
         ),
         helpers=(
             specs.HelperSpec(
@@ -806,7 +807,8 @@ def test_of_sinks_the_launcher_reads_the_group_of_files_alone(tmp_path: Path) ->
 
 
 def test_the_launcher_knows_the_keys_that_it_passes_over_by_name(tmp_path: Path) -> None:
-    elsewhere = {key.name for key in KEYS if key.table == "helper"} - set(keys.keys_of("helper"))
+    elsewhere = {key.name for key in KEYS if key.table in {"helper", "helperd"}}
+    elsewhere -= set(keys.keys_of("helper")) | set(keys.keys_of("helperd"))
     assert elsewhere == keys.ELSEWHERE
     path = tmp_path / "c.toml"
     block = '[[helper]]\nname = "h"\ncommand = ["/bin/true"]\n'

@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from helperd import pcapng
-from helperd.errors import RemoteProtocolError
+from helperd.errors import RemoteProtocolError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +82,7 @@ class PacketReader:
 
         Raises:
             RemoteProtocolError: "bad-pcapng".
+            UnavailableError: "busy"; helperd does not serve this reader, and says why.
         """
         buffer = self._buffer
         buffer += data
@@ -128,6 +129,10 @@ class PacketReader:
                     options,
                 )
             )
+        elif kind == pcapng.SECTION_HEADER:
+            said = _text(dict(_options(data, start + 24, stop - 4)).get(pcapng.OPT_COMMENT, b""))
+            if said.startswith(pcapng.REFUSED):
+                raise UnavailableError("busy", said.removeprefix(pcapng.REFUSED))
         elif kind == pcapng.INTERFACE_DESCRIPTION:
             linktype = struct.unpack_from("<H", data, start + 8)[0]
             told = dict(_options(data, start + 16, stop - 4))

@@ -30,7 +30,7 @@ def packets(
         reader: hand one in to see interfaces and losses.
 
     Raises:
-        UnavailableError: nobody serves the address.
+        UnavailableError: nobody serves the address, or (problem "busy") there is no place there.
         RemoteProtocolError: what came is no pcapng.
     """
     reader = PacketReader() if reader is None else reader

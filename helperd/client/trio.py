@@ -32,7 +32,7 @@ async def packets(
         reader: hand one in to see interfaces and losses.
 
     Raises:
-        UnavailableError: nobody serves the address.
+        UnavailableError: nobody serves the address, or (problem "busy") there is no place there.
         RemoteProtocolError: what came is no pcapng.
     """
     async with _connected(address) as sock, aclosing(_packets(sock, reader or PacketReader())) as found:

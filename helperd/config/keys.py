@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ELSEWHERE = {
+    *("socket_mode", "clients_per_user", "implicit_sinks", "log_format", "log_level"),  # of [helperd]
     *(
         "types",
         "wire",
@@ -37,7 +38,7 @@ ELSEWHERE = {
     ),
     *("silence", "on_silence", "exclusive"),
 }
-"""Keys of [[helper]] that the launcher knows by name alone."""
+"""Keys of [helperd] and [[helper]] that the launcher knows by name alone."""
 MAX_TIMEOUT_S = 600.0
 """The longest time limit for an answer that a block can give; 0 where a key allows it: none."""
 
@@ -156,13 +157,6 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "helperd",
-        "socket_mode",
-        v.MODE,
-        "File mode of consumer sockets and of control.sock.",
-        default="0660",
-    ),
-    Key(
-        "helperd",
         "socket_group",
         v.ACCOUNT,
         "Group of the sockets. A supervisor that root starts is in it; another has to be made a member (usermod -aG).",
@@ -175,29 +169,6 @@ KEYS: tuple[Key, ...] = (
         "Members who can open control.sock (see socket_group) may change things over it, besides the supervisor's own "
         "user and root.",
         otherwise="nobody else",
-    ),
-    Key(
-        "helperd",
-        "implicit_sinks",
-        v.BOOLEAN,
-        "Make all.sock and one sources/NAME.sock per source, with NAME.frames.sock and NAME.jsonl.sock beside each, "
-        "without any [[sink]].",
-        default=True,
-    ),
-    Key(
-        "helperd",
-        "log_format",
-        v.choice("auto", "text", "json", "journal"),
-        "Form of the log on standard error. auto: text on a terminal, journal fields under systemd, "
-        "else JSON lines.",
-        default="auto",
-    ),
-    Key(
-        "helperd",
-        "log_level",
-        v.choice("debug", "info", "warning", "error"),
-        "The least severe line that is logged.",
-        default="info",
     ),
     # helper: what it is started as; how it is spoken to, and for how long: helpers.py
     Key(

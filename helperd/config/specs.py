@@ -50,6 +50,7 @@ class DaemonSpec:
     socket_mode: int = 0o660
     socket_group: str | None = None
     admin_group: str | None = None
+    clients_per_user: int = 128
     implicit_sinks: bool = True
     log_format: str = "auto"
     log_level: str = "info"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from helperd.config import helpers, keys, sinks, sources
+from helperd.config import daemon, helpers, keys, sinks, sources
 from helperd.config.check import Check, Place
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ _FOR_ALL = tuple(key for key in keys.KEYS if key.table != "sink")
 KEYS = tuple(
     key
     for table in keys.TABLES
-    for key in (*_FOR_ALL, *helpers.HELPER, *sources.SOURCE, *sinks.SINK)
+    for key in (*_FOR_ALL, *daemon.DAEMON, *helpers.HELPER, *sources.SOURCE, *sinks.SINK)
     if key.table == table.name
 )
 """Every key of every table, in the order of the manual."""

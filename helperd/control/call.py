@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from helperd.errors import Code, HelperdError
+from helperd.places import Rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,8 @@ class Call:
         interface: all of the name up to its last dot.
         method: the rest.
         parameters: empty when there were none.
+        who: the uid of whoever calls.
+        rank: what it may take of what is kept.
     """
 
     interface: str
@@ -44,6 +47,8 @@ class Call:
     more: bool = False
     oneway: bool = False
     upgrade: bool = False
+    who: int = 0
+    rank: Rank = Rank.OWNER
 
 
 class CallError(Exception):

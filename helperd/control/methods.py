@@ -72,13 +72,7 @@ class Entry(NamedTuple):
 
 async def get_status(room: Room, call: Call) -> bytes:
     """Everything, or everything about one source."""
-    return _status(room, call.parameters.get("source"), continues=False)
-
-
-def _status(room: Room, name: str | None, *, continues: bool) -> bytes:
-    if name is None:
-        return room.status(continues=continues)
-    return encode_reply({**room.snapshot, "sources": [room.source(name)]}, continues=continues)
+    return room.status(call.parameters.get("source"), continues=False)
 
 
 async def watch_status(room: Room, call: Call, send: Send) -> None:
@@ -91,7 +85,7 @@ async def watch_status(room: Room, call: Call, send: Send) -> None:
         raise service_error("InvalidParameter", {"parameter": "every_s"}, "bad-value", text)
     while True:
         seen, began = room.changes.count, trio.current_time()
-        await send(_status(room, name, continues=True))
+        await send(room.status(name, continues=True))
         with trio.move_on_at(began + every):
             await room.changes.beyond(seen)
         await trio.sleep_until(began + GAP_S)
@@ -271,7 +265,7 @@ async def list_devices(room: Room, call: Call) -> bytes:
     async def question() -> Plain:
         return await room.daemon.list_devices(max_age_s)
 
-    return encode_reply(await room.ask(("list", str(max_age_s)), question))
+    return encode_reply(await room.ask(call, ("list", str(max_age_s)), question))
 
 
 async def probe(room: Room, call: Call) -> bytes:
@@ -281,7 +275,7 @@ async def probe(room: Room, call: Call) -> bytes:
     async def question() -> Plain:
         return await room.daemon.probe(definition)
 
-    return encode_reply(await room.ask(("probe", definition), question))
+    return encode_reply(await room.ask(call, ("probe", definition), question))
 
 
 class _Reading(NamedTuple):

@@ -9,16 +9,22 @@ import trio
 
 from helperd.control.call import encode_reply, error_of
 from helperd.errors import HelperdError, UsageError
+from helperd.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from helperd.control.api import ControlApi, Plain
+    from helperd.control.call import Call
 
 FRESH_S: Final = 0.02
 """How long a snapshot may be shown again when nothing is known to have changed: rates and counters are this old."""
-MAX_QUESTIONS: Final = 8
-"""Questions to helpers under way at once; each starts processes."""
+QUESTIONS: Final = 6
+"""Questions to helpers under way at once, of all readers; each starts processes."""
+QUESTIONS_EACH: Final = 2
+"""Of one user."""
+QUESTIONS_KEPT: Final = 2
+"""And so many more of admins, and twice so many of root and the daemon's own user."""
 
 
 class Pulse:
@@ -62,8 +68,9 @@ class Room:
         self.news = Pulse()
         self._nursery = nursery
         self._questions: dict[tuple[str, ...], _Question] = {}
+        self._places = Places("questions to helpers", QUESTIONS, QUESTIONS_EACH, QUESTIONS_KEPT)
         self._snapshot: Plain = {}
-        self._encoded: dict[bool, bytes] = {}
+        self._encoded: dict[tuple[str | None, bool], bytes] = {}
         self._taken: tuple[tuple[int, int], float] = ((-1, -1), 0.0)
 
     async def follow_changes(self) -> None:
@@ -90,12 +97,17 @@ class Room:
             self._encoded.clear()
         return self._snapshot
 
-    def status(self, *, continues: bool) -> bytes:
-        """The state as a reply; one object for all who ask within ``FRESH_S``."""
+    def status(self, name: str | None, *, continues: bool) -> bytes:
+        """The state, or that with one source alone, as a reply; one object for all who ask within ``FRESH_S``.
+
+        Raises:
+            CallError: UnknownSource, with the nearest name.
+        """
         snapshot = self.snapshot
-        encoded = self._encoded.get(continues)
+        encoded = self._encoded.get((name, continues))
         if encoded is None:
-            encoded = self._encoded[continues] = encode_reply(snapshot, continues=continues)
+            some = snapshot if name is None else {**snapshot, "sources": [self.source(name)]}
+            encoded = self._encoded[name, continues] = encode_reply(some, continues=continues)
         return encoded
 
     def source(self, name: str) -> dict[str, Any]:
@@ -126,25 +138,31 @@ class Room:
         error = UsageError("unknown-source", f"no {' or '.join(kinds)} is named {name[:64]!r}; {hint}")
         raise error_of(error, source=name, nearest=near)
 
-    async def ask(self, key: tuple[str, ...], question: Callable[[], Awaitable[Plain]]) -> Plain:
+    async def ask(self, call: Call, key: tuple[str, ...], question: Callable[[], Awaitable[Plain]]) -> Plain:
         """Ask the helpers; who asks the same meanwhile gets the same answer.
+
+        Args:
+            call: by whom.
+            key: the same for the same question.
+            question: asks it.
 
         Raises:
             HelperdError: "busy", or what the question raised.
         """
         asked = self._questions.get(key)
         if asked is None:
-            if len(self._questions) >= MAX_QUESTIONS:
-                raise HelperdError("busy", f"{MAX_QUESTIONS} questions to helpers are under way; try again")
+            why = self._places.take(call.who, call.rank)
+            if why:
+                raise HelperdError("busy", why)
             asked = self._questions[key] = _Question()
-            self._nursery.start_soon(self._answer, key, asked, question)
+            self._nursery.start_soon(self._answer, call.who, key, asked, question)
         await asked.done.wait()
         if asked.error is not None:
             raise asked.error
         return asked.answer
 
     async def _answer(
-        self, key: tuple[str, ...], asked: _Question, question: Callable[[], Awaitable[Plain]]
+        self, who: int, key: tuple[str, ...], asked: _Question, question: Callable[[], Awaitable[Plain]]
     ) -> None:
         """Find the answer in a task of its own: it does not end with the client that asked first."""
         try:
@@ -153,4 +171,5 @@ class Room:
             asked.error = error
         finally:
             del self._questions[key]
+            self._places.leave(who)
             asked.done.set()

@@ -2,9 +2,11 @@
 
 Rules:
   1. One small task per client. It reads only when it has nothing to answer, so a client cannot pile up work.
-  2. Everything is bounded: a message, the time it takes to arrive, the time a reply takes to leave, the clients.
+  2. Everything is bounded: a message, the time it takes to arrive, the time a reply takes to leave, the clients, and
+     those of one user. In a turn of the loop one reader is answered; admins do not wait for that.
   3. Nothing a client sends or leaves out raises beyond its own connection; a bug of ours is logged and told it.
-  4. Capture never waits for a client: what is asked here is read from the daemon's state, at most once per turn.
+  4. What a client has asked for and gone away from is not done.
+  5. Capture never waits for a client: what is asked here is read from the daemon's state, at most once per turn.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import errno
 import logging
 import select
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +38,7 @@ from helperd.control.methods import METHODS, Entry, get_info
 from helperd.control.peer import Admins, Peer, Policy, groups_of, peer_of
 from helperd.control.room import Room
 from helperd.errors import HelperdError
+from helperd.places import Entrance, Places, Rank, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,17 +60,19 @@ class Limits:
         message: bytes of one call.
         message_s: seconds from a call's first byte to its last.
         send_s: seconds that a reply may wait for a client that does not read.
-        clients: connections of everybody together; ``reserve`` more are kept for those who may change things.
-        reserve: see clients.
+        lingering: refused clients that are waited for at once.
         linger_s: seconds that a refused client has to read why.
     """
 
     message: int = 64 << 10
     message_s: float = 30.0
     send_s: float = 30.0
-    clients: int = 1100
-    reserve: int = 32
+    lingering: int = 32
     linger_s: float = 2.0
+
+
+PLACES: Final = Places("connections to control.sock", 1100, 128, 32, "[helperd] clients_per_user")
+"""What is there for connections. When root and the daemon's own user have none, a silent one goes for them."""
 
 
 def load_interface(name: str) -> Interface:
@@ -90,6 +96,8 @@ class Service:
 
     Attributes:
         interfaces: by name, in the order in which they are told.
+        entrance: where connections are let in.
+        silent: who has asked nothing, longest first.
         bugs: errors of our own since the start.
     """
 
@@ -97,8 +105,12 @@ class Service:
     admin: Policy
     limits: Limits
     interfaces: dict[str, Interface]
+    entrance: Entrance
+    turns: Turns = field(default_factory=Turns)
+    silent: dict[Connection, None] = field(default_factory=dict)
     clients: int = 0
     refused: int = 0
+    lingering: int = 0
     bugs: int = 0
     on_bug: Callable[[str, BaseException], None] = _no_log
 
@@ -157,8 +169,42 @@ class Connection:
         self.service = service
         self.stream = stream
         self.peer = peer
+        self.rank = Rank.READER
+        if service.admin(peer.uid, frozenset()):
+            self.rank = Rank.OWNER
+        elif service.admin(peer.uid, groups_of(stream.socket, peer)):
+            self.rank = Rank.ADMIN
+        self.scope = trio.CancelScope()
+        self.placed = self.above = False
         self._buffer = bytearray()
         self._ended = False
+
+    def take_place(self) -> str:
+        """Take a place; return nothing, or why there is none. For root and the daemon's own user another makes room."""
+        entrance, silent = self.service.entrance, self.service.silent
+        kept = entrance.places.reserve * self.rank
+        self.above = entrance.is_kept(self.stream.socket.fileno())
+        if self.rank is Rank.OWNER and self.above and entrance.above >= kept:
+            silent = {one: None for one in silent if one.above}
+        elif self.rank is not Rank.OWNER or not entrance.places.full(self.rank):
+            silent = {}
+        if silent:
+            min(silent, key=attrgetter("rank")).make_room()
+        why = entrance.admit("control.sock", self.peer.uid, self.rank, above=self.above, kept=kept)
+        self.placed = not why
+        return why
+
+    def leave_place(self) -> None:
+        """Give the place back; nothing the second time."""
+        if self.placed:
+            self.placed = False
+            self.service.entrance.leave(self.peer.uid, above=self.above)
+
+    def make_room(self) -> None:
+        """End, in silence: nothing has been asked."""
+        self.leave_place()
+        self.service.silent.pop(self, None)
+        self.scope.cancel()
 
     async def serve(self) -> None:
         """Answer one call after the other until the client goes, or cannot be understood any more."""
@@ -171,10 +217,18 @@ class Connection:
             await self._send(error.encode())
             await self._linger()
 
-    async def refuse(self, error: CallError) -> None:
-        """Say why this client is not served."""
-        await self._send(error.encode())
-        await self._linger()
+    async def refuse(self, why: str) -> None:
+        """Say why this client is not served; of many at once some are not waited for until they have read it."""
+        service = self.service
+        with trio.move_on_after(service.limits.linger_s):
+            await self._send(error_of(HelperdError("busy", why)).encode())
+        if service.lingering >= service.limits.lingering:
+            return
+        service.lingering += 1
+        try:
+            await self._linger()
+        finally:
+            service.lingering -= 1
 
     async def _receive(self) -> bytes | None:
         """The next message without its NUL byte; None when the client has said its last.
@@ -190,8 +244,13 @@ class Connection:
                 return None
             if scanned and deadline == float("inf"):
                 deadline = trio.current_time() + limits.message_s
-            with trio.move_on_at(deadline) as scope:
-                await self._read()
+            if not buffer:
+                self.service.silent[self] = None
+            try:
+                with trio.move_on_at(deadline) as scope:
+                    await self._read()
+            finally:
+                self.service.silent.pop(self, None)
             if scope.cancelled_caught:
                 raise bad_request(
                     f"a message was begun and not finished within {limits.message_s:g} s; end it with a NUL byte",
@@ -219,7 +278,7 @@ class Connection:
         """Answer one message; False when the connection cannot go on."""
         oneway = False
         try:
-            call = parse_call(message)
+            call = replace(parse_call(message), who=self.peer.uid, rank=self.rank)
             oneway = call.oneway
             await self._carry_out(call)
         except CallError as error:
@@ -240,6 +299,10 @@ class Connection:
             entry = self.service.entry(call)
             if entry.changes:
                 self._must_be_admin(call)
+            elif self.rank is Rank.READER:
+                await self.service.turns.wait(self.peer.uid)
+            if not call.oneway and self._hung_up():
+                raise _Gone  # it has given up, and does not expect that any more
             if call.upgrade or entry.upgrade is not None:
                 await self._upgrade(entry, call)
             elif call.more and entry.stream is not None and not call.oneway:
@@ -322,12 +385,12 @@ class Connection:
         return any(event & select.POLLHUP for _fd, event in poll.poll(0))
 
     def _must_be_admin(self, call: Call) -> None:
-        peer = self.peer
-        if not self.service.admin(peer.uid, groups_of(self.stream.socket, peer)):
+        if self.rank is Rank.READER:
             raise error_of(
                 HelperdError(
                     "not-permitted",
-                    f"uid {peer.uid} may look, but not change ({call.method}); that is for {self.service.admin.who}",
+                    f"uid {self.peer.uid} may look, but not change ({call.method}); "
+                    f"that is for {self.service.admin.who}",
                 )
             )
 
@@ -359,12 +422,16 @@ async def _serve_one(service: Service, stream: trio.SocketStream) -> None:
         async with stream:
             peer = peer_of(stream.socket)
             connection = Connection(service, stream, peer)
-            crowd = _crowd(service, stream, peer)
-            if crowd is None:
-                await connection.serve()
-            else:
+            why = connection.take_place()
+            if why:
                 service.refused += 1
-                await connection.refuse(crowd)
+                await connection.refuse(why)
+                return
+            try:
+                with connection.scope:
+                    await connection.serve()
+            finally:
+                connection.leave_place()
     except (_Gone, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
         return
     except Exception as error:  # noqa: BLE001 - one client's connection never ends another's
@@ -373,25 +440,12 @@ async def _serve_one(service: Service, stream: trio.SocketStream) -> None:
         service.clients -= 1
 
 
-def _crowd(service: Service, stream: trio.SocketStream, peer: Peer) -> CallError | None:
-    """Why this client is one too many; None when it is not."""
-    limits = service.limits
-    if service.clients <= limits.clients:
-        return None
-    if service.clients <= limits.clients + limits.reserve and service.admin(
-        peer.uid, groups_of(stream.socket, peer)
-    ):
-        return None
-    return error_of(
-        HelperdError("busy", f"{limits.clients} clients are connected; close some, then try again")
-    )
-
-
 async def serve(
     listener: trio.abc.Listener[trio.SocketStream],
     daemon: ControlApi,
     *,
     admin: Policy | None = None,
+    entrance: Entrance | None = None,
     limits: Limits | None = None,
     on_bug: Callable[[str, BaseException], None] = _no_log,
     tend: Callable[[str, Callable[[], Awaitable[object]]], Awaitable[None]] = _just,
@@ -403,6 +457,7 @@ async def serve(
         listener: of a unix socket; closed at the end, its path is the caller's to remove.
         daemon: answers. Functions of ``ReloadApi``, ``TuneApi`` and ``AddApi`` are used where it has them.
         admin: who may change things; None: root and this process' own user.
+        entrance: where clients are let in; None: with ``PLACES``.
         limits: None: the defaults.
         on_bug: takes who, and an error of our own that one client has met.
         tend: keeps a task going, by its name, whatever ends it.
@@ -411,7 +466,9 @@ async def serve(
     interfaces = {name: load_interface(name) for name in (SERVICE, OWN)}
     async with listener, trio.open_nursery() as nursery:
         room = Room(daemon, nursery)
-        service = Service(room, admin or Admins.of(None), limits or Limits(), interfaces, on_bug=on_bug)
+        entrance = entrance or Entrance(PLACES.copy())
+        policy = admin or Admins.of(None)
+        service = Service(room, policy, limits or Limits(), interfaces, entrance, on_bug=on_bug)
         nursery.start_soon(tend, "the control server's changes", room.follow_changes)
         nursery.start_soon(tend, "the control server's messages", room.follow_news)
         task_status.started(service)

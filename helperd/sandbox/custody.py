@@ -179,8 +179,6 @@ class Custody:
     def check_quota(self, client: Client, profile: int, question: int) -> None:
         """Refuse a client what no rule gives it, or one more than that; those for questions count by themselves.
 
-        A user can have as many uids as a system gives out for its namespaces; what a group has is counted as well.
-
         Raises:
             RequestRefused: EACCES, EAGAIN.
         """

@@ -61,10 +61,7 @@ class Client:
         self.out: deque[tuple[bytes, int]] = deque()  # a packet, and a descriptor to go with it or -1
 
     def share(self, profile: int, question: int) -> tuple[int, int, str]:
-        """How many helpers of a profile it may have at once, all of its rule's users, and the rule's group.
-
-        For questions as well as besides them.
-        """
+        """How many helpers of a profile it may have at once, and all of its rule's group; as many for questions."""
         if self.quotas is None:
             return UNLIMITED, UNLIMITED, ""
         most, together, rule = self.quotas.get(profile, (0, 0, ""))

@@ -8,10 +8,13 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import trio
 
 from helperd.config.specs import SinkSpec
 from helperd.runtime import ALL_FRAMES_SOCKET, ALL_JSONL_SOCKET, ALL_SOCKET, SOURCES_DIR
@@ -23,10 +26,9 @@ from helperd.sinks.stream import StreamSink
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    import trio
-
     from helperd.bell import Bell
     from helperd.config.specs import Config, DaemonSpec
+    from helperd.places import Entrance
     from helperd.routing import Form, Overflow, RouteTable
     from helperd.sinks.listen import TcpListener
     from helperd.sinks.said import Messages
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     Listener = UnixListener | TcpListener
 
 Sink = StreamSink | FileSink
+SOON_S: Final = 0.02
+"""Seconds between two changes among readers that are told."""
 
 
 class Shell(Protocol):
@@ -106,6 +110,7 @@ class Sinks:
         header: of pcapng streams.
         is_over: of these sources none will have packets again by itself.
         tend: keeps a task going.
+        entrance: where readers are let in.
         there: the sinks, in the order in which they were opened.
         leaving: closed ones whose readers have yet to go.
     """
@@ -116,10 +121,14 @@ class Sinks:
     header: bytes
     is_over: Callable[[frozenset[str]], bool]
     tend: Tend
+    entrance: Entrance
     doorman: Doorman = field(default_factory=Doorman)
     there: list[Sink] = field(default_factory=list)
     leaving: list[Sink] = field(default_factory=list)
     _nursery: trio.Nursery | None = None
+    _one_by_one: trio.Lock = field(default_factory=trio.Lock)
+    _telling: bool = False
+    _told_at: float = -math.inf
 
     def __iter__(self) -> Iterator[Sink]:
         return iter(self.there)
@@ -221,7 +230,7 @@ class Sinks:
             header=self.header,
             on_room=self.shell.room,
             on_connect=self.shell.on_consumer,
-            on_change=self._changed,
+            on_change=self._crowd_changed,
             on_bug=self.shell.bug,
             is_over=self.is_over,
             sources=frozenset(spec.sources),
@@ -233,6 +242,8 @@ class Sinks:
             hold=spec.hold,
             form=cast("Form", spec.format),
             linktypes=frozenset(spec.dlts),
+            entrance=self.entrance,
+            one_by_one=self._one_by_one,
         )
 
     def _files(self, spec: SinkSpec) -> FileSink:
@@ -293,6 +304,24 @@ class Sinks:
             sink.close()
         self.there.remove(sink)
         self.leaving.append(sink)
+        self._changed()
+
+    def _crowd_changed(self) -> None:
+        """Tell of readers that come and go: of one at once, of a thousand at once a few times."""
+        assert self._nursery is not None
+        if trio.current_time() >= self._told_at + SOON_S:
+            self._tell()
+        elif not self._telling:
+            self._telling = True
+            self._nursery.start_soon(self._tell_soon)
+
+    async def _tell_soon(self) -> None:
+        await trio.sleep_until(self._told_at + SOON_S)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._telling = False
+        self._told_at = trio.current_time()
         self._changed()
 
     def _changed(self) -> None:

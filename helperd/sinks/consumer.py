@@ -28,12 +28,15 @@ from helperd.sinks.forms import StreamForm, Wants, form_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from helperd.places import Who
     from helperd.routing import Form, Losses
 
 SEND_BYTES: Final = 256 << 10
 """Bytes taken from the outbox for one send."""
 FAREWELL_S: Final = 5.0
 """Seconds that a consumer that is to go has for what is being sent and the totals."""
+LOOK_S: Final = 1.0
+"""Seconds between looks at a reader that says something, or has closed its writing side."""
 _LACKING: Final = frozenset({errno.ENOBUFS, errno.ENOMEM})
 _LACKING_S: Final = 0.02
 
@@ -63,6 +66,16 @@ def peer_of(sock: trio.socket.SocketType) -> Peer:
     return Peer(pid, uid)
 
 
+def who_of(sock: trio.socket.SocketType) -> Who:
+    """Whose a reader is: a uid, or the address of one that comes over a network."""
+    if sock.family == socket.AF_UNIX:
+        return peer_of(sock).uid
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:  # it has gone again
+        return "nobody"
+
+
 @dataclass(slots=True, eq=False)
 class Consumer:
     """A connected reader.
@@ -73,6 +86,8 @@ class Consumer:
         single: it gets one link type, the first that comes.
         form: "pcapng", "frames" or "jsonl".
         linktypes: link types it gets (LINKTYPE_ values); none: all.
+        who: whose place it has.
+        one_by_one: of those that go, one withdraws in a turn of the loop.
         closing: what is queued is still sent, then the stream ends.
     """
 
@@ -86,6 +101,8 @@ class Consumer:
     hold: float
     on_room: Bell
     connected_at: float
+    who: Who = -1
+    one_by_one: trio.Lock = field(default_factory=trio.Lock)
     form: Form = "pcapng"
     linktypes: frozenset[int] = frozenset()
     single: bool = False
@@ -151,8 +168,10 @@ class Consumer:
         except* OSError:  # however its connection ends, it ends nobody else
             pass
         finally:
-            self.withdraw()
             self.sock.close()
+            with trio.CancelScope(shield=True):
+                async with self.one_by_one:
+                    self.withdraw()
 
     async def _pump(self) -> None:
         outbox = self.outbox
@@ -206,11 +225,12 @@ class Consumer:
     async def _watch(self) -> None:
         """End the stream when the reader has gone; a reader that only closed its writing side has not."""
         sock = self.sock
-        while await sock.recv(4096):
-            pass  # consumers have nothing to say; what they write is ignored
-        with select.epoll() as gone:
-            gone.register(sock.fileno(), 0)  # EPOLLHUP and EPOLLERR come unasked: closed, or shut both ways
-            await trio.lowlevel.wait_readable(gone.fileno())
+        while await sock.recv(4096):  # noqa: ASYNC110 - what consumers write is ignored, and not at once
+            await trio.sleep(LOOK_S)
+        gone = select.poll()
+        gone.register(sock.fileno(), 0)  # POLLHUP and POLLERR come unasked: closed, or shut both ways
+        while not gone.poll(0):  # noqa: ASYNC110 - waiting for it would take a descriptor
+            await trio.sleep(LOOK_S)
         self._scope.cancel()
 
 

@@ -27,6 +27,15 @@ class StreamForm(Protocol):
         """What is said last."""
 
 
+def refusal(form: Form, why: str) -> bytes:
+    """All that a reader gets who is not served."""
+    if form == "frames":
+        return relay.refusal(why)
+    if form == "jsonl":
+        return reports.refusal(why)
+    return pcapng.section_header(application="helperd", comment=f"{pcapng.REFUSED}{why}")
+
+
 def form_of(form: Form, header: bytes, table: RouteTable, wants: Wants | None) -> StreamForm:
     """The form of a new stream; the arguments are those of ``Pcapng``."""
     if form == "frames":

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from helperd.errors import HelperdError
+from helperd.places import Entrance, Places, rank_of
 from helperd.routing import OUTBOX_LIMIT, Overflow, RouteTable
-from helperd.sinks.consumer import Consumer
+from helperd.sinks.consumer import Consumer, who_of
+from helperd.sinks.forms import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from helperd.bell import Bell
     from helperd.config.specs import SinkSpec
+    from helperd.places import Who
     from helperd.routing import Form
     from helperd.sinks.listen import TcpListener, UnixListener
 
     Tend = Callable[[str, Callable[[], Awaitable[object]], Callable[[], bool]], Awaitable[None]]
 
+MOST: Final = 1024
+"""Readers of everybody together."""
+RESERVE: Final = 256
+"""And twice so many more, of root and the daemon's own user."""
 TCP_OPTIONS: Final = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 256 << 10),
@@ -51,6 +61,8 @@ class StreamSink:
         linktypes: link types its consumers get; none: all.
         lent: the listener is not the sink's own: its consumers come another way.
         closed: nobody new is served.
+        entrance: where the readers of all sinks are let in.
+        one_by_one: shared by all sinks: of the readers that go, one withdraws in a turn of the loop.
         scope: cancelling it closes the sink.
         refused: connections that could not be accepted, mostly for lack of file descriptors.
     """
@@ -75,6 +87,8 @@ class StreamSink:
     linktypes: frozenset[int] = frozenset()
     lent: bool = False
     closed: bool = False
+    entrance: Entrance = field(default_factory=lambda: Entrance(Places("readers", MOST, MOST)))
+    one_by_one: trio.Lock = field(default_factory=trio.Lock)
     consumers: list[Consumer] = field(default_factory=list)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     refused: int = 0
@@ -125,6 +139,11 @@ class StreamSink:
             return
         try:
             consumer = self.admit(sock)
+        except HelperdError as full:
+            with suppress(OSError):  # it has gone again
+                os.write(sock.fileno(), refusal(self.form, full.text))
+            sock.close()
+            return
         except Exception as bug:  # noqa: BLE001 - the border: this consumer is not served, and all others are
             sock.close()
             self.on_bug(self.name, bug)
@@ -132,8 +151,27 @@ class StreamSink:
         await self.attend(consumer)
 
     def admit(self, sock: trio.socket.SocketType) -> Consumer:
-        """Take a consumer in: packets are queued for it from now on. It is to be attended or dismissed."""
-        consumer = Consumer(
+        """Take a consumer in: packets are queued for it from now on. It is to be attended or dismissed.
+
+        Raises:
+            HelperdError: "busy", there is no place.
+        """
+        who = who_of(sock)
+        above = self.entrance.is_kept(sock.fileno())
+        why = self.entrance.admit(self.name, who, rank_of(who), above=above)
+        if why:
+            raise HelperdError("busy", why)
+        try:
+            consumer = self._consumer(sock, who)
+        except BaseException:
+            self.entrance.leave(who)
+            raise
+        self.consumers.append(consumer)
+        self.on_change()
+        return consumer
+
+    def _consumer(self, sock: trio.socket.SocketType, who: Who) -> Consumer:
+        return Consumer(
             sink=self.name,
             sock=sock,
             table=self.table,
@@ -145,12 +183,11 @@ class StreamSink:
             hold=self.hold,
             on_room=self.on_room,
             connected_at=trio.current_time(),
+            who=who,
+            one_by_one=self.one_by_one,
             form=self.form,
             linktypes=self.linktypes,
         )
-        self.consumers.append(consumer)
-        self.on_change()
-        return consumer
 
     async def attend(self, consumer: Consumer) -> None:
         """Serve a consumer until its stream ends; its socket is closed then."""
@@ -169,6 +206,7 @@ class StreamSink:
         if consumer in self.consumers:
             consumer.withdraw()
             self.table.gone.leave(self.name, consumer.outbox.account())
+            self.entrance.leave(consumer.who)
             self.consumers.remove(consumer)
             self.on_change()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.attack import abuse, foreign, stage
+from tests.attack import abuse, crowd, foreign, stage
 from tests.attack.__main__ import table
 from tests.attack.scenes import SCENES
 from tests.patience import HANGS_S
@@ -133,7 +133,9 @@ def test_foreign_descriptors(name):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("abuse", name) for name in abuse.SCENES] + [("foreign", name) for name in foreign.SCENES],
+    [("abuse", name) for name in abuse.SCENES]
+    + [("foreign", name) for name in foreign.SCENES]
+    + [pytest.param("crowd", name, marks=pytest.mark.need("userns")) for name in crowd.SCENES],
 )
 def test_abuse(module, name):
     (row,) = stage.run(module, name)

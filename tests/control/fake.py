@@ -15,6 +15,7 @@ import trio
 from helperd.control.api import Reader
 from helperd.control.server import Limits, Service, serve
 from helperd.errors import HelperdError, UsageError
+from helperd.places import Rank
 from tests.patience import HANGS_S
 
 
@@ -230,6 +231,18 @@ def listen(path: Path, backlog: int = 1024) -> trio.SocketListener:
     sock.listen(backlog)
     sock.setblocking(False)
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+class As:
+    """A policy that takes everybody for one rank."""
+
+    who = "the others"
+
+    def __init__(self, rank: Rank) -> None:
+        self.rank = rank
+
+    def __call__(self, _uid: int, gids: frozenset[int]) -> bool:
+        return self.rank is Rank.OWNER or (self.rank is Rank.ADMIN and bool(gids))
 
 
 @contextlib.asynccontextmanager

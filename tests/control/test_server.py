@@ -15,7 +15,8 @@ from helperd.control.call import OWN, SERVICE
 from helperd.control.peer import Admins
 from helperd.control.server import Limits, load_interface
 from helperd.errors import ConfigError, ConfigRefused, HelperdError
-from tests.control.fake import FakeDaemon, TunableDaemon, listen, served, source, wire
+from helperd.places import Entrance, Places, Rank
+from tests.control.fake import As, FakeDaemon, TunableDaemon, listen, served, source, wire
 from tests.patience import HANGS_S
 
 NOBODY = Admins(frozenset(), "wheel", 77777777)
@@ -356,7 +357,8 @@ async def test_one_question_answers_all_who_ask_it_meanwhile(rundir: Path) -> No
 async def test_too_many_questions_at_once_are_refused(rundir: Path) -> None:
     daemon = FakeDaemon()
     daemon.release = trio.Event()
-    async with served(rundir, daemon) as (path, _), trio.open_nursery() as nursery:
+    rank = As(Rank.OWNER)
+    async with served(rundir, daemon, admin=rank) as (path, _), trio.open_nursery() as nursery:
         replies: list[dict[str, Any]] = []
 
         async def ask(at: int) -> None:
@@ -364,13 +366,19 @@ async def test_too_many_questions_at_once_are_refused(rundir: Path) -> None:
                 replies.append(await client.call("Probe", definition=f"x{at}:type=y"))
 
         with trio.fail_after(HANGS_S):
-            for at in range(9):
+            for at in range(11):
                 nursery.start_soon(ask, at)
             while not replies:
                 await trio.lowlevel.checkpoint()
             assert [reply["error"] for reply in replies] == ["io.helperd.Busy"]
+            replies.clear()
+            rank.rank = Rank.READER
+            nursery.start_soon(ask, 11)
+            while not replies:
+                await trio.lowlevel.checkpoint()
+            assert [reply["error"] for reply in replies] == ["io.helperd.Busy"]
             daemon.release.set()
-            while len(replies) < 9:
+            while len(replies) < 11:
                 await trio.lowlevel.checkpoint()
 
 
@@ -469,16 +477,29 @@ async def test_calls_behind_a_stream_cannot_pile_up(rundir: Path) -> None:
 
 
 async def test_idle_clients_are_many_and_the_crowd_is_told(rundir: Path) -> None:
-    limits = Limits(clients=50, reserve=1)
-    async with served(rundir, FakeDaemon(), limits=limits) as (path, service), trio.open_nursery() as nursery:
+    entrance = Entrance(Places("connections", 50, 50, 1))
+    rank = As(Rank.READER)
+    async with (
+        served(rundir, FakeDaemon(), admin=rank, entrance=entrance) as (path, service),
+        trio.open_nursery() as nursery,
+    ):
         idle = [await trio.open_unix_socket(path) for _ in range(50)]
         with trio.fail_after(HANGS_S):
             while service.clients < 50:
                 await trio.lowlevel.checkpoint()
-            async with wire(path) as admin:  # we are the owner: the reserve is for us
-                assert "error" not in await admin.call("GetStatus")
-                async with wire(path) as late:
-                    assert (await late.call("GetStatus"))["error"] == "io.helperd.Busy"
+            async with wire(path) as late:
+                refused = await late.call("GetStatus")
+                assert refused["error"] == "io.helperd.Busy"
+                assert "has 50 connections: end one" in refused["parameters"]["text"]
+            rank.rank = Rank.ADMIN
+            async with wire(path) as late:
+                assert "end one" in (await late.call("GetStatus"))["parameters"]["text"]
+            rank.rank = Rank.OWNER
+            async with wire(path) as first, wire(path) as second, wire(path) as third:
+                for one in (first, second, third):  # two places are for the owner; then a silent one goes
+                    assert "error" not in await one.call("GetStatus")
+                assert (entrance.places.taken, entrance.places.refused) == (52, 2)
+                assert await idle[0].receive_some(1) == b""
         for stream in idle:
             await stream.aclose()
         nursery.cancel_scope.cancel()
