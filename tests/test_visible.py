@@ -8,7 +8,9 @@ import json
 import os
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helperd import logs, pcapng, table
+from helperd.extcap.words import plain
+from helperd.helpers import sdk
 from helperd.printing import say, say_json, write
 from helperd.visible import visible
 from tests import hostile
@@ -281,3 +286,71 @@ def test_check_doctor_and_a_wrong_command_line(tmp_path: Path) -> None:
         [PAYLOAD],
     ):
         assert raw(told(words)) == [], words
+
+
+def test_what_the_launcher_says_of_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "helpers.toml"
+    path.write_text('[[helper]]\nname = "x"\n"\\u001b[2J\\u009b31m\\u202e" = 1\n')
+    code = "import sys; from helperd.privsep import main; sys.exit(main(sys.argv[1:]))"
+    argv = [sys.executable, "-c", code, f"--config={path}", "--unprivileged"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS_S)
+    assert done.returncode == 78
+    assert "unknown-key" in done.stderr
+    assert hostile.raw(done.stderr) == []
+
+
+def test_the_list_of_a_helper_run_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    sdk._tell(hostile.Hostile(), "list")
+    said = capsys.readouterr().out
+    assert "EVIL" in said
+    assert hostile.raw(said) == []
+
+
+def test_what_wireshark_is_told_and_what_a_recording_keeps() -> None:
+    said = plain(hostile.PAYLOAD)
+    assert "EVIL" in said
+    assert hostile.raw(said) == []
+    kept = pcapng.interface_block(1, filter=hostile.PAYLOAD, name=hostile.PAYLOAD, hardware=hostile.PAYLOAD)
+    shown = kept.decode("latin-1")
+    assert shown.count("EVIL") == 3
+    assert hostile.raw(shown) == []
+    assert hostile.CODES["turns the direction round"].encode() not in kept
+
+
+def test_each_field_of_a_line_of_the_log() -> None:
+    evil = hostile.PAYLOAD.replace("\x85", "").replace("\u2028", "")  # these end a row of a traceback
+    fields = {"source": evil, "problem": evil, "traceback": evil}
+    line = logs.Line(datetime.now(tz=UTC), "error", evil, fields)
+    rows = logs.as_text(line).decode().split("\n")
+    assert "\n".join(rows).count("EVIL") == 4
+    assert hostile.raw("\n".join(row.removeprefix("    ") for row in rows)) in ([], ["forges a line"])
+    assert not any(row.startswith(hostile.FORGED) for row in rows)
+    for some in (fields, {"x": 1}):
+        record = logs.as_journal(logs.Line(line.at, "error", hostile.PAYLOAD, some))
+        (message,) = (row for row in record.split(b"\n") if row.startswith(b"MESSAGE="))
+        assert hostile.raw(message.decode()) == []
+        assert b"EVIL" in message
+
+
+def test_each_cell_of_the_table() -> None:
+    evil = hostile.PAYLOAD
+    source = dict.fromkeys(("name", "state", "verdict", "channel", "hardware", "definition", "text"), evil)
+    consumer = {
+        "id": evil,
+        "sink": evil,
+        "lost": {evil: 3},
+        "comm": evil,
+        "uid": evil,
+        "pid": evil,
+        "why": {evil: 3},
+    }
+    service = {"name": evil, "state": "running", "stderr": [evil], "exit": {"text": evil}}
+    sinks = [{"path": evil, "problem": evil, "text": evil, "name": evil, "type": evil}]
+    for state in (evil, "running", "backoff"):
+        snapshot = {
+            "sources": [source | {"state": state}], "consumers": [consumer], "services": [service | {"state": state}],
+            "sinks": sinks, "version": evil, "health": evil,
+        }  # fmt: skip
+        rows = [*table.render(snapshot, 20_000), table.summary(snapshot)]
+        assert hostile.raw("\n".join(rows)) == []
+        assert "\n".join(rows).count("EVIL") >= 8

@@ -55,7 +55,7 @@ def raw(s, data, fds=()):
         if not data:
             raise ConnectionResetError(errno.ECONNRESET, "closed")
         reply = W.unpack(data)
-        if reply[6]:
+        if reply[6] or reply[1] not in (0x84, 0x85):
             break
     got = array.array("i")
     for _, _, body in control:
