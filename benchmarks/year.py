@@ -5,7 +5,7 @@ sources, 6 sinks and readers that come and go. Now and then everything is brough
 Status 1 unless, all the time:
 
 * the ledger explains every packet, over everything that ever was (``residue`` 0), also in the last lines of the log;
-* what is in the files on the disk is what the ledger calls delivered to them;
+* what is in the files on the disk is what the ledger calls delivered to them, and durable;
 * what must be refused is, and nothing else; every trouble is told, and none without a cause;
 * descriptors, threads, listening sockets and processes are exactly as at first, and nobody is left behind;
 * resident memory of supervisor and launcher stays within 2 MB from minute 10 on (in shorter runs it is shown).
@@ -198,6 +198,24 @@ def files_of(settings: Settings) -> int:
     )
 
 
+def settled_files(rig: Rig, settings: Settings, happenings: Happenings) -> tuple[int, int, int]:
+    """Let the sinks of files finish what they have: packets on the disk, delivered, durable."""
+
+    def rows() -> list[dict[str, Any]]:
+        return [row for row in rig.status()["sinks"] if row["type"] == "file"]
+
+    before = {row["name"]: row["left"]["consumers"] for row in rows()}
+    settings.rotate += 1  # others now: those that were there finish
+    (rig.runtime / "helpers.toml").write_text(settings.text())
+    rig.call("Reload")
+    limit = time.monotonic() + SETTLES_S
+    while any(row["left"]["consumers"] <= before[row["name"]] for row in rows()) and time.monotonic() < limit:
+        time.sleep(0.1)
+    left = [row["left"] for row in rows()]
+    on_disk = files_of(settings) + happenings.removed
+    return on_disk, sum(row["packets"] for row in left), sum(row["durable"] for row in left)
+
+
 def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[str]]:
     runtime = folder / "run"
     for place in (runtime / "sinks", folder / "out"):
@@ -218,19 +236,16 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list
             wrong.append("what is queued does not leave")
         status = rig.status()
         wrong += lies(status)
-        files = [row["name"] for row in status["sinks"] if row["type"] == "file"]
-        delivered = sum(row["packets"] for row in status["consumers"] if row["sink"] in files)
-        delivered += sum(row["left"]["packets"] for row in status["sinks"] if row["name"] in files)
+        on_disk, delivered, durable = settled_files(rig, settings, happenings)
         consumer = next(row for row in status["consumers"] if row["pid"] == os.getpid())
         cpu = cpu_s(year.supervisor) + cpu_s(rig.process.pid)
         code = rig.stop()
         year.reader.close()
-        on_disk = files_of(settings) + happenings.removed
         log = (runtime / "log").read_text(errors="replace")
     if code:
         wrong.append(f"it ended with {code}")
-    if on_disk != delivered:
-        wrong.append(f"{on_disk} packets are in the files, {delivered} were delivered to them")
+    if not on_disk == delivered == durable:
+        wrong.append(f"{on_disk} packets are in the files, {delivered} delivered to them, {durable} durable")
     if year.reader.packets.total() != consumer["packets"]:
         wrong.append(f"the reader has {year.reader.packets.total()}, the ledger says {consumer['packets']}")
     if "packets since the start" not in log or "not accounted for" in log:
@@ -251,6 +266,7 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list
         "sources_gone": status["gone"]["sources"],
         "readers_gone": sum((row["left"] or {}).get("consumers", 0) for row in status["sinks"]),
         "delivered_to_files": delivered,
+        "durable": durable,
         "on_disk": on_disk,
         "grown_mb": grown,
         "memory_mb": [[round(value, 1) for value in row] for row in year.memory],

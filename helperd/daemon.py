@@ -364,6 +364,8 @@ async def run(
                     supervisor.on_beat += [_Pulse(notifier, supervisor).beat, daemon.presence.look]
                     notifier.ready(f"{len(settings.sources)} sources")
                     daemon.serving = True
+                    if early.reload:
+                        reloads.asked.ring()
                     async for number in signals:
                         if number != signal.SIGHUP:
                             break
@@ -526,18 +528,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _EarlySignals:
-    """Ends in order before the loop listens; afterwards a second signal (terminal and launcher) changes nothing.
+    """Ends in order before the loop listens, or remembers that the configuration is to be read again; afterwards a
+    second signal (terminal and launcher) changes nothing.
 
     Whoever started this process has blocked the signals: one that came while modules were imported is answered now.
     """
 
     def __init__(self) -> None:
         self.listening = False
+        self.reload = False
         for number in END_SIGNALS:
             signal.signal(number, self._answer)
+        signal.signal(signal.SIGHUP, self._note)
         for number in IDLE_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.reload = True  # what has been read by then may be older
 
     def _answer(self, number: int, _frame: object) -> None:
         if not self.listening:

@@ -62,11 +62,15 @@ class Ledger:
 
 @dataclass(slots=True)
 class Left:
-    """What readers that have left were offered, and what became of it: offered = delivered + lost."""
+    """What readers that have left were offered, and what became of it: offered = delivered + lost.
+
+    ``durable`` are those of the delivered that are known to be on a disk.
+    """
 
     consumers: int = 0
     offered: int = 0
     delivered: int = 0
+    durable: int = 0
     nbytes: int = 0
     lost: Counter[str] = field(default_factory=Counter)
 
@@ -75,6 +79,7 @@ class Left:
         self.consumers += other.consumers
         self.offered += other.offered
         self.delivered += other.delivered
+        self.durable += other.durable
         self.nbytes += other.nbytes
         self.lost.update(other.lost)
 

@@ -384,9 +384,9 @@ class Outbox:
         self.queued = self.inflight = self.pinned = 0
         self.on_room()
 
-    def account(self) -> Left:
-        """What became of everything that was offered, once nothing is queued any more."""
-        return Left(1, self.offered, self.delivered, self.delivered_bytes, self.lost_by.copy())
+    def account(self, durable: int = 0) -> Left:
+        """What became of everything that was offered, once nothing is queued any more; ``durable``: on a disk."""
+        return Left(1, self.offered, self.delivered, durable, self.delivered_bytes, self.lost_by.copy())
 
     def __bool__(self) -> bool:
         return bool(self._batches)

@@ -162,6 +162,7 @@ def left_status(left: Left) -> dict[str, object]:
         "consumers": left.consumers,
         "offered": left.offered,
         "packets": left.delivered,
+        "durable": left.durable,
         "bytes": left.nbytes,
         "lost": dict(left.lost),
     }

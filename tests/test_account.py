@@ -164,11 +164,11 @@ def test_what_has_gone_by_name_is_one_sum() -> None:
     gone = Gone()
     for number in range(1000):
         gone.open(f"sources/s{number}.sock")
-        gone.leave(f"sources/s{number}.sock", Left(1, 10, 7, 700, Counter({"consumer-left": 3})))
+        gone.leave(f"sources/s{number}.sock", Left(1, 10, 7, 0, 700, Counter({"consumer-left": 3})))
         gone.close(f"sources/s{number}.sock")
         gone.remove(Ledger(received=10, routed=10, offered=10))
     assert not gone.left
-    assert gone.rest == Left(1000, 10_000, 7000, 700_000, Counter({"consumer-left": 3000}))
+    assert gone.rest == Left(1000, 10_000, 7000, 0, 700_000, Counter({"consumer-left": 3000}))
     assert (gone.sources, gone.ledger.produced) == (1000, 10_000)
 
 
@@ -176,7 +176,7 @@ def test_a_sink_that_is_opened_anew_before_the_old_one_has_ended_keeps_one_accou
     gone = Gone()
     gone.open("a")
     gone.open("a")
-    gone.leave("a", Left(1, 5, 5, 50))
+    gone.leave("a", Left(1, 5, 5, 0, 50))
     gone.close("a")
     assert gone.left["a"].offered == 5
     gone.close("a")

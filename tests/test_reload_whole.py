@@ -276,6 +276,21 @@ def test_other_signals_do_what_the_manual_says(tmp_path: Path, number: int) -> N
         assert rig.source("radio0")["incarnation"] == 1
 
 
+def test_a_hangup_while_it_starts_is_no_end(tmp_path: Path) -> None:
+    """To the launcher, which is one as soon as its command line says so, and over it to a supervisor of any age."""
+    with daemon(tmp_path, RADIO0, wait=False) as rig:
+        limit = time.monotonic() + HANGS_S
+        while b"launch.py" not in Path(f"/proc/{rig.process.pid}/cmdline").read_bytes():
+            assert time.monotonic() < limit
+        while not (tmp_path / "control.sock").exists():
+            assert rig.process.poll() is None
+            assert time.monotonic() < limit
+            os.kill(rig.process.pid, signal.SIGHUP)
+            time.sleep(0.01)
+        rig.wait_running("radio0")
+        assert rig.status()["bugs"] == 0
+
+
 def test_a_group_that_is_not_there_is_refused(tmp_path: Path) -> None:
     group = "helperd-no-such-group"
     with pytest.raises(KeyError):

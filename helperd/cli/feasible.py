@@ -84,12 +84,12 @@ def socket_doubts(sink: SinkSpec, settings: Config) -> Iterator[Doubt]:
     """Problem, key and text for each reason why a sink's socket could not be made."""
     place = runtime_dir_of(settings)
     if sink.type == "unix":
-        yield from _path_doubts(os.path.join(place, sink.path), place)
+        yield from _path_doubts(os.path.join(place, sink.path), place, running=_is_running(place))
     elif sink.listen is not None:
         yield from _address_doubts(*sink.listen, running=_is_running(place))
 
 
-def _path_doubts(path: str, runtime_dir: str) -> Iterator[Doubt]:
+def _path_doubts(path: str, runtime_dir: str, *, running: bool) -> Iterator[Doubt]:
     size = len(os.fsencode(path))
     folder = os.path.dirname(path)
     if size > MAX_PATH:
@@ -99,6 +99,8 @@ def _path_doubts(path: str, runtime_dir: str) -> Iterator[Doubt]:
         yield "sink-failed", "path", f"{folder} does not exist; make it, for helperd's user to write in"
     elif os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
         yield "sink-failed", "path", f"{path} exists and is not a socket; move it away or choose another path"
+    elif not running and _somebody_listens(path):  # else most likely the daemon of this very configuration
+        yield "socket-in-use", "path", f"a process already listens at {path}; stop it, or choose another path"
 
 
 def _address_doubts(host: str, port: int, *, running: bool) -> Iterator[Doubt]:
@@ -131,10 +133,14 @@ def _first_free_port() -> int:
 
 
 def _is_running(runtime_dir: str) -> bool:
+    return _somebody_listens(os.path.join(runtime_dir, CONTROL_SOCKET))
+
+
+def _somebody_listens(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
-            probe.connect(os.path.join(runtime_dir, CONTROL_SOCKET))
+            probe.connect(path)
         except OSError as error:
             return error.errno == errno.EACCES  # it is there, and not for us
     return True

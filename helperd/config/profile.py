@@ -37,7 +37,7 @@ IDLE_SIGNALS = (
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 """What does nothing to launcher and supervisor, and would end them if it were left to the system."""
-BLOCKED = END_SIGNALS + IDLE_SIGNALS
+BLOCKED = (*END_SIGNALS, int(signal.SIGHUP), *IDLE_SIGNALS)
 HEARD = [signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *IDLE_SIGNALS]
 
 

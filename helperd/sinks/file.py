@@ -212,7 +212,7 @@ class FileSink:
             if follows is not None:
                 follows.unfollow(self._on_message)
             self._leave_behind()
-            self.table.gone.leave(self.name, self.outbox.account())
+            self.table.gone.leave(self.name, self.outbox.account(self.durable))
             self.consumers.clear()
             self.on_change()
 

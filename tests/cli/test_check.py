@@ -390,6 +390,13 @@ def test_a_socket_that_cannot_be_made_is_a_warning(
     assert "a unix socket path takes 107" in told(
         file, capsys, f'path = "{"x" * 100}"'
     )  # below the runtime directory
+    path = f"{tmp_path}/taken.sock"
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(path)
+        assert told(file, capsys, f'path = "{path}"') == "", "nobody listens: a daemon replaces it"
+        taken.listen()
+        assert f"a process already listens at {path}" in told(file, capsys, f'path = "{path}"')
+    os.unlink(path)
 
 
 def test_an_address_that_cannot_be_had_is_a_warning(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
