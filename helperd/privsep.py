@@ -87,7 +87,7 @@ class Launcher:
         self.config, self.profiles = replace(config, sources=(), sinks=()), profiles  # not its business
         for client in self.clients:  # numbers and rules are others now
             client.quotas = self.quotas(client.uid, client.gids)
-        self.custody.share([profile.name for profile in profiles if profile.uid == "shared"])
+        self.custody.use(config.helperd.pool, [each.name for each in profiles if each.uid == "shared"])
         self.fingerprint = config.fingerprint
         for profile in filter(profiling.weakness, profiles):
             self.say(f"warning: {profile.name} {profiling.weakness(profile)}")
@@ -411,7 +411,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     config = launcher.read()
     prctls.prctl.set_child_subreaper(1)
     if root:
-        launcher.beat.take(custody.POOL)
+        launcher.beat.take(launcher.config.helperd.pool.all)
     listener = door.from_systemd() if "--systemd" in options else None
     client = None if "--client-fd" not in options else door.inherited(options["--client-fd"], listening=False)
     ids = profiling.daemon_ids(launcher.config.helperd, launcher.accounts) if root and not client else None

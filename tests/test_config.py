@@ -155,6 +155,7 @@ log_format = "json"
 include = ["site"]
 empty = true
 log_level = "debug"
+uid_pool = "70000-70099"
 [[helper]]
 name = "h"
 command = ["/bin/x", "--one", "two words"]
@@ -236,7 +237,19 @@ max_together = 6
 """
     assert config.parse(text, "f") == specs.Config(
         helperd=specs.DaemonSpec(
-            "u", "100", "/run/x", 0o666, "g", "adm", 7, False, "json", "debug", ("site",), True
+            "u",
+            "100",
+            "/run/x",
+            0o666,
+            "g",
+            "adm",
+            7,
+            False,
+            "json",
+            "debug",
+            ("site",),
+            True,
+            (70000, 70099),
         ),
         helpers=(
             specs.HelperSpec(
@@ -831,3 +844,21 @@ def test_the_launcher_knows_the_keys_that_it_passes_over_by_name(tmp_path: Path)
     path.write_text(block + "keepaliv = 7\n")
     with pytest.raises(ConfigRefused, match=r"has no key .keepaliv."):
         config.load(str(path), whole=False)
+
+
+@pytest.mark.parametrize(
+    "value", ["60800", "1-9", "0-100", "65000-65534", "65500-66000", "9-70000", "70000-69000", "x-y", 7]
+)
+def test_a_pool_of_uids_that_cannot_be_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        values.uid_range(value)
+
+
+def test_a_pool_is_divided_by_twelfths() -> None:
+    own, shared, keepers = specs.DaemonSpec().pool
+    assert (own, shared, keepers) == (range(60800, 61024), range(61024, 61056), range(61056, 61184))
+    for first, last in ((70000, 70023), (1, 65533), (65536, 131071)):
+        assert values.uid_range(f"{first}-{last}") == (first, last)
+        own, shared, keepers = specs.DaemonSpec(uid_pool=(first, last)).pool
+        assert [*own, *shared, *keepers] == list(range(first, last + 1))
+        assert min(map(len, (own, shared, keepers))) >= 2

@@ -29,7 +29,7 @@ from helperd.config.specs import DaemonSpec
 from helperd.errors import CannotDrop
 from helperd.sandbox import attributes, forks, processes
 from helperd.sandbox.become import Child, fits
-from helperd.sandbox.custody import POOL, SHARED, Custody
+from helperd.sandbox.custody import Custody
 from helperd.sandbox.loop import Loop
 from helperd.sandbox.post import Client
 from tests.attack.asker import Asker, Refused, Running, connect, pair
@@ -540,6 +540,7 @@ def test_where_no_process_can_be_made_a_helper_is_ended_all_the_same(
     ours, theirs = pair()
     loop = Loop()
     custody = Custody(loop, pytest.fail, lambda _, what, __: told.append(what), root=False, folder="")
+    custody.use(DaemonSpec().pool, [])
     program = os.open("/bin/true", os.O_PATH)
     child = Child(("true",), (), dict.fromkeys(range(3), program), program, -1, 0, os.getpid())
     with ours, theirs:
@@ -547,7 +548,9 @@ def test_where_no_process_can_be_made_a_helper_is_ended_all_the_same(
             custody.sweeper.start()
         helper = custody.start("h", child, Client(ours, "c", 0), 1, 0)
         code = os.waitstatus_to_exitcode(os.waitpid(helper.pid, 0)[1])
-        helper.child = child._replace(uid=POOL[-1])  # nobody's: as if it had run under that
+        helper.child = child._replace(
+            uid=DaemonSpec().pool.own[-1], alone=True
+        )  # nobody's: as if it had run under that
         custody.on_end(helper.pid, code, core=False)
         with monkeypatch.context() as patch:
             patch.setattr(os, "fork", refused)
@@ -717,13 +720,13 @@ def test_descriptors_of_a_wrong_kind_or_direction_are_refused():
 def shares(*rounds: list[str]) -> dict[str, int]:
     custody = Custody(Loop(), pytest.fail, lambda *_: None, root=True, folder="")
     for names in rounds:
-        custody.share(names)
+        custody.share(names, DaemonSpec().pool.shared)
     return {name: custody.take_uid("shared", name) for name in rounds[-1]}
 
 
 def test_a_shared_uid_comes_from_the_helpers_name_wherever_it_stands():
     alone = shares(["linuxwifi"])["linuxwifi"]
-    assert alone in SHARED
+    assert alone in DaemonSpec().pool.shared
     for names in (["other", "linuxwifi"], ["linuxwifi", "third", "other"], ["a", "b", "c", "d", "linuxwifi"]):
         found = shares(names)
         assert found["linuxwifi"] == alone
@@ -740,9 +743,9 @@ def test_a_helper_keeps_its_shared_uid_while_others_come_and_go():
 
 
 def test_who_is_no_longer_configured_gives_its_shared_uid_back_when_it_is_needed():
-    full = [f"helper-{number}" for number in range(len(SHARED))]
-    assert set(shares(full).values()) == set(SHARED)
+    full = [f"helper-{number}" for number in range(len(DaemonSpec().pool.shared))]
+    assert set(shares(full).values()) == set(DaemonSpec().pool.shared)
     found = shares(full, [*full[1:], "new"])
-    assert set(found.values()) == set(SHARED)
-    with pytest.raises(OSError, match="all 32 uids for uid = shared"):
+    assert set(found.values()) == set(DaemonSpec().pool.shared)
+    with pytest.raises(OSError, match="every uid for uid = shared"):
         shares([*full, "one too many"])

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 
 _PLACE = os.path.dirname(os.path.dirname(config.__path__[0]))
+SPARE_UIDS = 16
+"""For lists and probes beside the sources."""
+WIDE_POOL = 66000
+"""Where a wider pool fits: behind what systemd gives out, before subordinate uids."""
 _UNITS = ("/usr/lib/systemd/system/helperd.service", "/etc/systemd/system/helperd.service")
 
 
@@ -133,9 +137,29 @@ def warnings(settings: Config) -> Iterator[ConfigError]:
     too_long = implicit_doubt(settings)
     if too_long:
         yield ConfigError("path-too-long", too_long, file=settings.file, line=1, key="helperd.runtime_dir")
+    if root and (few := _few_uids(settings)):
+        file, line = settings.helperd.places.get("uid_pool", (settings.file, 1))
+        yield ConfigError("no-resources", few, file=file, line=line, key="helperd.uid_pool")
     for number, sink in _numbered(settings.sinks):
         for problem, key, text in chain(_sink_doubts(sink, settings), socket_doubts(sink, settings)):
             yield ConfigError(problem, text, file=sink.file, line=sink.line, key=f"sink[{number}].{key}")
+
+
+def _few_uids(settings: Config) -> str:
+    """Say that not all sources and services can run at once, because each takes a uid of the launcher's pool."""
+    helpers = {helper.name: helper for helper in settings.helpers}
+    pool, uid = settings.helperd.pool, "pool"
+    sources = sum(getattr(helpers.get(source.helper or ""), "uid", uid) == uid for source in settings.sources)
+    services = sum(service.user is None for service in settings.services)
+    shared = sum(helper.uid == "shared" for helper in settings.helpers)
+    if sources + services <= len(pool.own) and shared <= len(pool.shared):
+        return ""
+    size = 12 * max(-(-(sources + services + SPARE_UIDS) // 7), shared)
+    have = f"{len(pool.own)} and {len(pool.shared)}"
+    return (
+        f"{_count(sources, 'source')} and {_count(services, 'service')} need a uid each, {_count(shared, 'helper')} "
+        f'one that is shared; the pool has {have}: uid_pool = "{WIDE_POOL}-{WIDE_POOL + size - 1}"'
+    )
 
 
 def _user_name() -> str:

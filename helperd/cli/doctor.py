@@ -20,13 +20,14 @@ from helperd.cli.defaults import SYSTEM_CONFIG, config_file
 from helperd.config import request as wire
 from helperd.config import trust
 from helperd.config.profile import Accounts, compile_profiles, weakness
+from helperd.config.specs import DaemonSpec
 from helperd.control.client import Client
 from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused
 from helperd.launch import cure
 from helperd.printing import say, say_json
 from helperd.runtime import LAUNCHER_SOCKET as SOCKET
 from helperd.runtime import find_runtime_dir
-from helperd.sandbox import cgroup, custody, kernel, landlock, numbers, processes
+from helperd.sandbox import cgroup, kernel, landlock, numbers, processes
 
 if TYPE_CHECKING:
     import argparse
@@ -81,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
     status = _status(control)
     if args.config is None and status and os.access(status["config"] or "", os.R_OK):
         args.config = status["config"]
-    rows = [*_kernel(), *_accounts(), *_launcher(), *_config(args), *_helpers(args, control, status)]
+    rows = [*_kernel(), *_accounts(args), *_launcher(), *_config(args), *_helpers(args, control, status)]
     if not args.security:
         rows = [*_packages(), *_programs(), *rows]
     bad = [row for row in rows if row.needed and not row.good]
@@ -202,8 +203,10 @@ def _programs() -> Iterator[Row]:
     yield Row("consumers", "extcap", bool(linked), needed=False, text=text, fix=fix)
 
 
-def _accounts() -> Iterator[Row]:
-    accounts = Accounts()
+def _accounts(args: argparse.Namespace) -> Iterator[Row]:
+    accounts, pool = Accounts(), DaemonSpec().pool.all
+    with contextlib.suppress(ConfigRefused):  # _config tells it
+        pool = config.load(config_file(args)).helperd.pool.all
     installed = os.path.exists(SYSTEM_CONFIG)
     for what, found in (
         ("user helperd", accounts.user("helperd")),
@@ -218,16 +221,15 @@ def _accounts() -> Iterator[Row]:
         text = "you are a member" if member else "you are not a member: no way to the launcher"
         yield Row("accounts", "membership", member, needed=False, text=text,
                   fix="sudo usermod -aG helperd $USER, then log in again")  # fmt: skip
-    strangers = [
-        name for name, (uid, _) in accounts.users.items() if uid in custody.POOL or uid in custody.SHARED
-    ]
-    text = (
-        f"used by {', '.join(strangers)}"
-        if strangers
-        else f"{custody.POOL[0]} to {custody.SHARED[-1]} are free"
-    )
+    strangers = [name for name, (uid, _) in accounts.users.items() if uid in pool]
+    text = f"used by {', '.join(strangers)}" if strangers else f"{pool[0]} to {pool[-1]} are free"
     yield Row(
-        "accounts", "uid pool", not strangers, needed=True, text=text, fix="give those users other uids"
+        "accounts",
+        "uid pool",
+        not strangers,
+        needed=True,
+        text=text,
+        fix="give those users other uids or set uid_pool",
     )
 
 
@@ -338,7 +340,11 @@ def _helpers(args: argparse.Namespace, control: str, status: dict[str, Any] | No
         off += ["no_new_privs"] if found.no_new_privs != spec.no_new_privs else []
         off += ["filter"] if bool(found.seccomp) != bool(spec.seal and spec.no_new_privs) else []
         weaker = [] if found.bounding == 0 else ["bounding set (without root it cannot be emptied)"]
-        weaker += [] if found.uids[0] in custody.POOL else ["uid of its own (needs the launcher as root)"]
+        weaker += (
+            []
+            if found.uids[0] in settings.helperd.pool.own
+            else ["uid of its own (needs the launcher as root)"]
+        )
         filters = int(processes.status(source["pid"]).get("Seccomp_filters", "0"))
         tier = 0 if not found.seccomp else 3 if filters > 1 else 1
         observed = (

@@ -4,6 +4,7 @@ does not depend on them.
 
 from __future__ import annotations
 
+from helperd.config import sinks
 from helperd.config import values as v
 from helperd.config.keys import Key
 
@@ -11,7 +12,7 @@ DAEMON: tuple[Key, ...] = (
     Key(
         "helperd",
         "socket_mode",
-        v.MODE,
+        sinks.MODE,
         "File mode of consumer sockets and of control.sock.",
         default="0660",
     ),

@@ -4,11 +4,12 @@ starts does not depend on them.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from helperd.config import values as v
 from helperd.config.keys import MAX_TIMEOUT_S, Key
-from helperd.config.values import BUILTIN
+from helperd.config.values import BUILTIN, Kind, one_line, texts
 
 if TYPE_CHECKING:
     from helperd.config.check import Entry
@@ -19,11 +20,35 @@ PATIENT = frozenset({"pipe", "extcap"})
 """Builtin helpers that open when their program has something to say, whenever that is."""
 OPEN_S = 30.0
 """Seconds that others have to open, as under Kismet's servers."""
+
+
+def types(value: object) -> tuple[str, ...]:
+    """Return source types, lower-cased as servers do."""
+    found = [one_line(item, "an array of source types").lower() for item in texts(value, "source types")]
+    for item in found:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", item):
+            msg = f"has {item!r}, which is no source type (letters, digits, _ . -)"
+            raise ValueError(msg)
+    return tuple(dict.fromkeys(found))
+
+
+def options(value: object) -> tuple[str, ...]:
+    """Return names of a definition's options, lower-cased as servers do."""
+    found = [one_line(item, "an array of option names").lower() for item in texts(value, "option names")]
+    for item in found:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", item):
+            msg = f"has {item!r}, which is no name of an option (letters, digits, _ . -)"
+            raise ValueError(msg)
+    return tuple(dict.fromkeys(found))
+
+
+TYPES = Kind("array of source types", types)
+OPTIONS = Kind("array of option names", options)
 HELPER: tuple[Key, ...] = (
     Key(
         "helper",
         "types",
-        v.TYPES,
+        TYPES,
         "Source types (type= in a definition) that the helper serves.",
         default=(),
     ),
@@ -134,7 +159,7 @@ HELPER: tuple[Key, ...] = (
     Key(
         "helper",
         "options",
-        v.OPTIONS,
+        OPTIONS,
         "Options that its definitions may have, besides those of every source (type, name, uuid, channel, "
         "channels, ...); any other is refused, with the nearest. Helpers written with helperd's SDK know their own.",
         otherwise="not known here: the helper sees them all, and Kismet's say nothing about one they do not know",

@@ -16,27 +16,9 @@ if TYPE_CHECKING:
 
 ELSEWHERE = {
     *("socket_mode", "clients_per_user", "implicit_sinks", "log_format", "log_level"),  # of [helperd]
-    *(
-        "types",
-        "wire",
-        "verify",
-        "obeys_shutdown",
-        "status_meaningful",
-        "needs_child",
-        "on_child_gone",
-        "keepalive",
-    ),
-    *(
-        "greet_timeout",
-        "open_timeout",
-        "configure_timeout",
-        "can_list",
-        "can_probe",
-        "can_tune",
-        "can_hop",
-        "options",
-    ),
-    *("silence", "on_silence", "exclusive"),
+    *("types", "wire", "verify", "obeys_shutdown", "status_meaningful", "needs_child", "on_child_gone"),
+    *("keepalive", "greet_timeout", "open_timeout", "configure_timeout", "can_list", "can_probe", "can_tune"),
+    *("can_hop", "options", "silence", "on_silence", "exclusive"),
 }
 """Keys of [helperd] and [[helper]] that the launcher knows by name alone."""
 MAX_TIMEOUT_S = 600.0
@@ -115,7 +97,7 @@ TABLES: tuple[Table, ...] = (
 )
 
 KEYS: tuple[Key, ...] = (
-    # helperd
+    # helperd: what the launcher is to know; the rest: whole.py
     Key(
         "helperd",
         "empty",
@@ -146,6 +128,16 @@ KEYS: tuple[Key, ...] = (
         v.ACCOUNT,
         "The group the supervisor gets when helperd is started as root.",
         default="helperd",
+    ),
+    Key(
+        "helperd",
+        "uid_pool",
+        v.UID_RANGE,
+        "The uids for what root's launcher starts, nobody else's: of 12, 7 are for helpers and services, one for each "
+        "process (an eighth of these is kept for root and the supervisor), one is for helpers that share theirs, and 4 "
+        "are the launcher's own. Two launchers on one kernel, as of a container and its host, are to have different "
+        "ones. What is changed counts when the launcher starts again.",
+        default="60800-61183",
     ),
     Key(
         "helperd",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from helperd.config import filesink, keys
 from helperd.config import values as v
 from helperd.config.keys import Key
-from helperd.config.values import Kind, hint, kind_of, one_line
+from helperd.config.values import Kind, hint, kind_of, one_line, text_of
 
 if TYPE_CHECKING:
     from helperd.config.check import Check, Entry, Place
@@ -63,6 +63,15 @@ def is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host).is_loopback
 
 
+def mode(value: object) -> int:
+    """Return a file mode from its octal string: "0660" -> 0o660."""
+    text = text_of(value, 'a file mode as a string such as "0660"')
+    if not re.fullmatch(r"(?:0o?)?[0-7]{3}", text):
+        msg = f'must be three octal digits as a string, such as "0660", not {text!r}'
+        raise ValueError(msg)
+    return int(text[-3:], 8)
+
+
 def linktypes(value: object) -> tuple[int, ...]:
     """Return link types, each once, ascending."""
     if not isinstance(value, list):
@@ -78,6 +87,7 @@ def linktypes(value: object) -> tuple[int, ...]:
 SINK_PATH = Kind("path", sink_path)
 TCP_ADDRESS = Kind("TCP address", tcp_address)
 LINKTYPES = Kind("array of link types", linktypes)
+MODE = Kind("octal mode as a string", mode)
 SINK: tuple[Key, ...] = (
     Key(
         "sink",
@@ -220,7 +230,7 @@ SINK: tuple[Key, ...] = (
     Key(
         "sink",
         "file_mode",
-        v.MODE,
+        MODE,
         "Permissions of the files.",
         default="0640",
     ),

@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 """Path, inode, size and time of change of each file and directory; 0 where there is none."""
+
+
+class Pool(NamedTuple):
+    """Uids of what root's launcher starts: one for each process, one for each helper with uid = "shared", its own."""
+
+    own: range
+    shared: range
+    keepers: range
+
+    @property
+    def all(self) -> range:
+        """All of them."""
+        return range(self.own[0], self.keepers[-1] + 1)
 
 
 LAUNCHED = (
@@ -56,7 +69,16 @@ class DaemonSpec:
     log_level: str = "info"
     include: tuple[str, ...] | None = None
     empty: bool = False
+    uid_pool: tuple[int, int] = (60800, 61183)
     places: Mapping[str, tuple[str, int]] = field(default_factory=dict, compare=False)
+
+    @property
+    def pool(self) -> Pool:
+        """The uids of ``uid_pool`` by their use."""
+        first, end = self.uid_pool[0], self.uid_pool[1] + 1
+        shared = first + (end - first) * 7 // 12
+        keepers = shared + (end - first) // 12
+        return Pool(range(first, shared), range(shared, keepers), range(keepers, end))
 
 
 @dataclass(frozen=True, slots=True)

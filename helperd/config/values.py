@@ -66,14 +66,16 @@ def kind_of(value: object) -> str:
     return "a table" if isinstance(value, dict) else "a date or time"
 
 
-def _text(value: object, what: str) -> str:
+def text_of(value: object, what: str) -> str:
+    """Return a string; ``what`` it must be is said otherwise."""
     if not isinstance(value, str):
         msg = f"must be {what}, not {kind_of(value)}"
         raise ValueError(msg)
     return value
 
 
-def _texts(value: object, what: str) -> list[str]:
+def texts(value: object, what: str) -> list[str]:
+    """Return several strings."""
     if not isinstance(value, list):
         msg = f"must be an array of {what}, not {kind_of(value)}"
         raise ValueError(msg)
@@ -88,7 +90,7 @@ def _texts(value: object, what: str) -> list[str]:
 
 def one_line(value: object, what: str) -> str:
     """Return a non-empty string without control characters."""
-    text = _text(value, what)
+    text = text_of(value, what)
     if not text:
         msg = f"must be {what}, not empty"
         raise ValueError(msg)
@@ -123,7 +125,7 @@ def integer(low: int, high: int) -> Kind:
 
 def name(value: object) -> str:
     """Return a name that may become part of a socket's file name."""
-    text = _text(value, "a name")
+    text = text_of(value, "a name")
     if not NAME.fullmatch(text):
         msg = f"must be a name: 1 to 32 characters a-z 0-9 _ -, a letter or digit first; not {text!r}"
         raise ValueError(msg)
@@ -132,32 +134,12 @@ def name(value: object) -> str:
 
 def names(value: object) -> tuple[str, ...]:
     """Return several names, each once."""
-    return tuple(dict.fromkeys(name(item) for item in _texts(value, "names")))
-
-
-def types(value: object) -> tuple[str, ...]:
-    """Return source types, lower-cased as servers do."""
-    found = [one_line(item, "an array of source types").lower() for item in _texts(value, "source types")]
-    for item in found:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", item):
-            msg = f"has {item!r}, which is no source type (letters, digits, _ . -)"
-            raise ValueError(msg)
-    return tuple(dict.fromkeys(found))
-
-
-def options(value: object) -> tuple[str, ...]:
-    """Return names of a definition's options, lower-cased as servers do."""
-    found = [one_line(item, "an array of option names").lower() for item in _texts(value, "option names")]
-    for item in found:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", item):
-            msg = f"has {item!r}, which is no name of an option (letters, digits, _ . -)"
-            raise ValueError(msg)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(name(item) for item in texts(value, "names")))
 
 
 def account(value: object) -> str:
     """Return the name, or the number as a string, of a user or group."""
-    text = _text(value, "a user or group name")
+    text = text_of(value, "a user or group name")
     if not _ACCOUNT.fullmatch(text) or (text.isdigit() and int(text) > MAX_ID):
         msg = f"must be a user or group name (or its number as a string), not {text!r}"
         raise ValueError(msg)
@@ -166,14 +148,14 @@ def account(value: object) -> str:
 
 def accounts(value: object) -> tuple[str, ...]:
     """Return several group names."""
-    return tuple(dict.fromkeys(account(item) for item in _texts(value, "group names")))
+    return tuple(dict.fromkeys(account(item) for item in texts(value, "group names")))
 
 
 def choice(*words: str) -> Kind:
     """Return the kind of one word out of several."""
 
     def parse(value: object) -> str:
-        text = _text(value, "one of " + ", ".join(f'"{word}"' for word in words))
+        text = text_of(value, "one of " + ", ".join(f'"{word}"' for word in words))
         if text not in words:
             msg = f"must be one of {', '.join(words)}, not {text!r}" + (
                 hint(text, words) if nearest(text, words) else ""
@@ -194,7 +176,7 @@ def duration(low: float = 0.0, high: float = 30 * 86400.0, *, zero: bool = False
     """
 
     def parse(value: object) -> float:
-        text = _text(value, 'a duration such as "30s", "250ms" or "2m"')
+        text = text_of(value, 'a duration such as "30s", "250ms" or "2m"')
         found = _DURATION.fullmatch(text)
         if not found:
             msg = f'must be a duration such as "30s", "250ms" or "2m", not {text!r}'
@@ -229,15 +211,6 @@ def size(low: int, high: int) -> Kind:
     return Kind("size", lambda value: _size(value, low, high))
 
 
-def mode(value: object) -> int:
-    """Return a file mode from its octal string: "0660" -> 0o660."""
-    text = _text(value, 'a file mode as a string such as "0660"')
-    if not re.fullmatch(r"(?:0o?)?[0-7]{3}", text):
-        msg = f'must be three octal digits as a string, such as "0660", not {text!r}'
-        raise ValueError(msg)
-    return int(text[-3:], 8)
-
-
 def path(value: object) -> str:
     """Return an absolute path."""
     text = one_line(value, "an absolute path")
@@ -252,17 +225,17 @@ def path(value: object) -> str:
 
 def paths(value: object) -> tuple[str, ...]:
     """Return several absolute paths."""
-    return tuple(path(item) for item in _texts(value, "absolute paths"))
+    return tuple(path(item) for item in texts(value, "absolute paths"))
 
 
 def includes(value: object) -> tuple[str, ...]:
     """Return several paths: absolute, or relative to the file that they stand in."""
-    return tuple(one_line(item, "an array of directories") for item in _texts(value, "directories"))
+    return tuple(one_line(item, "an array of directories") for item in texts(value, "directories"))
 
 
 def command(value: object) -> tuple[str, ...]:
     """Return an argument vector: absolute path or ``builtin:NAME`` first."""
-    words = _texts(value, "arguments")
+    words = texts(value, "arguments")
     if not words:
         msg = "must name a program: an absolute path or builtin:NAME, then its arguments"
         raise ValueError(msg)
@@ -282,7 +255,7 @@ def command(value: object) -> tuple[str, ...]:
 def capabilities(value: object) -> tuple[str, ...]:
     """Return capability names in the kernel's order, each once."""
     found = set()
-    for word in _texts(value, "capability names"):
+    for word in texts(value, "capability names"):
         if word not in CAPABILITIES:
             plain = word.lower().removeprefix("cap_")
             near = plain if plain in CAPABILITIES else nearest(plain, CAPABILITIES)
@@ -308,6 +281,19 @@ def uid_rule(value: object) -> str | int:
         msg = f'must be "pool", "shared" or a number, not {value!r}'
         raise ValueError(msg)
     return str(value)
+
+
+def uid_range(value: object) -> tuple[int, int]:
+    """Return the first and the last of some uids: "60800-61183"."""
+    found = re.fullmatch(r"(\d{1,10})-(\d{1,10})", text_of(value, 'uids such as "60800-61183"'))
+    if not found:
+        msg = f'must be the first and the last of some uids, such as "60800-61183", not {value!r}'
+        raise ValueError(msg)
+    first, last = int(found[1]), int(found[2])
+    if not (first > 0 and first + 23 <= last <= min(first + 0xFFFF, MAX_ID)) or first <= 0xFFFF <= last + 1:
+        msg = f"must be 24 to 65536 uids from 1 to {MAX_ID} without nobody's, 65534 and 65535; not {value!r}"
+        raise ValueError(msg)
+    return first, last
 
 
 def uid(value: object) -> int:
@@ -360,11 +346,8 @@ def limits(value: object) -> tuple[tuple[str, int], ...]:
 BOOLEAN = Kind("true or false", boolean)
 NAME_KIND = Kind("name", name)
 NAMES = Kind("array of names", names)
-TYPES = Kind("array of source types", types)
-OPTIONS = Kind("array of option names", options)
 ACCOUNT = Kind("user or group name", account)
 ACCOUNTS = Kind("array of group names", accounts)
-MODE = Kind("octal mode as a string", mode)
 PATH = Kind("absolute path", path)
 PATHS = Kind("array of absolute paths", paths)
 INCLUDES = Kind("array of paths", includes)
@@ -372,5 +355,6 @@ COMMAND = Kind("array of strings", command)
 CAPABILITY_NAMES = Kind("array of capability names", capabilities)
 UID_RULE = Kind('"pool", "shared" or a uid', uid_rule)
 UID = Kind("uid", uid)
+UID_RANGE = Kind("range of uids", uid_range)
 ENVIRONMENT = Kind("table of strings", environment)
 RESOURCE_LIMITS = Kind("table of limits", limits)

@@ -24,7 +24,7 @@ from helperd.errors import RequestRefused
 from helperd.sandbox import cgroup, processes
 from helperd.sandbox.become import SETUID, TAKEN, UID_IN_USE, Child, differs
 from helperd.sandbox.forks import Blank, failure, fork_blank, fork_taker, quiet_fork
-from helperd.sandbox.sweeper import Sweeper
+from helperd.sandbox.sweeper import Ranges, Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from helperd.sandbox.loop import Loop
     from helperd.sandbox.post import Client
 
-POOL = range(60800, 61024)  # one uid per running helper
-SHARED = range(61024, 61056)  # uid = "shared": one for each name of a helper
-KEEPERS = range(61056, 61184)  # of sweepers, whom no helper can signal; above are systemd's dynamic users
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 MOST_TAKERS = 64
@@ -73,7 +70,7 @@ class Helper:
     @property
     def sweepable(self) -> bool:
         """Whether its uid is its own, and nothing of it could ever have left that uid."""
-        return self.child.uid in POOL and self.child.no_new_privs and not self.child.want & SETUID
+        return self.child.alone and self.child.no_new_privs and not self.child.want & SETUID
 
 
 class Custody:
@@ -93,13 +90,15 @@ class Custody:
         self.folder = folder  # our cgroup, when it is delegated to us
         self.helpers: dict[int, Helper] = {}
         self.handles = 0
-        self.pool = deque(POOL if root else ())  # least recently used first
-        self.kept = len(self.pool) // 8  # of them for who may start everything
+        self.root = root
+        self.ranges: Ranges | None = None  # none before the first configuration
+        self.pool = deque[int]()  # those that are free, least recently used first
+        self.kept = 0  # of them for who may start everything
         self.shared: dict[str, int] = {}  # uids of helpers with uid = "shared", by name
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
-        self.sweeper = Sweeper(loop, self.on_swept, POOL, KEEPERS)
+        self.sweeper = Sweeper(loop, self.on_swept)
         self.blank: Blank | None = None  # the next helper, forked ahead
         self.ahead_at = 0.0  # when to fork it; 0: there is one, or nobody has asked for a helper yet
         self.takers: dict[int, int] = {}  # children that take what nobody is to have, and whose it is
@@ -107,19 +106,29 @@ class Custody:
             Client
         ] = []  # ended connections with such in them, for which no child could be forked
 
-    def share(self, names: list[str]) -> None:
+    def use(self, ranges: Ranges, shared: list[str]) -> None:
+        """Take uids over from a configuration: its pool, unless there is one, and those that helpers share."""
+        if not self.ranges:
+            self.ranges = self.sweeper.ranges = ranges
+            self.pool.extend(ranges[0] if self.root else ())
+            self.kept = len(self.pool) // 8
+        elif ranges != self.ranges:
+            self.say("uid_pool is another: it counts when this launcher is started again")
+        self.share(shared, self.ranges[1])
+
+    def share(self, names: list[str], uids: range) -> None:
         """Give each of these helpers a uid of its own that its name leads to, wherever it stands in the file.
 
         Programs that coordinate through files leave them behind; another uid the next time would be kept out. Of two
         names that lead to one number the later in the alphabet has the next. A helper that has one keeps it, also
         when others come or go, for as long as this process lives; of some that are gone one that is new may have it.
         """
-        if len(set(self.shared) | set(names)) > len(SHARED):
+        if len(set(self.shared) | set(names)) > len(uids):
             kept = {helper.name for helper in self.helpers.values()} | set(names)
             self.shared = {name: uid for name, uid in self.shared.items() if name in kept}
         for name in sorted(set(names) - set(self.shared)):
-            first = zlib.crc32(name.encode()) % len(SHARED)
-            free = [uid for uid in (*SHARED[first:], *SHARED[:first]) if uid not in self.shared.values()]
+            first = zlib.crc32(name.encode()) % len(uids)
+            free = [uid for uid in (*uids[first:], *uids[:first]) if uid not in self.shared.values()]
             self.shared.update((name, uid) for uid in free[:1])
 
     def take_uid(self, rule: str | int, name: str, quotas: object = None) -> int:
@@ -132,7 +141,7 @@ class Custody:
             return rule
         if rule == "shared":
             if name not in self.shared:
-                raise OSError(errno.EUSERS, f"all {len(SHARED)} uids for uid = shared are in use")
+                raise OSError(errno.EUSERS, "every uid for uid = shared is in use")
             return self.shared[name]
         if len(self.pool) <= (0 if quotas is None else self.kept):
             raise OSError(errno.EUSERS, "every uid of the pool is in use")
@@ -160,7 +169,9 @@ class Custody:
         """
         leaf = cgroup.make_leaf(self.folder, f"helper-{self.handles + 1}") if self.folder else ""
         folder = f"/tmp/helperd-{os.urandom(12).hex()}"  # noqa: S108 - not to be guessed
-        child = child._replace(leaf=leaf, folder=folder, alone=child.uid in POOL)
+        child = child._replace(
+            leaf=leaf, folder=folder, alone=bool(self.ranges and child.uid in self.ranges[0])
+        )
         try:
             started = self._become(child)
             self.handles += 1
@@ -261,7 +272,7 @@ class Custody:
             self.blank = None
 
     def _release(self, child: Child) -> None:
-        if child.uid is not None and child.uid in POOL:
+        if child.uid is not None and child.alone:
             self.pool.append(child.uid)
         if child.leaf:
             cgroup.remove(child.leaf)
@@ -398,7 +409,7 @@ class Custody:
 
     def _by_uid(self, helper: Helper, pid: int) -> bool:
         """Whether an orphan is a helper's, because nobody else has that uid."""
-        found = processes.privilege(pid) if helper.child.uid in POOL else None
+        found = processes.privilege(pid) if helper.child.alone else None
         return found is not None and found.uids[0] == helper.child.uid
 
 

@@ -90,10 +90,10 @@ def harden(
     Raises:
         CannotDrop: a helper's uid is somebody's, or the kernel does not do what was asked.
     """
-    reserved = range(custody.POOL[0], custody.KEEPERS[-1] + 1)
-    taken = [name for name, ids in names.items() if ids[0] in reserved or ids[1] in reserved]
+    ours = range(helpers.ranges[0][0], helpers.ranges[2][-1] + 1) if helpers.ranges else range(0)
+    taken = [name for name, ids in names.items() if ids[0] in ours or ids[1] in ours]
     if taken:
-        text = f"uids {reserved[0]} to {reserved[-1]} are for helpers, but used by {', '.join(taken)}: change those"
+        text = f"uids {ours[0]} to {ours[-1]} are for helpers, but used by {', '.join(taken)}: change those or uid_pool"
         raise CannotDrop("not-permitted", text)
     helpers.empty_pool()
     if helpers.folder:

@@ -27,13 +27,17 @@ from helperd.sandbox.forks import quiet_fork
 from helperd.sandbox.prctls import prctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from helperd.sandbox.loop import Loop
 
 ORDER = struct.Struct("=I?")  # a uid; in the answer: whether nobody else has it
 STUCK_S = 0.5  # one that has not answered for so long was stopped
 _NAME = "helperd-sweep"
+
+
+Ranges = tuple[range, range, range]
+"""Uids of what may be swept, one for each process; of helpers that share theirs; of sweepers."""
 
 
 class Sweeper:
@@ -45,11 +49,11 @@ class Sweeper:
     """
 
     def __init__(
-        self, loop: Loop, answered: Callable[[int, bool], None], prey: range, keepers: range
+        self, loop: Loop, answered: Callable[[int, bool], None], ranges: Ranges | None = None
     ) -> None:
         self.loop = loop
         self.answered = answered
-        self.prey, self.keepers = prey, keepers
+        self.ranges = ranges
         self.pid, self.asked = 0, set[int]()
         self.heard_at = 0.0
         self.orders: socket.socket | None = None
@@ -70,7 +74,8 @@ class Sweeper:
                 ours.close()
                 raise
             if pid == 0:
-                _serve(theirs.fileno(), self.prey, self.keepers[os.urandom(1)[0] % len(self.keepers)])
+                prey, _, keepers = self.ranges or ((), (), ())
+                _serve(theirs.fileno(), prey, keepers[os.urandom(1)[0] % len(keepers)])
         ours.setblocking(False)  # noqa: FBT003
         self.pid, self.orders = pid, ours
         self.loop.watch(ours.fileno(), self._on_answer)
@@ -126,7 +131,7 @@ class Sweeper:
         self.asked.clear()
 
 
-def _serve(orders: int, prey: range, keeper: int) -> NoReturn:
+def _serve(orders: int, prey: Sequence[int], keeper: int) -> NoReturn:
     """In the forked child: become nobody, then sweep what the launcher names until it is gone."""
     try:
         orders = os.dup2(fcntl.fcntl(orders, fcntl.F_DUPFD_CLOEXEC, 20), 3, inheritable=False)

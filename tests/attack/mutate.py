@@ -88,7 +88,7 @@ MUTATIONS = [
     Mutation("no_new_privs", BECOME, "        prctl.set_no_new_privs(1)\n", "        pass\n", "no_new_privs"),
     Mutation("filter", BECOME, "        seccomp.load(child.filter)\n", "        pass\n", EXACT),
     Mutation("nobody else has its uid", BECOME, "        if child.alone and child.uid in processes.uids_in_use():", "        if False:", "uid_in_use"),
-    Mutation("for pool uids", CUSTODY, "alone=child.uid in POOL", "alone=False", "uid_in_use"),
+    Mutation("for pool uids", CUSTODY, "alone=bool(self.ranges and child.uid in self.ranges[0])", "alone=False", "uid_in_use"),
     Mutation("every thread", PROCESSES, "os.listdir(f\"/proc/{pid}/task\")", "[pid]", "uid_in_use"),
     Mutation("every kind of uid", PROCESSES, "found.update(each.uids if each else ())", "found.update(each.uids[:1] if each else ())", "uid_in_use"),
     Mutation("others are not killed", CUSTODY, "                helper.swept = True\n                with", "                with", "uid_in_use"),

@@ -568,7 +568,8 @@ def fought_back(stage: Stage) -> list[str]:
 
 SWEEPER = """
 import os, sys; sys.path[:0] = [LIB, SITE]
-from helperd.sandbox import custody, kernel, sweeper
+from helperd.config.specs import DaemonSpec
+from helperd.sandbox import kernel, sweeper
 from helperd.sandbox.loop import Loop
 kill = os.kill
 def noted(pid, number):
@@ -576,7 +577,7 @@ def noted(pid, number):
     kill(pid, number)
 os.kill, kernel.close_from = noted, lambda first: None
 os.dup2(1, 50)
-made = sweeper.Sweeper(Loop(), print, custody.POOL, custody.KEEPERS)
+made = sweeper.Sweeper(Loop(), print, DaemonSpec().pool)
 made.start()
 prey = os.fork()
 if prey == 0:
@@ -1148,8 +1149,7 @@ def subuids(stage: Stage) -> list[str]:
     """One user with as many uids as it likes: a rule of its group holds for all of them, and root has its places."""
     wrong = Wrong()
     rules = '[[allow]]\ngroup = "capture"\nhelpers = ["plain"]\nmax_running = 1\nmax_together = 5\n'
-    text = (Path(LIBRARY) / "helperd/sandbox/custody.py").read_text()
-    full, few = errno.EAGAIN, "POOL = range(60800, 60808)"
+    full, few = errno.EAGAIN, '[helperd]\nuid_pool = "60800-60823"\n'
     with (
         stage.listening(PLAIN + PLAIN.replace("plain", "second") + rules),
         contextlib.closing(subordinate((DAEMON, CAPTURE))) as place,
@@ -1167,18 +1167,15 @@ def subuids(stage: Stage) -> list[str]:
         for name, question in (("helpers", "0"), ("questions", "1")):
             found = place.run(code.replace("Q", question))
             wrong.same(f"{name} of a group", found, [0] * 5 + [full] * 4)
-    assert "POOL = range(60800, 61024)" in text
-    rewrite(f"{LIBRARY}/helperd/sandbox/custody.py", text.replace("POOL = range(60800, 61024)", few))
     with (
-        stage.listening(PLAIN + rules.replace("max_together = 5", "max_together = 64")),
+        stage.listening(few + PLAIN + rules.replace("max_together = 5", "max_together = 64")),
         contextlib.closing(subordinate((DAEMON, CAPTURE))) as place,
         contextlib.closing(seat(0, (), SOCKET=SOCKET)) as root,
     ):
-        found = place.run("result = tries(range(9), come) and tries(mine, lambda uid: launch(*mine[uid]))")
-        wrong.same("of 8 uids", found, [0] * 7 + [errno.EUSERS] * 2)
+        found = place.run("result = tries(range(15), come) and tries(mine, lambda uid: launch(*mine[uid]))")
+        wrong.same("of 14 uids", found, [0] * 13 + [errno.EUSERS] * 2)
         code = "s, f = ready(); result = launch(s, f)[0] > 0"
         wrong.same("the last is root's", root.run(code), True)
-    rewrite(f"{LIBRARY}/helperd/sandbox/custody.py", text)
     return wrong
 
 

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from helperd.config.specs import DaemonSpec
 from helperd.sandbox import processes
-from helperd.sandbox.custody import POOL
 from tests.attack.asker import Asker, Running
 from tests.attack.attempts import FRAME, PREPARE, SEAL, Attempt, attempts
 from tests.attack.seat import PRELUDE, Seat, seat
@@ -161,7 +161,7 @@ class Scene:
             found = [
                 found
                 for pid in processes.table()
-                if (found := processes.privilege(pid)) and found.uids[0] in POOL
+                if (found := processes.privilege(pid)) and found.uids[0] in DaemonSpec().pool.own
             ]
             if len(found) <= 1:  # the victim
                 return

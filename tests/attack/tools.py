@@ -188,7 +188,7 @@ def launcher_pid() -> int:
         sock.connect(SOCKET)
         sock.send(WIRE.pack(MAGIC, PING, 0, 0, 0, 0, 1))
         assert sock.recv(WIRE.size)
-    return int(Path("/run/helperd-launcher/pool-60800.lock").read_text())
+    return int(Path("/run/helperd-launcher/pool-60800.lock").read_text().split()[0])
 
 
 def packets(data: bytes) -> int:

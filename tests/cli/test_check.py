@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import socket
 import sys
 from pathlib import Path
@@ -304,7 +305,7 @@ def test_a_helper_that_would_not_find_helperd_is_a_warning(
         ('path = "/a/%"', "has %, which is none of"),
         ('path = "/a/' + "x" * 250 + '"', "has a name of 250 bytes"),
         ('path = "/a/x"\nkeep = 3', "keep needs a limit for each file"),
-        ('path = "/a/x"\nformat = "jsonl"', "format of files is"),
+        ('path = "/a/x"\nformat = "frames"', "format of files is"),
         ('path = "/a/x"\noverflow = "disconnect"', "nobody to disconnect"),
         ("sources = []", 'a sink of type "file" needs "path"'),
     ],
@@ -419,3 +420,45 @@ def test_a_runtime_directory_too_long_for_its_sockets_is_a_warning(
     file.write_text(f'[helperd]\nruntime_dir = "/tmp/{"d" * 60}"\n{GOOD}{source}')
     assert cli.main(["check", str(file)]) == 0
     assert "choose a shorter runtime_dir" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_the_pool_of_uids_is_told_with_one_that_does(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doubts() -> list[str]:
+        assert cli.main(["check", "--json", str(file)]) == 0
+        found = json.loads(capsys.readouterr().out)["warnings"]
+        return [doubt["text"] for doubt in found if doubt["key"] == "helperd.uid_pool"]
+
+    own = '[[helper]]\nname = "own"\ncommand = ["builtin:synthetic"]\ntypes = ["own"]\n'
+    others = own.replace("own", "others") + 'uid = "shared"\n'
+    service = '[[service]]\nname = "service{}"\ncommand = ["/bin/true"]\n'
+    source = '[[source]]\nname = "{0}{1}"\ndefinition = "{0}{1}:type={0}"\n'
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    fits = own + others + "".join(source.format("own", number) for number in range(222))
+    fits += "".join(source.format("others", number) for number in range(99))
+    fits += service.format(1) + service.format(2) + service.format(3) + 'user = "nobody"\n'
+    file.write_text(fits)
+    assert doubts() == []
+    one_more = fits + source.format("own", 222)
+    shared = "".join(others.replace('"others"', f'"others{number}"') for number in range(40))
+    for text, said in (
+        (
+            one_more,
+            "223 sources and 2 services need a uid each, 1 helper one that is shared; the pool has 224 and 32",
+        ),
+        (
+            fits + shared,
+            "222 sources and 2 services need a uid each, 41 helpers one that is shared; the pool has 224",
+        ),
+    ):
+        file.write_text(text)
+        (doubt,) = doubts()
+        assert doubt.startswith(said)
+        key = re.search(r'uid_pool = "\d+-\d+"', doubt)
+        assert key
+        file.write_text(f"[helperd]\n{key[0]}\n{text}")
+        assert doubts() == []
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    file.write_text(one_more)
+    assert doubts() == [], "without root a helper has its user's uid"
