@@ -299,7 +299,9 @@ class Happenings:
         return self._refused("AddSource", definition="nowhere:type=synthetic", name="nowhere")
 
     def source_named_twice(self) -> str:
-        return self._refused("AddSource", "duplicate-name", definition="radio0:type=synthetic", name="s1")
+        name = f"s{self.dice.choice(list(self.settings.rates))}"
+        self._reload()
+        return self._refused("AddSource", "duplicate-name", definition="radio0:type=synthetic", name=name)
 
     def source_without_room_for_its_socket(self) -> str:
         hindrance = self.rig.runtime / "sources" / "blocked.sock"

@@ -18,6 +18,7 @@ import pytest
 
 from helperd.control.client import ControlError
 from tests.faults.witness import listening
+from tests.fuse import mounted
 from tests.patience import HANGS_S
 from tests.rig import HELPERD, Rig, daemon
 
@@ -289,6 +290,39 @@ def test_a_hangup_while_it_starts_is_no_end(tmp_path: Path) -> None:
             time.sleep(0.01)
         rig.wait_running("radio0")
         assert rig.status()["bugs"] == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_configuration_on_a_disk_that_hangs_holds_nothing_up(tmp_path: Path) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    with mounted(tmp_path / "disk") as disk:
+        disk.path.chmod(0o755)
+        file = disk.path / "helpers.toml"
+        file.write_text(RADIO0)
+        with daemon(runtime, file) as rig:
+            rig.wait_running("radio0")
+            disk.freeze("read", "open")
+            answers: list[str] = []
+
+            def order() -> None:
+                try:
+                    rig.call("Reload")
+                except ControlError as error:
+                    answers.append(str(error))
+
+            threads = [threading.Thread(target=order) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            before = rig.source("radio0")["packets"]
+            rig.wait(lambda status: status["sources"][0]["packets"] > before + 50)
+            for thread in threads:
+                thread.join(HANGS_S)
+            assert len(answers) == 3
+            assert all("the disk has not answered" in text for text in answers)
+            disk.thaw()
+            file.write_text(RADIO0 + RADIO1)
+            assert rig.call("Reload")["start"] == ["radio1"]
 
 
 def test_a_group_that_is_not_there_is_refused(tmp_path: Path) -> None:
