@@ -257,6 +257,19 @@ def test_every_number_of_the_status_has_its_sample_and_no_label_can_break_out() 
     assert samples(exporter.page_of(None)) == {"helperd_up": 0}
 
 
+def test_counters_of_a_sink_go_on_when_its_readers_leave() -> None:
+    status = FakeDaemon().snapshot() | {"services": [], "residue": 0}
+    here = status["consumers"][0]
+    left = {"consumers": 2, "offered": 9, "packets": 5, "bytes": 99, "lost": {"consumer-left": 4}}
+    status["sinks"] = [{**row, "left": left} for row in status["sinks"]]
+    found = samples(exporter.page_of(status))
+    assert found['helperd_sink_packets_total{sink="all.sock"}'] == 5 + here["packets"]
+    assert found['helperd_sink_lost_packets_total{sink="all.sock",reason="consumer-left"}'] == 4
+    assert found["helperd_unexplained_packets"] == 0
+    later = samples(exporter.page_of(status | {"consumers": []}))
+    assert later['helperd_sink_packets_total{sink="all.sock"}'] == 5
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

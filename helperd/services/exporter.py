@@ -82,6 +82,7 @@ def page_of(status: Mapping[str, Any] | None) -> str:
         _daemon(page, status)
         _sources(page, status["sources"])
         _consumers(page, status["consumers"])
+        _sinks(page, status)
         _services(page, status.get("services") or [])
     return page.text()
 
@@ -165,6 +166,34 @@ def _consumers(page: Page, consumers: Sequence[Mapping[str, Any]]) -> None:
         page.family(name, kind, meaning)
         for consumer in consumers:
             page.sample(name, consumer.get(key), sink=consumer["sink"], id=consumer["id"])
+
+
+def _sinks(page: Page, status: Mapping[str, Any]) -> None:
+    """Counters that never go back: a reader that leaves takes nothing along."""
+    packets: dict[str, int] = {}
+    lost: dict[tuple[str, str], int] = {}
+    left = {row["name"]: row["left"] for row in status["sinks"] if row.get("left")}
+    rows = [(name, row["packets"], row["lost"]) for name, row in left.items()]
+    here = [
+        row for row in status["consumers"] if row["sink"] in left
+    ]  # those at the control socket are at none
+    rows += [(row["sink"], row["packets"], row["lost_by"]) for row in here]
+    for name, number, losses in rows:
+        packets[name] = packets.get(name, 0) + number
+        for reason, missing in losses.items():
+            lost[name, reason] = lost.get((name, reason), 0) + missing
+    page.family(
+        "helperd_sink_packets_total", "counter", "Packets sent to all readers of a sink that ever were."
+    )
+    for name, number in packets.items():
+        page.sample("helperd_sink_packets_total", number, sink=name)
+    page.family("helperd_sink_lost_packets_total", "counter", "Packets that these lost, by the reason.")
+    for (name, reason), number in lost.items():
+        page.sample("helperd_sink_lost_packets_total", number, sink=name, reason=reason)
+    page.family(
+        "helperd_unexplained_packets", "gauge", "Packets that no account has: an error of helperd's own."
+    )
+    page.sample("helperd_unexplained_packets", status.get("residue"))
 
 
 def _services(page: Page, services: Sequence[Mapping[str, Any]]) -> None:
