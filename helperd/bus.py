@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from helperd.logs import Bucket
+from helperd.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +19,14 @@ KEPT: Final = 1000
 """Messages kept; the oldest goes first."""
 MAX_TEXT: Final = 4096
 """Characters of a text that are kept."""
+KEPT_BYTES: Final = 4 << 20
+"""Bytes of their texts; the same."""
 BURST: Final = 100
 RATE: Final = 10.0
 """Messages that pass at once, and then per second, of what one helper says."""
+BURST_BYTES: Final = 64 << 10
+RATE_BYTES: Final = 1 << 10
+"""Bytes of them, as they are logged: at once, and then per second."""
 _FOLD_S: Final = 60.0
 
 
@@ -63,11 +69,13 @@ class MessageBus:
         dropped: of helpers that said more than their budget.
     """
 
-    notices: deque[Notice] = field(default_factory=lambda: deque(maxlen=KEPT))
+    notices: deque[Notice] = field(default_factory=deque)
     posted: int = 0
     dropped: int = 0
     _followers: list[Callable[[Notice], None]] = field(default_factory=list)
-    _budgets: dict[str, Bucket] = field(default_factory=dict)
+    _nbytes: int = 0
+    _recent_bytes: int = 0
+    _budgets: dict[str, tuple[Bucket, Bucket]] = field(default_factory=dict)
     _unsaid: Counter[str] = field(default_factory=Counter)
     _recent: dict[tuple[str, str], tuple[Notice, float]] = field(default_factory=dict)
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
@@ -84,13 +92,18 @@ class MessageBus:
             return None
         if len(self._budgets) > KEPT:
             self._budgets.clear()
-        budget = self._budgets.setdefault(source, Bucket(BURST, RATE, BURST, now))
+        if source not in self._budgets:
+            burst = Bucket(BURST_BYTES, RATE_BYTES, BURST_BYTES, now)
+            self._budgets[source] = Bucket(BURST, RATE, BURST, now), burst
+        budget, nbytes = self._budgets[source]
         budget.fill(now)
-        if budget.tokens < 1:
+        nbytes.fill(now)
+        if budget.tokens < 1 or nbytes.tokens < 1:
             self.dropped += 1
             self._unsaid[source] += 1
             return None
         budget.tokens -= 1
+        nbytes.tokens -= len(visible(text).encode(errors="replace"))
         if unsaid := self._unsaid.pop(source, 0):
             self.post("warning", source, f"{unsaid} messages dropped: more than {RATE:g} per second")
         return self.post(severity, source, text)
@@ -114,9 +127,14 @@ class MessageBus:
             return None
         self.posted += 1
         notice = Notice(self.posted, time.time(), severity, source, text)  # noqa: TID251 - printed, never compared
-        if len(self._recent) > KEPT:
+        if len(self._recent) > KEPT or self._recent_bytes > KEPT_BYTES:
             self._recent.clear()
+            self._recent_bytes = 0
+        self._recent_bytes += len(text)
         self._recent[source, text] = (notice, now)
+        self._nbytes += len(text.encode(errors="replace"))
+        while self.notices and (len(self.notices) >= KEPT or self._nbytes > KEPT_BYTES):
+            self._nbytes -= len(self.notices.popleft().text.encode(errors="replace"))
         self.notices.append(notice)
         self._lot.unpark_all()
         for follower in list(self._followers):

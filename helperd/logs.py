@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 """Level word -> syslog priority."""
 MAX_TEXT = 8192
+DAY_BYTES = 8 << 20
+"""Bytes of its own words that a source may put into the log a day; once as many more, after a day of silence."""
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 Field = str | int | float | bool | None
@@ -64,11 +66,44 @@ class Bucket:
         self.at = now
 
 
+class Allowance:
+    """What one source may put into the log: lines and bytes at once and per second, and bytes a day.
+
+    It outlives the source's helpers, so that a crash loop has no more than a helper that stays.
+    """
+
+    __slots__ = ("_buckets",)
+
+    def __init__(self, now: float) -> None:
+        self._buckets = (
+            Bucket(100, 10, 100, now),
+            Bucket(65536, 65536, 65536, now),
+            Bucket(DAY_BYTES, DAY_BYTES / 86400, DAY_BYTES, now),
+        )
+
+    def fill(self, now: float) -> None:
+        """Add what has come back."""
+        for bucket in self._buckets:
+            bucket.fill(now)
+
+    @property
+    def left(self) -> bool:
+        """Whether one more line may pass."""
+        return all(bucket.tokens >= 1 for bucket in self._buckets)
+
+    def spend(self, nbytes: int) -> None:
+        """One line of so many bytes has passed."""
+        lines, burst, day = self._buckets
+        lines.tokens -= 1
+        burst.tokens -= nbytes
+        day.tokens -= nbytes
+
+
 class StderrLines:
     """Cuts a helper's stderr into lines that are fit to be logged, within a budget.
 
-    A burst of 100 lines and 64 KiB passes, then 10 lines/s and 64 KiB/s; the rest is dropped and counted.
-    Equal neighbours are folded and cost nothing. Every line ends up in exactly one of ``passed``, ``folded``
+    A burst of 100 lines and 64 KiB passes, then 10 lines/s and 64 KiB/s, and 8 MiB a day; the rest is dropped and
+    counted. Equal neighbours are folded and cost nothing. Every line ends up in exactly one of ``passed``, ``folded``
     and ``dropped``.
 
     Attributes:
@@ -76,17 +111,18 @@ class StderrLines:
         folded: lines equal to the one before.
         dropped: lines over the budget.
         cut: lines that were longer than 4 KiB and lost their end.
+        allowance: its budget; its own, if it is given no other.
     """
 
     MAX_LINE = 4096
     KEPT = 20
+    KEPT_BYTES = 16384
     FOLD_S = 10.0
 
     def __init__(self, now: float) -> None:
         self.passed = self.folded = self.dropped = self.cut = 0
         self._partial = bytearray()
-        self._lines = Bucket(100, 10, 100, now)
-        self._bytes = Bucket(65536, 65536, 65536, now)
+        self.allowance = Allowance(now)
         self._last: deque[tuple[bytes, int]] = deque(maxlen=self.KEPT)
         self._previous: bytes | None = None
         self._repeats = 0
@@ -95,8 +131,16 @@ class StderrLines:
 
     @property
     def last(self) -> list[str]:
-        """The last 20 lines, oldest first, dropped ones too; equal neighbours as one."""
-        return [_render(raw) + (f" ({_again(n)})" if n else "") for raw, n in self._last]
+        """The last 20 lines, oldest first, dropped ones too; equal neighbours as one; 16 KiB at most, and one line."""
+        kept: list[str] = []
+        room = self.KEPT_BYTES
+        for raw, n in reversed(self._last):
+            shown = _render(raw) + (f" ({_again(n)})" if n else "")
+            room -= len(shown)
+            if room < 0 and kept:
+                break
+            kept.append(shown)
+        return kept[::-1]
 
     def feed(self, data: bytes, now: float) -> list[str]:
         """Take what was read; return what is to be logged: escaped, without line ends."""
@@ -123,15 +167,14 @@ class StderrLines:
         return out
 
     def _take(self, lines: list[bytes], now: float, out: list[str]) -> None:
-        self._lines.fill(now)
-        self._bytes.fill(now)
+        self.allowance.fill(now)
         for index, line in enumerate(lines):
             if line == self._previous:
                 self.folded += 1
                 self._repeats += 1
                 raw, n = self._last.pop()
                 self._last.append((raw, n + 1))
-            elif self._lines.tokens >= 1 and self._bytes.tokens >= 1:
+            elif self.allowance.left:
                 self._say_repeats(now, out)
                 self._say_dropped(out)
                 self._pass(line, out)
@@ -141,12 +184,12 @@ class StderrLines:
 
     def _pass(self, line: bytes, out: list[str]) -> None:
         self._previous = line
-        self._lines.tokens -= 1
-        self._bytes.tokens -= len(line)
         self.passed += 1
         self.cut += len(line) > self.MAX_LINE
         self._last.append((line[: self.MAX_LINE], 0))
-        out.append(_render(line[: self.MAX_LINE]))
+        shown = _render(line[: self.MAX_LINE])
+        self.allowance.spend(max(len(line), len(shown)))
+        out.append(shown)
 
     def _drop(self, lines: list[bytes]) -> None:
         self._previous = None

@@ -45,6 +45,7 @@ from helperd.lifecycle import (
     Why,
     classify,
 )
+from helperd.logs import Allowance
 from helperd.reports import report_of
 from helperd.routing import MAX_LINKTYPES
 from helperd.translate import Translator
@@ -92,6 +93,11 @@ if TYPE_CHECKING:
 BUSY_S: Final = 30.0
 """Seconds that a source waits for another that is opening its device, where that may take as long as it likes."""
 _SAMPLE_S: Final = 1.0
+MAX_NAMES: Final = 1024
+MAX_NAME: Final = 100
+"""Names of channels that a helper may have, and characters of one."""
+MAX_WORDS: Final = 400
+"""Characters of last words in the line that says how a helper ended."""
 MAX_TEXT: Final = 1000
 """Characters that are kept of what a helper says about itself."""
 
@@ -192,6 +198,7 @@ class Source:
         self.last_packet_at: float | None = None
         self.rung = ""
         self.last_words: list[str] = []
+        self._allowance = Allowance(trio.current_time())
         self.meter = Meter()
         self.incarnation: Incarnation | None = None
         self.vitals: vitals.Tree | None = None
@@ -377,8 +384,8 @@ class Source:
         """An end in one line; its helper's last words where it was no good one."""
         words = ""
         if self.last_words and ended.kind not in {Why.ASKED, Why.DONE}:
-            words = f"; last words: {self.last_words[-1]}"
-        return f"{ended.problem}: {ended.text}{words}"
+            words = f"; last words: {_short(self.last_words[-1], MAX_WORDS)}"
+        return f"{ended.problem}: {_short(ended.text, MAX_TEXT)}{words}"
 
     async def _run_once(self) -> Exit:
         """One incarnation, from the launch request to the empty tree, and how it ended."""
@@ -462,6 +469,7 @@ class Source:
             incarnation.holding = self._holding
             incarnation.wait_for_room = self._wait_for_room
             self.incarnation = incarnation
+            incarnation.stderr.allowance = self._allowance
             now = trio.current_time()
             watch = Watch(incarnation.channel, incarnation.process.pid, self.helper, self.route, now)
             watch.await_within(
@@ -685,7 +693,7 @@ class Source:
         opened.capture_interface = report.capture_interface[:MAX_TEXT]
         opened.version = report.version[:MAX_TEXT]
         opened.dlt = report.dlt
-        opened.channels = self.reported = report.channels
+        opened.channels = self.reported = cut_names(report.channels)
         self._has_opened = True
         assert self.helper is not None
         self.shell.drivers.learn(self.helper, tunes=bool(report.channels), hops=len(report.channels) > 1)
@@ -851,7 +859,7 @@ class Source:
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):
-            self._said = message.text
+            self._said = message.text[:MAX_TEXT]
             self._hear(_SEVERITIES[message.severity], message.text)
         elif isinstance(message, WarningReport):
             self._hear("warning", message.warning)
@@ -922,7 +930,7 @@ class Source:
         if order is not None and not report.request and order.contradicted(report.channel, report.hopping):
             self._drop(order, report.message or "its helper hops over other channels")
         if report.channel:
-            self.opened.channel = report.channel
+            self.opened.channel = report.channel[:MAX_TEXT]
             self.opened.hop_channels = ()
             self.opened.hop_rate = self.opened.hop_offset = None
         else:
@@ -933,7 +941,7 @@ class Source:
         if hopping is not None and hopping.channels:
             opened = self.opened
             opened.channel = "hopping"
-            opened.hop_channels = hopping.channels
+            opened.hop_channels = cut_names(hopping.channels)
             opened.hop_rate, opened.hop_offset = hopping.rate, hopping.offset
 
     def _hear(self, severity: str, text: str) -> None:
@@ -1098,3 +1106,12 @@ def _is_end(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(map(_is_end, error.exceptions))
     return isinstance(error, LauncherGone)
+
+
+def cut_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """As many names as are kept of what a helper says, each as long as is kept."""
+    return tuple(name[:MAX_NAME] for name in names[:MAX_NAMES])
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]} ..."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
-from helperd.bus import BURST, KEPT, MAX_TEXT, MessageBus
+from helperd.bus import BURST, BURST_BYTES, KEPT, KEPT_BYTES, MAX_TEXT, RATE_BYTES, MessageBus
+from helperd.visible import visible
 
 
 async def test_an_equal_message_within_a_minute_is_folded(autojump_clock):
@@ -40,3 +42,30 @@ async def test_what_is_kept_is_bounded(autojump_clock):
     assert len(bus._recent) <= KEPT + 1
     assert len(bus._budgets) <= KEPT + 1
     assert [notice.number for notice in bus.since(bus.posted - 2)] == [bus.posted - 1, bus.posted]
+
+
+async def test_a_helper_that_says_long_things_has_a_budget_of_bytes(autojump_clock):
+    bus = MessageBus()
+    for number in range(BURST):
+        bus.hear("info", "wlan0", f"{number} " + "\u202e" * 4000)  # six bytes each in the log
+    heard = [len(visible(notice.text)) for notice in bus.notices]
+    assert sum(heard) <= BURST_BYTES + 6 * MAX_TEXT
+    assert bus.dropped == BURST - len(heard) > 0
+    day = 0
+    for second in range(0, 3600, 10):
+        await trio.sleep(10)
+        for number in range(20):
+            notice = bus.hear("info", "wlan0", f"{second} {number} " + "x" * 3000)
+            day += len(notice.text) if notice else 0
+    assert day <= 3600 * RATE_BYTES + 4 * MAX_TEXT
+
+
+@pytest.mark.parametrize("text", ["a" * MAX_TEXT, "\N{PILE OF POO}" * MAX_TEXT, "\0" * MAX_TEXT])
+async def test_the_texts_that_are_kept_are_bounded_by_bytes(autojump_clock, text):
+    bus = MessageBus()
+    for number in range(2 * KEPT):
+        bus.post("info", f"source{number}", text)
+    kept = sum(len(notice.text.encode()) for notice in bus.notices)
+    assert max(kept, len(bus.notices) * KEPT_BYTES // KEPT) >= KEPT_BYTES - 5 * MAX_TEXT
+    assert kept <= KEPT_BYTES
+    assert bus.notices[-1].number == bus.posted == 2 * KEPT

@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helperd.logs import (
+    DAY_BYTES,
     LEVELS,
+    Allowance,
     Bucket,
     Fold,
     Line,
@@ -447,3 +449,25 @@ def test_a_text_is_never_longer_than_8_kib(pipe):
     with Log(write, form="json") as log:
         log.info("x" * 10000)
     assert len(records(read)[0]["text"]) == 8192
+
+
+def test_a_crash_loop_has_no_more_of_the_log_a_day_than_one_that_stays():
+    """A new helper every 30 s, which writes 64 KiB of new lines each time; one source, one day."""
+    allowance, passed = Allowance(0.0), 0
+    for start in range(0, 86400, 30):
+        lines = StderrLines(float(start))
+        lines.allowance = allowance
+        data = b"".join(b"%d %d %s\n" % (start, n, b"\x1b" * 600) for n in range(100))
+        passed += sum(map(len, lines.feed(data, float(start))))
+        assert sum(map(len, lines.last)) <= StderrLines.KEPT_BYTES
+    assert DAY_BYTES < passed < 2 * DAY_BYTES + 10_000
+
+
+@pytest.mark.parametrize("raw", [b"x" * 5000, b"\0" * 5000, b"\xff" * 5000])
+def test_last_words_are_bounded_by_bytes_and_never_none(raw):
+    lines = StderrLines(0.0)
+    for n in range(50):
+        lines.feed(b"%d" % n + raw + b"\n", 0.0)
+    assert 1 <= len(lines.last) <= StderrLines.KEPT
+    assert sum(map(len, lines.last)) <= max(StderrLines.KEPT_BYTES, len(lines.last[0]))
+    assert lines.last[-1].startswith("49")
