@@ -27,7 +27,7 @@ from helperd.errors import RemoteProtocolError
 from helperd.visible import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 SECTION_HEADER = 0x0A0D0D0A
 INTERFACE_DESCRIPTION = 0x00000001
@@ -71,6 +71,8 @@ ENHANCED_HEAD = struct.Struct(
 )  # type, total length, interface, stamp high, stamp low, captured, original
 LENGTH = struct.Struct("<I")
 _HEAD = struct.Struct("<2I")
+_NUMBERED = struct.Struct("<3I")
+_WITH_INTERFACE = frozenset({ENHANCED_PACKET, INTERFACE_STATISTICS})
 _OPTION = struct.Struct("<2H")
 _END_OF_OPTIONS = bytes(4)
 
@@ -244,6 +246,18 @@ def split(
             raise _refused(data, at, end, f"a pcapng block starts with length {total} and ends with {again}")
         yield kind, at, at + total
         at += total
+
+
+def renumbered(data: bytes, numbers: Mapping[int, int]) -> memoryview:
+    """A chain of whole blocks with other interface numbers; those that are not in ``numbers`` stay."""
+    out = bytearray(data)
+    at, stop = 0, len(out)
+    while at < stop:
+        kind, total, interface = _NUMBERED.unpack_from(out, at)
+        if kind in _WITH_INTERFACE and interface in numbers:
+            LENGTH.pack_into(out, at + 8, numbers[interface])
+        at += total
+    return memoryview(out)
 
 
 def _refused(data: bytes | memoryview, at: int, end: int, text: str) -> RemoteProtocolError:

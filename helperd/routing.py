@@ -4,7 +4,8 @@ Rules:
   1. Dispatch is synchronous and per read: one ``Batch`` object per read and consumer format, none per packet.
   2. An outbox is bounded by the bytes that its batches keep alive (a slice keeps its whole read alive).
   3. Every packet offered to an outbox is delivered, lost or still queued; the three always sum to the offer.
-  4. An interface is (source, link type). Its number is given once for the daemon's life and never reused.
+  4. An interface is (source, link type). Its number is never reused. Each stream has numbers of its own: the same
+     ones, so that blocks pass untouched, unless a source was removed before it began.
   5. Nothing here waits. Who wants to wait hands in callables (``on_ready``, ``on_room``).
 """
 
@@ -36,6 +37,8 @@ OUTBOX_LIMIT = 4 << 20
 """Default bound of an outbox, in bytes."""
 MAX_LINKTYPES = 16
 """Link types that a source may bring, over all its incarnations; more would let one fill every reader's list."""
+GONE_KEPT = 1024
+"""Interfaces of removed sources, and such sources, that are remembered besides those with packets queued."""
 SLOW = "consumer-slow"
 """Why packets do not fit into an outbox, usually."""
 LINK_TYPE = "link-type"
@@ -65,18 +68,30 @@ class Interface(NamedTuple):
 
 
 class Interfaces:
-    """All interfaces of a daemon's life, in the order of their numbers."""
+    """The interfaces there are, and the last that were, in the order of their numbers.
+
+    Attributes:
+        changes: another number after each change.
+        is_used: whether somebody has packets of an interface, by its number: it is not forgotten then.
+    """
 
     def __init__(self) -> None:
-        self._all: list[Interface] = []
+        self.changes = 0
+        self.is_used: Callable[[int], bool] = lambda _number: False
+        self._all: dict[int, Interface] = {}
         self._numbers: dict[tuple[str, int], int] = {}
         self._of: dict[str, list[Interface]] = {}
+        self._gone: dict[int, None] = {}
+        self._next = count()
 
     def __len__(self) -> int:
         return len(self._all)
 
     def __getitem__(self, number: int) -> Interface:
         return self._all[number]
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._all
 
     def may_have(self, source: str, linktype: int) -> bool:
         """Whether (source, link type) has a number or can get one."""
@@ -86,14 +101,19 @@ class Interfaces:
         """Give the number of (source, link type); the first call for a pair makes it and its blocks."""
         known = self._numbers.get((source, linktype))
         if known is not None:
+            if known in self._gone:
+                del self._gone[known]
+                self._of.setdefault(source, []).append(self._all[known])
+                self.changes += 1
             return known
-        number = len(self._all)
+        number = next(self._next)
         block = pcapng.interface_block(linktype, name=source, description=definition, hardware=hardware)
         filler = pcapng.interface_block(linktype, name="-", description="not in this stream")
         interface = Interface(number, source, linktype, block, filler)
-        self._all.append(interface)
+        self._all[number] = interface
         self._of.setdefault(source, []).append(interface)
         self._numbers[source, linktype] = number
+        self.changes += 1
         return number
 
     def of(self, source: str) -> Sequence[Interface]:
@@ -101,8 +121,21 @@ class Interfaces:
         return self._of.get(source, ())
 
     def since(self, number: int) -> Sequence[Interface]:
-        """All interfaces from a number on."""
-        return self._all[number:]
+        """Those that there are, from a number on."""
+        gone = self._gone
+        return [
+            each for each in list(self._all.values()) if each.number >= number and each.number not in gone
+        ]
+
+    def retire(self, source: str) -> None:
+        """A source is removed: no new stream has its interfaces; the last few of them are remembered for open ones."""
+        for interface in self._of.pop(source, ()):
+            self._gone[interface.number] = None
+        for number in list(self._gone)[: max(0, len(self._gone) - GONE_KEPT)]:
+            if not self.is_used(number):
+                interface = self._all.pop(number)
+                del self._gone[number], self._numbers[interface.source, interface.linktype]
+        self.changes += 1
 
 
 class Segment(NamedTuple):
@@ -180,6 +213,7 @@ class Outbox:
     __slots__ = (
         "_batches",
         "_limit",
+        "_taken",
         "carried",
         "delivered",
         "delivered_bytes",
@@ -212,6 +246,7 @@ class Outbox:
     ) -> None:
         self._batches: deque[Batch] = deque()
         self._limit = limit
+        self._taken: Sequence[Batch] = ()
         self.overflow = overflow
         self.hold = hold
         self.on_ready = on_ready
@@ -302,6 +337,7 @@ class Outbox:
             packets += batch.packets
         self.queued -= packets
         self.inflight += packets
+        self._taken = taken
         return taken
 
     def sent(self, taken: Iterable[Batch], left: Sequence[Batch] = ()) -> None:
@@ -312,6 +348,7 @@ class Outbox:
             packets += batch.packets
             nbytes += batch.nbytes
             pinned += batch.pinned
+        self._taken = ()
         self.inflight -= packets
         self.delivered += packets
         self.delivered_bytes += nbytes
@@ -332,6 +369,7 @@ class Outbox:
     def lose(self, taken: Iterable[Batch], reason: str) -> None:
         """Count taken batches as lost and free their memory."""
         was_full = self.pinned > self._limit
+        self._taken = ()
         for batch in taken:
             self.inflight -= batch.packets
             self.pinned -= batch.pinned
@@ -364,6 +402,11 @@ class Outbox:
         self.unreported = +self.unreported
         self.lost_by = +self.lost_by
 
+    def has(self, number: int) -> bool:
+        """Whether something queued, in flight or lost and not told yet is counted by this number."""
+        queued = (counted for batch in (*self._batches, *self._taken) for counted, _ in batch.counts)
+        return any(counted == number for counted in queued) or any(of == number for of, _ in self.unreported)
+
     def _drop_queue(self, reason: str) -> None:
         for batch in self._batches:
             self.count_lost(batch, reason)
@@ -381,6 +424,7 @@ class Outbox:
             self.lost += missed
             self.lost_by[reason] += missed
         self._batches.clear()
+        self._taken = ()
         self.queued = self.inflight = self.pinned = 0
         self.on_room()
 
@@ -608,6 +652,7 @@ class RouteTable:
 
     def __init__(self) -> None:
         self.interfaces = Interfaces()
+        self.interfaces.is_used = self._is_used
         self.gone = Gone()
         self.told = 0
         self.routes: dict[str, Route] = {}
@@ -661,9 +706,17 @@ class RouteTable:
         if route is not None:
             if counted:
                 self.gone.remove(route.ledger)
+            self.interfaces.retire(source)
             self._gone[route.number] = route.about
+            for number in list(self._gone)[: max(0, len(self._gone) - GONE_KEPT)]:
+                if not self._is_used(number):
+                    del self._gone[number]
 
     def about(self, number: int) -> bytes:
         """The last SOURCE record of a source, by its number in the frames format."""
         found = (route.about for route in self.routes.values() if route.number == number)
-        return next(found, None) or self._gone[number]
+        return next(found, None) or self._gone.get(number) or relay.source_record(number, 0, {"name": "?"})
+
+    def _is_used(self, number: int) -> bool:
+        """Whether an outbox has something that is counted by this number, of an interface or of a source."""
+        return any(outbox.has(number) for outbox in self._wants)

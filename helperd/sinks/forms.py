@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from helperd import pcapng, relay, reports
+from helperd.routing import GONE_KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -79,9 +80,10 @@ class Wants:
 class Pcapng:
     """A pcapng section: interface blocks before the packets that need them, losses as statistics blocks.
 
-    An interface that the stream does not carry has a number all the same, so that packets need no rewriting. In its
-    place stands one of the link type that the stream has first: so readers that take one link type only (tcpdump) read
-    a stream that carries one only.
+    A stream begins with the interfaces that there are. Their numbers here are the daemon's, and blocks pass untouched,
+    as long as there is none missing: in the place of one that the stream does not carry stands one of the link type
+    that it has first, so that readers that take one link type only (tcpdump) read it. Behind one that is gone, numbers
+    are the stream's own, and four bytes of each packet's block are written anew.
 
     Args:
         header: the section header block.
@@ -93,9 +95,12 @@ class Pcapng:
         self._header = header
         self._table = table
         self._wants = wants
-        self._announced = 0
+        self._next = 0
+        self._seen = 0
         self._looked: tuple[int, int | None] = (0, None)
         self._filler = b""
+        self._here: dict[int, int] = {}
+        self._moved: dict[int, int] = {}
         self._delivered: Counter[int] = Counter()
         self._dropped: Losses = Counter()
 
@@ -106,12 +111,20 @@ class Pcapng:
     def parts(self, taken: Sequence[Batch], lost: Losses) -> list[Part]:
         """What to send for these batches, ``lost`` packets by interface having been lost before them."""
         parts: list[Part] = self._announcements()
+        here, moved = self._here, self._moved
+        for batch in taken:
+            for interface, _ in batch.counts:
+                if interface not in here:  # gone, and some of its packets were still queued
+                    parts.append(self._announce(self._table.interfaces[interface]))
         if lost:
             self._dropped += lost
             parts += self._statistics({interface for interface, _ in lost})
         delivered = self._delivered
         for batch in taken:
-            parts += batch.parts
+            if moved and any(interface in moved for interface, _ in batch.counts):
+                parts.append(pcapng.renumbered(b"".join(batch.parts), moved))
+            else:
+                parts += batch.parts
             for interface, packets in batch.counts:
                 delivered[interface] += packets
         return parts
@@ -124,28 +137,51 @@ class Pcapng:
     def _announcements(self) -> list[Part]:
         """The blocks of interfaces that this reader has not been told of, up to the last that it gets packets of."""
         interfaces, wants = self._table.interfaces, self._wants
-        look = len(interfaces), None if wants is None else wants.carried
+        look = interfaces.changes, None if wants is None else wants.carried
         if look == self._looked:
             return []
         self._looked = look
-        fresh = interfaces.since(self._announced)
-        if wants is None:
-            blocks: list[Part] = [interface.block for interface in fresh]
-        else:
-            carried = [interface for interface in fresh if wants(interface)]
-            if not carried:
-                return []
-            self._filler = self._filler or carried[0].filler
-            fresh = fresh[: carried[-1].number + 1 - self._announced]
-            blocks = [interface.block if wants(interface) else self._filler for interface in fresh]
-        self._announced += len(blocks)
+        blocks = self._forget()
+        fresh = interfaces.since(self._seen)
+        carried = fresh if wants is None else [interface for interface in fresh if wants(interface)]
+        if not carried:
+            return blocks
+        self._filler = self._filler or carried[0].filler
+        self._seen = carried[-1].number + 1
+        wanted = {interface.number for interface in carried}
+        for interface in fresh:
+            if interface.number in wanted and interface.number not in self._here:
+                blocks.append(self._announce(interface))
+            elif interface.number == self._next < self._seen:
+                blocks.append(self._filler)
+                self._next += 1
+        return blocks
+
+    def _announce(self, interface: Interface) -> bytes:
+        self._here[interface.number] = self._next
+        if interface.number != self._next:
+            self._moved[interface.number] = self._next
+        self._next += 1
+        return interface.block
+
+    def _forget(self) -> list[Part]:
+        """Tell the totals of interfaces that nobody remembers any more, and forget them."""
+        gone = [number for number in self._here if number not in self._table.interfaces]
+        counted = {interface for interface, _ in self._dropped} | set(self._delivered)
+        blocks = self._statistics(counted.intersection(gone))
+        for number in gone:
+            del self._here[number], self._delivered[number]
+            self._moved.pop(number, None)
+        forgotten = set(gone)
+        self._dropped = Counter({key: lost for key, lost in self._dropped.items() if key[0] not in forgotten})
         return blocks
 
     def _statistics(self, interfaces: Iterable[int]) -> list[Part]:
         now = time.time_ns()
         blocks: list[Part] = []
         for interface in sorted(interfaces):
-            if interface >= self._announced:
+            here = self._here.get(interface)
+            if here is None:
                 continue
             delivered = self._delivered[interface]
             reasons = {reason: lost for (of, reason), lost in self._dropped.items() if of == interface}
@@ -153,7 +189,7 @@ class Pcapng:
             words = ", ".join(f"{reason} {lost}" for reason, lost in sorted(reasons.items()))
             blocks.append(
                 pcapng.statistics_block(
-                    interface,
+                    here,
                     now,
                     received=delivered + dropped,
                     dropped=dropped,
@@ -180,6 +216,8 @@ class Frames:
         parts: list[Part] = []
         told = self._told
         due = _by_number(lost)
+        if len(told) > GONE_KEPT:
+            told.clear()  # they are told again
         for batch in taken:
             source = batch.counts[0][0]
             if told.get(source) is not batch.about:

@@ -58,18 +58,22 @@ class Section(Pcapng):
         self, taken: Sequence[Batch], lost: Losses, put: Callable[[Sequence[Part]], None]
     ) -> None:
         """Make the parts and put them somewhere; if that raises, they were never made."""
-        before = self._announced, self._looked, self._delivered.copy(), self._dropped.copy()
+        plain = self._next, self._seen, self._looked, self._filler
+        counted = self._here.copy(), self._moved.copy(), self._delivered.copy(), self._dropped.copy()
         try:
             put(self.parts(taken, lost))
         except BaseException:
-            self._announced, self._looked, self._delivered, self._dropped = before
+            self._next, self._seen, self._looked, self._filler = plain
+            self._here, self._moved, self._delivered, self._dropped = counted
             raise
 
-    @staticmethod
-    def whole(fd: int) -> Mark:
+    def whole(self, fd: int) -> Mark:
         """How far a file that somebody has cut is whole."""
         size, counts = _whole_blocks(fd)
-        return Mark(size, counts.total(), size, counts)
+        whose = {here: number for number, here in self._here.items()}
+        return Mark(
+            size, counts.total(), size, {whose.get(here, here): number for here, number in counts.items()}
+        )
 
 
 class LineSection(Lines):
