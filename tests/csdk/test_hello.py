@@ -49,7 +49,7 @@ def test_it_builds_without_a_warning(cc):
     assert shown.stdout.startswith("hello 1 (helperd C SDK")
 
 
-@pytest.mark.parametrize("name", ["hello"])
+@pytest.mark.parametrize("name", ["hello", "serial", "afpacket"])
 def test_a_helper_is_short(name):
     assert len((SDK / f"{name}.c").read_text().splitlines()) < 150
 
