@@ -4,7 +4,7 @@ Rules:
   1. Standard library only; a client pays for this import at every start.
   2. The daemon uses ``default_runtime_dir``, then ``claim_runtime_dir``, at its end ``leave_runtime_dir``; a client
      ``find_runtime_dir``.
-  3. A directory below the shared temporary one is believed only if it is ours and nobody else can write it.
+  3. A directory is believed only if it is ours or root's and nobody else can write it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SYSTEM_DIR = "/run/helperd"
+SESSIONS = "/run/user"
+TEMPORARY = "/tmp"  # noqa: S108 - looked at before it is used; not $TMPDIR, which is another for each process
+MAX_HOME = 60
+"""Bytes of a home directory in which paths of sockets are still short enough."""
 LAUNCHER_SOCKET = "/run/helperd-launcher/socket"
 """Where the installed launcher listens: in a directory of root's alone, so that nobody else can take its name."""
 CONTROL_SOCKET = "control.sock"
@@ -38,20 +42,28 @@ def default_runtime_dir() -> str:
 
     Returns:
         ``$RUNTIME_DIRECTORY`` (the first of its colon-separated list), else ``/run/helperd`` as root, else
-        ``$XDG_RUNTIME_DIR/helperd`` if the variable names an existing directory, else ``helperd-UID`` in the
-        temporary directory. The directory need not exist.
+        ``helperd`` in this user's session directory (``$XDG_RUNTIME_DIR``, or ``/run/user/UID`` where the variable is
+        missing), else ``.helperd`` in the home directory. These are directories that nobody else can make things in,
+        and the same for all of a user's processes, whatever their environment. Without any of them: ``helperd-UID`` in
+        ``/tmp``, which somebody else can take first; it is not believed then. The directory need not exist.
     """
     given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if given:
         return given
     if os.geteuid() == 0:
         return SYSTEM_DIR
-    session = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(session) and os.path.isdir(session):
-        return os.path.join(session, "helperd")
-    import tempfile  # costs a tenth of a command's start, and is seldom needed
+    for session in (os.environ.get("XDG_RUNTIME_DIR", ""), f"{SESSIONS}/{os.geteuid()}"):
+        if os.path.isabs(session) and _own(session):
+            return os.path.join(session, "helperd")
+    import pwd  # seldom needed
 
-    return os.path.join(tempfile.gettempdir(), f"helperd-{os.geteuid()}")
+    try:
+        home = pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        home = ""
+    if os.path.isabs(home) and len(os.fsencode(home)) <= MAX_HOME and _own(home):
+        return os.path.join(home, ".helperd")
+    return f"{TEMPORARY}/helperd-{os.geteuid()}"
 
 
 def find_runtime_dir(given: str | None = None) -> str:
@@ -65,20 +77,21 @@ def find_runtime_dir(given: str | None = None) -> str:
         else this user's own.
 
     Raises:
-        UnavailableError: "unsafe-file", the directory in the temporary one belongs to somebody else.
+        UnavailableError: "unsafe-file", the own directory is somebody else's, and there is no system daemon.
     """
     if given:
         return given
     own = default_runtime_dir()
     if own == SYSTEM_DIR:
         return own
-    if os.path.exists(os.path.join(own, CONTROL_SOCKET)):
-        fault = _fault(own)
-        if fault:
-            raise UnavailableError("unsafe-file", f"{own}: {fault}; name the right one with --runtime-dir")
+    there = os.path.lexists(own)
+    fault = _fault(own) if there else ""
+    if there and not fault and os.path.exists(os.path.join(own, CONTROL_SOCKET)):
         return own
     if os.path.exists(os.path.join(SYSTEM_DIR, CONTROL_SOCKET)):
         return SYSTEM_DIR
+    if fault:
+        raise UnavailableError("unsafe-file", f"{own}: {fault}; name the right one with --runtime-dir")
     return own
 
 
@@ -121,6 +134,15 @@ def leave_runtime_dir(made: Sequence[str]) -> None:
     for path in reversed(made):
         with suppress(OSError):
             (os.rmdir if os.path.isdir(path) else os.unlink)(path)
+
+
+def _own(directory: str) -> bool:
+    """Whether a directory is this user's, and nobody else can make anything in it."""
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
 def _fault(path: str) -> str:

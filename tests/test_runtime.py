@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +17,12 @@ from helperd.runtime import claim_runtime_dir, default_runtime_dir, find_runtime
 def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(runtime, "TEMPORARY", str(tmp_path / "tmp"))
+    monkeypatch.setattr(runtime, "SESSIONS", str(tmp_path / "user"))
+    monkeypatch.setattr(
+        pwd, "getpwuid", lambda uid: SimpleNamespace(pw_dir=str(tmp_path / "homes" / str(uid)))
+    )
+    monkeypatch.setattr(runtime, "MAX_HOME", 200)
     monkeypatch.setattr(runtime, "SYSTEM_DIR", str(tmp_path / "system"))
     (tmp_path / "tmp").mkdir()
     return monkeypatch
@@ -38,15 +45,37 @@ def test_root_uses_the_system_directory(plain: pytest.MonkeyPatch, tmp_path: Pat
     assert default_runtime_dir() == find_runtime_dir() == str(tmp_path / "system")
 
 
-def test_a_user_has_a_session_directory_or_else_a_private_one(
+@pytest.mark.need("root")
+def test_a_user_has_a_session_directory_or_else_one_at_home(
     plain: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Each place that is missing, or is somebody else's, or can be written by others, is passed over."""
     plain.setattr(os, "geteuid", lambda: 1234)
+    plain.setenv("TMPDIR", str(tmp_path))  # another for each process: a client would look elsewhere
     assert default_runtime_dir() == str(tmp_path / "tmp" / "helperd-1234")
-    plain.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert default_runtime_dir() == str(tmp_path / "helperd")
-    plain.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
-    assert default_runtime_dir() == str(tmp_path / "tmp" / "helperd-1234")
+    places = {
+        tmp_path / "homes" / "1234": tmp_path / "homes" / "1234" / ".helperd",
+        tmp_path / "user" / "1234": tmp_path / "user" / "1234" / "helperd",
+        tmp_path / "session": tmp_path / "session" / "helperd",
+    }
+    plain.setenv("XDG_RUNTIME_DIR", str(tmp_path / "session"))
+    before = default_runtime_dir()
+    for place, expected in places.items():
+        place.mkdir(parents=True, mode=0o755)
+        assert default_runtime_dir() == before, "root's"
+        os.chown(place, 1234, 1234)
+        for mode in (0o777, 0o1777, 0o775):
+            place.chmod(mode)
+            assert default_runtime_dir() == before, oct(mode)
+        place.chmod(0o711)
+        assert default_runtime_dir() == str(expected)
+        before = str(expected)
+    plain.setattr(runtime, "MAX_HOME", 5)
+    plain.delenv("XDG_RUNTIME_DIR")
+    os.chown(tmp_path / "user" / "1234", 4321, 4321)
+    assert default_runtime_dir() == str(tmp_path / "tmp" / "helperd-1234"), (
+        "paths of sockets would be too long"
+    )
 
 
 def test_a_user_finds_the_own_daemon_then_the_systems(plain: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -73,7 +102,18 @@ def test_a_directory_that_somebody_else_made_is_not_believed(
     os.chown(own, 4321, 4321)
     with pytest.raises(UnavailableError, match="belongs to uid 4321"):
         find_runtime_dir()
+    bound(tmp_path / "system" / "control.sock")
+    assert find_runtime_dir() == str(tmp_path / "system"), "and takes nobody's daemon away"
     (own / "control.sock").unlink()
+    os.rmdir(own)
+    os.symlink(tmp_path / "system", own)
+    os.lchown(own, 4321, 4321)
+    assert find_runtime_dir() == str(tmp_path / "system")
+    (tmp_path / "system" / "control.sock").unlink()
+    with pytest.raises(UnavailableError, match="link made by uid 4321"):
+        find_runtime_dir()
+    with pytest.raises(HelperdError, match="uid 4321"):
+        claim_runtime_dir(str(own))
 
 
 def test_claiming_makes_the_directory_and_accepts_it_again(tmp_path: Path) -> None:

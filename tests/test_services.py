@@ -24,7 +24,7 @@ from helperd.services import exporter
 from helperd.table import render
 from tests.control.fake import FakeDaemon, source
 from tests.patience import HANGS_S
-from tests.rig import ROOT, Rig, daemon
+from tests.rig import HELPERD, ROOT, Rig, daemon
 
 CONFIG = """
 [[helper]]
@@ -291,3 +291,23 @@ def test_only_bundled_services_can_be_named() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=HANGS_S)
     assert done.returncode == 64
     assert "no service's name" in done.stderr
+
+
+def test_a_capture_without_a_daemon_starts_no_service(rundir: Path, tmp_path: Path) -> None:
+    marker, file, out = (tmp_path / name for name in ("marker", "helpers.toml", "out.pcapng"))
+    file.write_text(
+        f'{CONFIG}[[service]]\nname = "mark"\ncommand = ["/bin/sh", "-c", "echo >> {marker}; sleep 60"]\n'
+    )
+    for words in (
+        ["capture", "--config", file, "-q", "-c", "500", "-w", out, "radio0:type=synthetic,rate=1000"],
+        ["list", "--config", file],
+        ["probe", "--config", file, "radio0:type=synthetic"],
+    ):  # fmt: skip
+        done = subprocess.run(
+            [*HELPERD, *words], capture_output=True, text=True, check=False, timeout=HANGS_S
+        )
+        assert done.returncode == 0, done.stderr
+        assert not marker.exists(), words
+    assert out.stat().st_size > 500 * 32
+    with daemon(rundir, file.read_text()) as rig:  # whereas the daemon does
+        rig.wait(lambda _status: marker.exists())

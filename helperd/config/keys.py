@@ -145,7 +145,7 @@ KEYS: tuple[Key, ...] = (
         v.PATH,
         "Where the sockets are.",
         otherwise="$RUNTIME_DIRECTORY, else /run/helperd as root, else $XDG_RUNTIME_DIR/helperd, else "
-        "helperd-UID in the temporary directory",
+        "/run/user/UID/helperd, else ~/.helperd, else /tmp/helperd-UID",
     ),
     Key(
         "helperd",

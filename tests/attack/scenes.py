@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from helperd.config.request import EMPTY, EXITED
-from helperd.sandbox import cgroup, processes
+from helperd.sandbox import cgroup, kernel, processes
 from helperd.wire.messages import OpenReport, OpenRequest, Pong
 from helperd.wire.session import Role, Session
 from tests.attack.asker import Asker, Refused, Running, connect
@@ -446,6 +446,8 @@ def dirty_start(stage: Stage) -> list[str]:
         os.chdir("/tmp")
         for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGHUP, 34, 63):
             signal.signal(number, signal.SIG_IGN)
+        for number in (32, 33):  # libc's own, which the launcher itself has no handler for
+            kernel.syscall("rt_sigaction", number, struct.pack("=QQQQ", signal.SIG_IGN, 0, 0, 0), None, 8)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM, 40})
 
     with (
