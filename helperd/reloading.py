@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import trio
 
 from helperd import config
-from helperd.errors import ConfigError, ConfigRefused, HelperdError, RequestRefused, SinkError
+from helperd.config.profile import Accounts, compile_profiles
+from helperd.drivers import driver_for
+from helperd.errors import ConfigError, ConfigRefused, HelperdError, RequestRefused, SinkError, UsageError
 from helperd.sinks.hands import hangs
 from helperd.sinks.trial import trial
 from helperd.threads import in_thread
+from helperd.wire.definition import SourceDefinition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -43,6 +46,30 @@ it, how often it is tried, and seconds between the tries."""
 
 
 _Result = TypeVar("_Result")
+
+
+def _load(path: str) -> Config:
+    """Read a configuration, and see what the launcher and the helpers would say of it.
+
+    Raises:
+        ConfigRefused: with all mistakes.
+    """
+    new = config.load(path)
+    mistakes = []
+    for spec in new.sources:
+        try:
+            SourceDefinition.parse(spec.definition)
+            driver_for(new.helpers, spec.definition, spec.helper)
+        except UsageError as error:
+            if error.problem == "bad-definition":  # where no helper is there yet, the source says so
+                key = "source.definition"
+                mistakes.append(
+                    ConfigError(error.problem, error.text, file=spec.file, line=spec.line, key=key)
+                )
+    if mistakes:
+        raise ConfigRefused(mistakes)
+    compile_profiles(new, Accounts(), config.__path__[0], "")
+    return new
 
 
 @dataclass(slots=True, eq=False)
@@ -149,7 +176,7 @@ class Reloading:
         """
         text = f"cannot read the configuration: the disk has not answered for {READ_S:g} s"
         stuck = ConfigRefused([ConfigError("no-config", text, file=path)])
-        return await self._in_time(partial(config.load, path), stuck)
+        return await self._in_time(partial(_load, path), stuck)
 
     async def _in_time(self, work: Callable[[], _Result], stuck: HelperdError) -> _Result:
         with trio.move_on_after(READ_S):

@@ -97,6 +97,17 @@ def obstacle(kind: str, folder: Path) -> Iterator[tuple[str, str]]:
     elif kind == "a file where a directory is to be":
         (folder / "plain").write_text("")
         yield file(folder / "plain" / "a.pcapng"), "is no directory"
+    elif kind == "a definition that cannot be read":
+        bad = 'x:type=synthetic,channels="1'
+        yield f"[[source]]\nname = 'bad'\ndefinition = '{bad}'\n", "bad-definition"
+    elif kind == "a group that no helper can have":
+        text = (
+            '[[helper]]\nname = "other"\ncommand = ["/bin/true"]\ntypes = ["other"]\ngroups = ["no-such"]\n'
+        )
+        yield text, "helpers.toml:[0-9]+: bad-value: this machine has no group 'no-such'"
+    elif kind == "a name that two helpers have":
+        text = '[[helper]]\nname = "synthetic"\ncommand = ["/bin/true"]\ntypes = ["other"]\n'
+        yield text, "duplicate-name"
     else:
         raise AssertionError(kind)
 
@@ -107,6 +118,9 @@ OBSTACLES = (
     "a port that is taken",
     "a path that is too long",
     "a file where a directory is to be",
+    "a definition that cannot be read",
+    "a group that no helper can have",
+    "a name that two helpers have",
 )
 
 
