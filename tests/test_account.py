@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 from collections import Counter
 from pathlib import Path
@@ -158,6 +159,22 @@ def test_the_account_is_the_last_of_the_log_and_is_told_while_the_daemon_stops(t
     assert "offered to readers and files" in texts[1]
     assert "consumer-left" in texts[1], "what was queued for the one that was cut off"
     assert "not accounted for" not in (tmp_path / "log").read_text()
+
+
+def test_the_account_is_told_also_when_the_launcher_has_been_killed(tmp_path: Path) -> None:
+    with daemon(tmp_path, CONFIG + SOURCE.format(name="radio0"), ends_with=None) as rig:
+        rig.wait(lambda status: status["sources"][0]["packets"] > 0)
+        supervisor = os.pidfd_open(rig.status()["pid"])
+        try:
+            rig.process.kill()
+            rig.process.wait(HANGS_S)
+            assert select.select([supervisor], [], [], HANGS_S)[0], "it ends too"
+        finally:
+            os.close(supervisor)
+    (tmp_path / "control.sock").unlink()  # it stays, so that who finds it knows of the death
+    log = (tmp_path / "log").read_text()
+    assert "packets since the start" in log
+    assert "not accounted for" not in log
 
 
 def test_what_has_gone_by_name_is_one_sum() -> None:
