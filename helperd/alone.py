@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import trio
 
 from helperd import __version__, access, config, pcapng
-from helperd.config.sources import source_name
-from helperd.config.specs import Config, SourceSpec
+from helperd.config.sources import SourceSpec, source_name
 from helperd.drivers import Drivers, list_devices, probe
 from helperd.errors import HelperdError, UnavailableError
 from helperd.launchers import find_launcher
@@ -30,6 +29,7 @@ from helperd.supervisor import Supervisor
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from helperd.config.specs import Config
     from helperd.source import Source
 
 LIMIT: Final = 32 << 20

@@ -23,8 +23,8 @@ from helperd import __version__, config, pcapng
 from helperd.alone import describe
 from helperd.bell import Bell
 from helperd.config.profile import BLOCKED, END_SIGNALS, IDLE_SIGNALS
-from helperd.config.sources import source_name
-from helperd.config.specs import Config, DaemonSpec, SinkSpec, SourceSpec
+from helperd.config.sources import SourceSpec, source_name
+from helperd.config.specs import Config, DaemonSpec, SinkSpec
 from helperd.control.api import Reader
 from helperd.control.peer import Admins
 from helperd.control.server import PLACES

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from helperd.config.specs import SourceSpec
+from helperd.config.sources import SourceSpec
 from helperd.incarnation import Incarnation
 from helperd.lifecycle import Event, State
 from helperd.source import Opened, Shell, Source

@@ -79,7 +79,8 @@ if TYPE_CHECKING:
 
     from helperd import vitals
     from helperd.bus import MessageBus
-    from helperd.config.specs import HelperSpec, SourceSpec
+    from helperd.config.sources import SourceSpec
+    from helperd.config.specs import HelperSpec
     from helperd.drivers import Drivers
     from helperd.gate import StartGate
     from helperd.hotplug import Arrival

@@ -35,7 +35,8 @@ from helperd.watch import Moment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from helperd.config.specs import Config, HelperSpec, ServiceSpec, SourceSpec
+    from helperd.config.sources import SourceSpec
+    from helperd.config.specs import Config, HelperSpec, ServiceSpec
     from helperd.launcher import Launcher
     from helperd.routing import RouteTable
 

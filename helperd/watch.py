@@ -18,7 +18,8 @@ from helperd.lifecycle import ChildWatch, Evidence, Patience, Verdict, verdict
 
 if TYPE_CHECKING:
     from helperd.channel import Channel
-    from helperd.config.specs import HelperSpec, SourceSpec
+    from helperd.config.sources import SourceSpec
+    from helperd.config.specs import HelperSpec
     from helperd.routing import Route
 
 OWN_PING_S: Final = 1.0

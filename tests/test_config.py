@@ -25,7 +25,7 @@ SHIPPED = ROOT / "config" / "helpers.toml"
 SPECS = {
     "helperd": specs.DaemonSpec,
     "helper": specs.HelperSpec,
-    "source": specs.SourceSpec,
+    "source": sources.SourceSpec,
     "sink": specs.SinkSpec,
     "allow": specs.AllowSpec,
     "service": specs.ServiceSpec,
@@ -288,7 +288,7 @@ max_together = 6
             ),
         ),
         sources=(
-            specs.SourceSpec(
+            sources.SourceSpec(
                 'wlan0:type=a,channels="1,6,11"',
                 "wifi",
                 "h",

@@ -19,7 +19,8 @@ from helperd.wire.definition import COMMON_OPTIONS, SourceDefinition, check_opti
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from helperd.config.specs import Config, HelperSpec, SinkSpec, SourceSpec
+    from helperd.config.sources import SourceSpec
+    from helperd.config.specs import Config, HelperSpec, SinkSpec
 
     Doubt = tuple[str, str, str]
 

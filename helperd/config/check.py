@@ -21,6 +21,8 @@ from helperd.errors import ConfigError, ConfigRefused
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from helperd.config.sources import SourceSpec
+
 HELPERS_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers")
 SERVICES_DIR = os.path.join(os.path.dirname(HELPERS_DIR), "services")
 ASKED = ("list_timeout", "probe_timeout")
@@ -139,11 +141,11 @@ class Check:
             file=self.documents[0].file,
             files=tuple(document.file for document in self.documents),
             helperd=specs.DaemonSpec(**daemon),
-            helpers=tuple(specs.HelperSpec(**_fields(entry)) for entry in found["helper"]),
-            sources=tuple(specs.SourceSpec(**_fields(entry)) for entry in found["source"]),
-            sinks=tuple(specs.SinkSpec(**_fields(entry)) for entry in found["sink"]),
-            allow=tuple(specs.AllowSpec(**_fields(entry)) for entry in found["allow"]),
-            services=tuple(specs.ServiceSpec(**_fields(entry)) for entry in found["service"]),
+            helpers=tuple(specs.HelperSpec(**fields_of(entry)) for entry in found["helper"]),
+            sources=self.sources(found["source"]),
+            sinks=tuple(specs.SinkSpec(**fields_of(entry)) for entry in found["sink"]),
+            allow=tuple(specs.AllowSpec(**fields_of(entry)) for entry in found["allow"]),
+            services=tuple(specs.ServiceSpec(**fields_of(entry)) for entry in found["service"]),
         )
 
     # -- mistakes
@@ -219,7 +221,7 @@ class Check:
         first: dict[str, Place] = {}
         for entry in entries:
             place: Place = entry["place"]
-            for word, value in _fields(entry).items():
+            for word, value in fields_of(entry).items():
                 if word not in entry["written"]:
                     found.setdefault(word, value)
                     continue
@@ -298,6 +300,10 @@ class Check:
     def more(self, found: dict[str, list[Entry]], daemon: dict[str, Any]) -> None:
         """Check [[source]] and [[sink]], of which nothing is looked at here: ``whole.Whole``."""
 
+    def sources(self, _: list[Entry]) -> tuple[SourceSpec, ...]:
+        """What [[source]] says: nothing here."""
+        return ()
+
     def _services(self, entries: list[Entry], sources: list[Entry]) -> None:
         self.unique("service", entries, "name")
         known = builtins(SERVICES_DIR)
@@ -328,7 +334,7 @@ class Check:
                     self.refuse("unknown-helper", text, entry["place"] / "helpers")
 
 
-def _fields(entry: Entry) -> dict[str, Any]:
+def fields_of(entry: Entry) -> dict[str, Any]:
     """An entry as the fields of its spec."""
     place: Place = entry["place"]
     values = {word: value for word, value in entry.items() if word not in {"place", "written"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from helperd.config import values as v
@@ -14,6 +15,33 @@ if TYPE_CHECKING:
     from helperd.config.check import Check, Entry
 
 _QUOTED = re.compile(r'\s*"((?:[^"]|"")*)"\s*(?::|$)')
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """``[[source]]``.
+
+    Attributes:
+        definition: as written; nobody has parsed it.
+        helper: name of the helper that opens it; None: ask them all.
+        period: seconds.
+        silence: seconds without a packet; 0: no limit; None: its helper's.
+        on_silence: None: its helper's.
+    """
+
+    definition: str
+    name: str
+    helper: str | None = None
+    start: str = "boot"
+    restart: str = "permanent"
+    give_up: bool = False
+    intensity: int = 5
+    period: float = 60.0
+    silence: float | None = None
+    on_silence: str | None = None
+    hop: bool = True
+    line: int = field(default=0, compare=False, repr=False)
+    file: str = field(default="", compare=False, repr=False)
 
 
 def definition(value: object) -> str:

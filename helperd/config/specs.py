@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from helperd.config.sources import SourceSpec
+
 Stamp = tuple[tuple[str, int, int, int], ...]
 """Path, inode, size and time of change of each file and directory; 0 where there is none."""
 
@@ -144,33 +146,6 @@ class HelperSpec:
         """The NAME of ``builtin:NAME``, or None for an external program."""
         head, _, name = self.command[0].partition(":")
         return name if head == "builtin" else None
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSpec:
-    """``[[source]]``.
-
-    Attributes:
-        definition: as written; nobody has parsed it.
-        helper: name of the helper that opens it; None: ask them all.
-        period: seconds.
-        silence: seconds without a packet; 0: no limit; None: its helper's.
-        on_silence: None: its helper's.
-    """
-
-    definition: str
-    name: str
-    helper: str | None = None
-    start: str = "boot"
-    restart: str = "permanent"
-    give_up: bool = False
-    intensity: int = 5
-    period: float = 60.0
-    silence: float | None = None
-    on_silence: str | None = None
-    hop: bool = True
-    line: int = field(default=0, compare=False, repr=False)
-    file: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from helperd.config import daemon, helpers, keys, sinks, sources
-from helperd.config.check import Check, Place
+from helperd.config.check import Check, Place, fields_of
 
 if TYPE_CHECKING:
     from helperd.config.check import Entry
@@ -36,3 +36,7 @@ class Whole(Check):
             self.refuse("no-config", text, Place(main, ()))
         sources.check(self, found["source"], found["helper"])
         sinks.check(self, found["sink"], found["source"], daemon)
+
+    def sources(self, entries: list[Entry]) -> tuple[sources.SourceSpec, ...]:
+        """What [[source]] says."""
+        return tuple(sources.SourceSpec(**fields_of(entry)) for entry in entries)
