@@ -23,8 +23,8 @@ from helperd import __version__, config, pcapng
 from helperd.alone import describe
 from helperd.bell import Bell
 from helperd.config.profile import BLOCKED, END_SIGNALS, IDLE_SIGNALS
+from helperd.config.sinks import SinkSpec
 from helperd.config.sources import SourceSpec, source_name
-from helperd.config.specs import Config, DaemonSpec, SinkSpec
 from helperd.control.api import Reader
 from helperd.control.peer import Admins
 from helperd.control.server import PLACES
@@ -62,6 +62,8 @@ from helperd.wire.definition import SourceDefinition, split_interface
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+
+    from helperd.config.specs import Config, DaemonSpec
 
 FLUSH_S: Final = 1.0
 """Seconds that consumers have to read what is queued when the daemon stops."""

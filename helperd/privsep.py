@@ -411,7 +411,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     config = launcher.read()
     prctls.prctl.set_child_subreaper(1)
     if root:
-        launcher.beat.take(launcher.config.helperd.pool.all)
+        launcher.custody.old = launcher.beat.take(launcher.config.helperd.pool.all)
     listener = door.from_systemd() if "--systemd" in options else None
     client = None if "--client-fd" not in options else door.inherited(options["--client-fd"], listening=False)
     ids = profiling.daemon_ids(launcher.config.helperd, launcher.accounts) if root and not client else None

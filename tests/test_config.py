@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helperd import config
-from helperd.config import check, keys, lines, sources, specs, values
+from helperd.config import check, keys, lines, sinks, sources, specs, values
 from helperd.config.whole import KEYS
 from helperd.errors import PROBLEMS, Code, ConfigError, ConfigRefused
 
@@ -26,7 +26,7 @@ SPECS = {
     "helperd": specs.DaemonSpec,
     "helper": specs.HelperSpec,
     "source": sources.SourceSpec,
-    "sink": specs.SinkSpec,
+    "sink": sinks.SinkSpec,
     "allow": specs.AllowSpec,
     "service": specs.ServiceSpec,
 }
@@ -303,9 +303,9 @@ max_together = 6
             ),
         ),
         sinks=(
-            specs.SinkSpec(path="x.sock", sources=("wifi",), overflow="wait", limit=64 << 10, hold=3600.0),
-            specs.SinkSpec(type="tcp", listen=("::", 7878), exposed=True, dlts=(1, 127)),
-            specs.SinkSpec(
+            sinks.SinkSpec(path="x.sock", sources=("wifi",), overflow="wait", limit=64 << 10, hold=3600.0),
+            sinks.SinkSpec(type="tcp", listen=("::", 7878), exposed=True, dlts=(1, 127)),
+            sinks.SinkSpec(
                 "/caps/%Y.pcapng",
                 "file",
                 rotate_size=100 << 20,

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from helperd.bell import Bell
-from helperd.config.specs import SinkSpec
+from helperd.config.sinks import SinkSpec
 from helperd.logs import Log
 from helperd.routing import RouteTable
 from helperd.sinks.file import FileSink

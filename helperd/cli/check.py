@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from helperd.config import Config, HelperSpec
     from helperd.config.profile import Profile
+    from helperd.config.sinks import SinkSpec
     from helperd.config.sources import SourceSpec
-    from helperd.config.specs import SinkSpec
 
     _Entry = TypeVar("_Entry", HelperSpec, SourceSpec, SinkSpec)
 

@@ -19,8 +19,9 @@ from helperd.wire.definition import COMMON_OPTIONS, SourceDefinition, check_opti
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from helperd.config.sinks import SinkSpec
     from helperd.config.sources import SourceSpec
-    from helperd.config.specs import Config, HelperSpec, SinkSpec
+    from helperd.config.specs import Config, HelperSpec
 
     Doubt = tuple[str, str, str]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from helperd.config.capabilities import CAPABILITIES
 from helperd.config.check import Check, Document, builtins
 from helperd.config.keys import TABLES, Key, Table
-from helperd.config.specs import AllowSpec, Config, DaemonSpec, HelperSpec, SinkSpec
+from helperd.config.specs import AllowSpec, Config, DaemonSpec, HelperSpec
 from helperd.errors import ConfigError, ConfigRefused
 
 if TYPE_CHECKING:
@@ -180,7 +180,6 @@ __all__ = [
     "DaemonSpec",
     "HelperSpec",
     "Key",
-    "SinkSpec",
     "Table",
     "builtins",
     "changed",

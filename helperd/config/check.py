@@ -143,7 +143,7 @@ class Check:
             helperd=specs.DaemonSpec(**daemon),
             helpers=tuple(specs.HelperSpec(**fields_of(entry)) for entry in found["helper"]),
             sources=self.sources(found["source"]),
-            sinks=tuple(specs.SinkSpec(**fields_of(entry)) for entry in found["sink"]),
+            sinks=self.sinks(found["sink"]),
             allow=tuple(specs.AllowSpec(**fields_of(entry)) for entry in found["allow"]),
             services=tuple(specs.ServiceSpec(**fields_of(entry)) for entry in found["service"]),
         )
@@ -299,6 +299,10 @@ class Check:
 
     def more(self, found: dict[str, list[Entry]], daemon: dict[str, Any]) -> None:
         """Check [[source]] and [[sink]], of which nothing is looked at here: ``whole.Whole``."""
+
+    def sinks(self, entries: list[Entry]) -> tuple[Any, ...]:
+        """What [[sink]] says: here the group of its files."""
+        return tuple(specs.FileGroup(**fields_of(entry)) for entry in entries)
 
     def sources(self, _: list[Entry]) -> tuple[SourceSpec, ...]:
         """What [[source]] says: nothing here."""

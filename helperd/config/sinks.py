@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from helperd.config import filesink, keys
@@ -23,6 +24,57 @@ _NO_LINK_TYPES = {
     "jsonl": "JSON reports have no link type; use format pcapng, or sources",
 }
 _TCP = re.compile(r"tcp:(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):(\d{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSpec:
+    """``[[sink]]``: ``path`` is set for types "unix" and "file", ``listen`` for "tcp".
+
+    Attributes:
+        path: of the socket, relative: inside the runtime directory; or what the names of files are made of.
+        listen: host and port of a TCP socket; port 0: any.
+        exposed: other machines may connect.
+        sources: names; empty: all.
+        dlts: link types as in pcapng (LINKTYPE_); empty: all.
+        limit: bytes that may wait for one consumer.
+        hold: seconds that overflow "wait" may hold a source.
+        rotate_size: bytes of one file; None: no limit, as with the other two.
+        rotate_every: seconds of local time, whose multiples end files.
+        rotate_packets: packets of one file.
+        keep: files; 0: all.
+        keep_free: bytes that are to be left on the file system.
+        disk_full: "drop" or "stop".
+        compress: "none" or "zstd".
+        file_mode: permissions of files.
+        file_group: name or number; None: the supervisor's own.
+    """
+
+    path: str = ""
+    type: str = "unix"
+    listen: tuple[str, int] | None = None
+    exposed: bool = False
+    format: str = "pcapng"
+    sources: tuple[str, ...] = ()
+    dlts: tuple[int, ...] = ()
+    overflow: str = "drop-oldest"
+    limit: int = 4 << 20
+    hold: float = 10.0
+    rotate_size: int | None = None
+    rotate_every: float | None = None
+    rotate_packets: int | None = None
+    keep: int = 0
+    keep_free: int = 0
+    disk_full: str = "drop"
+    compress: str = "none"
+    file_mode: int = 0o640
+    file_group: str | None = None
+    line: int = field(default=0, compare=False, repr=False)
+    file: str = field(default="", compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What status calls the sink: its path, or its address as configured."""
+        return self.path if self.listen is None else f"tcp:{self.listen[0]}:{self.listen[1]}"
 
 
 def sink_path(value: object) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from helperd.config.sinks import SinkSpec
     from helperd.config.sources import SourceSpec
 
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -148,55 +149,12 @@ class HelperSpec:
         return name if head == "builtin" else None
 
 
-@dataclass(frozen=True, slots=True)
-class SinkSpec:
-    """``[[sink]]``: ``path`` is set for types "unix" and "file", ``listen`` for "tcp".
+class FileGroup(NamedTuple):
+    """All that the launcher reads of a ``[[sink]]``: who the supervisor gives its files to."""
 
-    Attributes:
-        path: of the socket, relative: inside the runtime directory; or what the names of files are made of.
-        listen: host and port of a TCP socket; port 0: any.
-        exposed: other machines may connect.
-        sources: names; empty: all.
-        dlts: link types as in pcapng (LINKTYPE_); empty: all.
-        limit: bytes that may wait for one consumer.
-        hold: seconds that overflow "wait" may hold a source.
-        rotate_size: bytes of one file; None: no limit, as with the other two.
-        rotate_every: seconds of local time, whose multiples end files.
-        rotate_packets: packets of one file.
-        keep: files; 0: all.
-        keep_free: bytes that are to be left on the file system.
-        disk_full: "drop" or "stop".
-        compress: "none" or "zstd".
-        file_mode: permissions of files.
-        file_group: name or number; None: the supervisor's own.
-    """
-
-    path: str = ""
-    type: str = "unix"
-    listen: tuple[str, int] | None = None
-    exposed: bool = False
-    format: str = "pcapng"
-    sources: tuple[str, ...] = ()
-    dlts: tuple[int, ...] = ()
-    overflow: str = "drop-oldest"
-    limit: int = 4 << 20
-    hold: float = 10.0
-    rotate_size: int | None = None
-    rotate_every: float | None = None
-    rotate_packets: int | None = None
-    keep: int = 0
-    keep_free: int = 0
-    disk_full: str = "drop"
-    compress: str = "none"
-    file_mode: int = 0o640
     file_group: str | None = None
-    line: int = field(default=0, compare=False, repr=False)
-    file: str = field(default="", compare=False, repr=False)
-
-    @property
-    def name(self) -> str:
-        """What status calls the sink: its path, or its address as configured."""
-        return self.path if self.listen is None else f"tcp:{self.listen[0]}:{self.listen[1]}"
+    line: int = 0
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +212,7 @@ class Config:
     helperd: DaemonSpec = DaemonSpec()
     helpers: tuple[HelperSpec, ...] = ()
     sources: tuple[SourceSpec, ...] = ()
-    sinks: tuple[SinkSpec, ...] = ()
+    sinks: tuple[SinkSpec, ...] = ()  # in the launcher: FileGroup
     allow: tuple[AllowSpec, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
 

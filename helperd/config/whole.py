@@ -40,3 +40,7 @@ class Whole(Check):
     def sources(self, entries: list[Entry]) -> tuple[sources.SourceSpec, ...]:
         """What [[source]] says."""
         return tuple(sources.SourceSpec(**fields_of(entry)) for entry in entries)
+
+    def sinks(self, entries: list[Entry]) -> tuple[sinks.SinkSpec, ...]:
+        """What [[sink]] says."""
+        return tuple(sinks.SinkSpec(**fields_of(entry)) for entry in entries)

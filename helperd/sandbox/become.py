@@ -29,6 +29,8 @@ UID_IN_USE = "uid-in-use"
 """The step at which a child finds that somebody else has the uid that is to be its own."""
 TAKEN = "taken"
 """What a child says when it has its request."""
+HAS_UID = "has-uid"
+"""What it says when it has found the uid that is its own."""
 ASKED = -1
 PLACES = (3, 4, 2, 5)
 """Where the descriptors of a request belong, in their order."""
@@ -47,7 +49,7 @@ class Child(NamedTuple):
         uid: None: it stays who the launcher is.
         session: False for the supervisor: it keeps the terminal, and gets a TERM when the launcher dies.
         blocked: signals that wait until the program has handlers for them.
-        alone: nobody else may have its uid.
+        alone: nobody else may have its uid; where somebody does, it takes one of the others.
         asked: descriptors that come with that request.
         folder: a directory that it may make for itself, told in HELPERD_DIR; empty: none.
         filter: seccomp program; empty: none.
@@ -74,6 +76,7 @@ class Child(NamedTuple):
     alone: bool = False
     filter: bytes = b""
     asked: int = 0
+    others: tuple[int, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -99,8 +102,13 @@ def become(child: Child) -> NoReturn:
             child = child._replace(place=_take(child, steps.append))
         program = _descriptors(child, told, steps.append)
         steps.append(UID_IN_USE)
-        if child.alone and child.uid in processes.uids_in_use():
-            raise BlockingIOError(errno.EAGAIN, "another helper may have it")
+        if child.alone:
+            taken = processes.uids_in_use()
+            uid = next((uid for uid in (child.uid, *child.others) if uid not in taken), None)
+            if uid is None:
+                raise BlockingIOError(errno.EAGAIN, "others have them all")
+            child = child._replace(uid=uid, gid=uid)
+            os.write(told[-1], f"{HAS_UID} {uid}\n".encode())
         _surroundings(child, steps.append)
         _privilege(child, steps.append)
         _doors(child, steps.append)

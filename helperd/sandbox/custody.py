@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from helperd.errors import RequestRefused
 from helperd.sandbox import cgroup, processes
-from helperd.sandbox.become import SETUID, TAKEN, UID_IN_USE, Child, differs
+from helperd.sandbox.become import HAS_UID, SETUID, TAKEN, UID_IN_USE, Child, differs
 from helperd.sandbox.forks import Blank, failure, fork_blank, fork_taker, quiet_fork
 from helperd.sandbox.sweeper import Ranges, Sweeper
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 MOST_TAKERS = 64
+MANY = (
+    64  # free uids; of fewer none are held for a launch besides its own, for the case that somebody has that
+)
 TIDY_S = 1.0  # removing a directory that takes longer is given up
 
 
@@ -48,6 +51,7 @@ class Helper:
         errors: the error pipe; -1 once exec is confirmed.
         taken: it has the request that asked for it.
         swept: nothing of its uid was left after its end.
+        mixed: somebody that is not ours has its uid too.
         tidy: what it left in its directory is removed, or has been tried to be.
     """
 
@@ -63,14 +67,15 @@ class Helper:
         self.pid, self.errors, self.pidfd = started
         self.how = ""  # exited, signal, dumped, exec-failed, unverified
         self.code = 0  # of exec-failed: the errno
-        self.taken = self.exited = self.dying = self.swept = self.tidy = False
+        self.taken = self.exited = self.dying = self.swept = self.tidy = self.mixed = False
         self.remover, self.remover_until = 0, 0.0
         self.sweeps = 0  # after which something of its uid was left
 
     @property
     def sweepable(self) -> bool:
         """Whether its uid is its own, and nothing of it could ever have left that uid."""
-        return self.child.alone and self.child.no_new_privs and not self.child.want & SETUID
+        pure = self.child.alone and not self.mixed
+        return pure and self.child.no_new_privs and not self.child.want & SETUID
 
 
 class Custody:
@@ -90,7 +95,7 @@ class Custody:
         self.folder = folder  # our cgroup, when it is delegated to us
         self.helpers: dict[int, Helper] = {}
         self.handles = 0
-        self.root = root
+        self.root, self.old = root, 0  # the pid of a launcher whose lock was taken
         self.ranges: Ranges | None = None  # none before the first configuration
         self.pool = deque[int]()  # those that are free, least recently used first
         self.kept = 0  # of them for who may start everything
@@ -150,10 +155,13 @@ class Custody:
     def empty_pool(self) -> None:
         """Kill whatever an earlier launcher left running under the pool's uids; before the first launch only.
 
-        A uid of which something is left, because the kernel cannot end it, is not used. Here the sweeper is forked.
+        A uid of which something is left, because the kernel cannot end it, is not used. One that another launcher's
+        helper has comes last. Here the sweeper is forked.
         """
         self.sweeper.start()
-        for uid in processes.uids_in_use() & set(self.pool):
+        others = processes.of_others(range(min(self.pool), max(self.pool) + 1), os.getpid(), self.old)
+        self.pool = deque(sorted(self.pool, key=others.__contains__))
+        for uid in processes.uids_in_use() & set(self.pool) - others:
             for _ in range(50):
                 if self.sweeper.sweep_now(uid):
                     break
@@ -169,9 +177,9 @@ class Custody:
         """
         leaf = cgroup.make_leaf(self.folder, f"helper-{self.handles + 1}") if self.folder else ""
         folder = f"/tmp/helperd-{os.urandom(12).hex()}"  # noqa: S108 - not to be guessed
-        child = child._replace(
-            leaf=leaf, folder=folder, alone=bool(self.ranges and child.uid in self.ranges[0])
-        )
+        alone = bool(self.ranges and child.uid in self.ranges[0])
+        others = tuple(self.pool.popleft() for _ in range(3 * (alone and len(self.pool) > MANY)))
+        child = child._replace(leaf=leaf, folder=folder, alone=alone, others=others)
         try:
             started = self._become(child)
             self.handles += 1
@@ -271,7 +279,17 @@ class Custody:
             os.waitpid(self.blank.pid, 0)
             self.blank = None
 
+    def _settle(self, helper: Helper, uid: int | None) -> None:
+        """Note the uid that a child has, and give back what it might have had; what it was to have is somebody's."""
+        child = helper.child
+        if uid != child.uid:
+            self.pool.append(child.uid or 0)
+        self.pool.extendleft(each for each in reversed(child.others) if each != uid)
+        if child.others:
+            helper.child = child._replace(uid=uid, gid=uid or 0, others=())
+
     def _release(self, child: Child) -> None:
+        self.pool.extendleft(reversed(child.others))
         if child.uid is not None and child.alone:
             self.pool.append(child.uid)
         if child.leaf:
@@ -288,11 +306,14 @@ class Custody:
                 ended = not data
                 lines += data.decode().splitlines()
         helper.taken |= TAKEN in lines
-        said = next((failure(line) for line in lines if line != TAKEN), None)
+        for uid in [int(line.split()[1]) for line in lines if line.startswith(HAS_UID)]:
+            self._settle(helper, uid)
+        said = next((failure(line) for line in lines if not line.startswith((TAKEN, HAS_UID))), None)
         if not said and not ended:
             return False
         os.close(helper.errors)
         helper.errors = -1
+        self._settle(helper, helper.child.uid)
         if said:
             helper.how, helper.code = "exec-failed", said.number
             self.say(f"{helper.name} was not started: {said}")
@@ -356,14 +377,19 @@ class Custody:
             if helper.until and not helper.dying and monotonic() >= helper.until:
                 self.kill(helper)
         dying = [helper for helper in self.helpers.values() if helper.dying]
+        asked, blind = [h for h in dying if h.sweepable and not h.swept], False
         try:
+            if asked and self.ranges:
+                others = processes.of_others(self.ranges[0], os.getpid())
+                for helper in asked:
+                    helper.mixed |= helper.child.uid in others
             strays = set() if all(helper.sweepable for helper in dying) else self._kill_strays()
         except OSError:  # no descriptor to look with: somebody may be left
-            strays = {0}
+            strays, blind = {0}, True
         for helper in dying:
             if helper.child.leaf:
                 cgroup.kill(helper.child.leaf)
-            if helper.sweepable and not helper.swept:
+            if helper.sweepable and not helper.swept and not blind:
                 self.sweeper.ask(helper.child.uid or 0)
             gone = helper.swept if helper.sweepable else not {helper.pid, 0} & strays
             gone = gone and helper.exited and self._tidied(helper)

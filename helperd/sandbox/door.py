@@ -12,7 +12,7 @@ import struct
 import sys
 
 from helperd.errors import CannotDrop, UnavailableError, UsageError
-from helperd.sandbox import cgroup, custody, kernel
+from helperd.sandbox import cgroup, custody, kernel, processes
 from helperd.sandbox.prctls import prctl
 
 SO_PEERGROUPS = 59
@@ -71,6 +71,7 @@ def shrink(keep: int, *, no_new_privs: bool) -> int:
     if no_new_privs:
         prctl.set_no_new_privs(1)
     prctl.set_dumpable(0)
+    prctl.set_name(processes.LAUNCHER)
     if kernel.capget() != (keep, keep, 0):
         raise CannotDrop("privilege-mismatch", "the launcher could not give up its own capabilities")
     return keep

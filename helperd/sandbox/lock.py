@@ -56,8 +56,8 @@ class Beat:
                 sock.setblocking(False)  # noqa: FBT003
                 sock.sendto(b"WATCHDOG=1", self.address)
 
-    def take(self, pool: range) -> None:
-        """Make sure that this is the only launcher of a pool of uids.
+    def take(self, pool: range) -> int:
+        """Make sure that this is the only launcher of a pool of uids; return the pid of one that was replaced, or 0.
 
         Raises:
             UnavailableError: there is another one.
@@ -91,6 +91,7 @@ class Beat:
         os.ftruncate(self.lock, 0)
         self.at = monotonic()
         self.give()
+        return self.old
 
 
 def _lock(fd: int) -> None:

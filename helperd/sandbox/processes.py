@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+LAUNCHER = "helperd-launch"
+"""What a launcher of root calls itself."""
 PF_EXITING = 4
 """From linux/sched.h."""
 
@@ -52,9 +54,49 @@ def uids_in_use() -> set[int]:
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             for thread in os.listdir(f"/proc/{pid}/task"):  # one may have another uid, or outlive the first
-                each = privilege(f"{pid}/task/{thread}")
-                found.update(each.uids if each else ())
+                found.update(_uids(f"{pid}/task/{thread}"))
     return found
+
+
+def _uids(pid: int | str) -> list[int]:
+    """The uids of a process or thread, by one line of its status alone; none of one that has ended."""
+    with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+        text = file.read(1 << 12)
+    at = text.index(b"\nUid:") + 5
+    return (
+        []
+        if b"\nState:\tZ" in text or b"\nState:\tX" in text
+        else [*map(int, text[at:].split(maxsplit=4)[:4])]
+    )
+
+
+def of_others(uids: range, launcher: int, old: int | None = None) -> set[int]:
+    """Return which of some uids processes have that a launcher has not started: its own descend from it, for ever.
+
+    Args:
+        uids: those that are asked about.
+        launcher: its pid.
+        old: what no launcher has started that lives, but this one, and that is in our pid namespace, is not meant
+            either: an earlier launcher has left it; 0: there is no such one any more.
+
+    Raises:
+        OSError: they cannot be looked at now; EMFILE.
+    """
+    found = set[int]()
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            has, above = {uid for uid in _uids(pid) if uid in uids}, [pid]
+            while has and (found_row := row(above[-1])) and found_row.parent:
+                above.append(found_row.parent)
+            left = old is not None and len(status(pid)["NSpid"].split()) == 1
+            left = left and not any(_is_launcher(each) for each in above[1:] if each != old)
+            if launcher not in above and not left:
+                found |= has
+    return found
+
+
+def _is_launcher(pid: int) -> bool:
+    return status(pid)["Name"] == LAUNCHER and 0 in _uids(pid)
 
 
 def hidden() -> bool:

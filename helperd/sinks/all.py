@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import trio
 
-from helperd.config.specs import SinkSpec
+from helperd.config.sinks import SinkSpec
 from helperd.runtime import ALL_FRAMES_SOCKET, ALL_JSONL_SOCKET, ALL_SOCKET, SOURCES_DIR
 from helperd.sinks.doorman import Doorman
 from helperd.sinks.file import FileSink

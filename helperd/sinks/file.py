@@ -32,7 +32,7 @@ from helperd.sinks.said import line_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from helperd.config.specs import SinkSpec
+    from helperd.config.sinks import SinkSpec
     from helperd.routing import Batch, Form, Losses
     from helperd.sinks.files import Outcome
     from helperd.sinks.said import Messages, Told

@@ -27,7 +27,7 @@ from helperd.sinks.zst import compressor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from helperd.config.specs import SinkSpec
+    from helperd.config.sinks import SinkSpec
     from helperd.routing import Batch, Losses, RouteTable
 
 _PACK_BYTES: Final = 256 << 10

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from helperd.bell import Bell
-    from helperd.config.specs import SinkSpec
+    from helperd.config.sinks import SinkSpec
     from helperd.places import Who
     from helperd.routing import Form
     from helperd.sinks.listen import TcpListener, UnixListener

@@ -10,7 +10,7 @@ from helperd.sinks.listen import group_id
 from helperd.sinks.zst import compressor
 
 if TYPE_CHECKING:
-    from helperd.config.specs import SinkSpec
+    from helperd.config.sinks import SinkSpec
 
 
 def trial(spec: SinkSpec) -> None:

@@ -131,7 +131,7 @@ import resource, sys, os
 sys.path[:0] = [LIB, SITE]
 import trio
 from helperd.bell import Bell
-from helperd.config.specs import SinkSpec
+from helperd.config.sinks import SinkSpec
 from helperd.routing import RouteTable
 from helperd.sinks.file import FileSink
 hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]

@@ -25,7 +25,7 @@ from helperd.config.request import EMPTY, EXITED
 from helperd.sandbox import cgroup, kernel, processes
 from helperd.wire.messages import OpenReport, OpenRequest, Pong
 from helperd.wire.session import Role, Session
-from tests.attack.asker import Asker, Refused, Running, connect
+from tests.attack.asker import Asker, Refused, Running, connect, pair
 from tests.attack.attempts import BY_OTHERS, DEATH, FRAME, PREPARE, SEAL, SENDS, SET_ID
 from tests.attack.exact import INSIDE
 from tests.attack.pids import few_pids
@@ -941,9 +941,66 @@ SQUATTERS = {
 """Ways to have a uid; the last two leave the first thread root, or dead."""
 
 
+def beside(stage: Stage, sock: socket.socket, *namespaces: str) -> subprocess.Popen[bytes]:
+    """Start a launcher with a lock of its own, in namespaces of its own: as in a container on this kernel."""
+    hide = 'mount -t tmpfs -o mode=755 tmpfs /run/helperd-launcher && exec "$@"'
+    argv = ["unshare", "--mount", *namespaces, "--fork", "--kill-child", "sh", "-c", hide, "sh"]
+    argv += stage.argv(stage.config(PLAIN), f"--client-fd={sock.fileno()}")
+    with open(stage.log, "ab") as log:
+        return subprocess.Popen(
+            argv, stderr=log, pass_fds=[sock.fileno()], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        )
+
+
+@scene
+def two_launchers(stage: Stage) -> list[str]:
+    """Two launchers on one kernel, with one pool of uids: neither ends what the other has started, in any of its ways."""
+    wrong = Wrong()
+    os.makedirs("/run/helperd-launcher", 0o755)
+    for name, namespaces in (("in a container", ("--pid", "--mount-proc")), ("in a place of its own", ())):
+        with stage.launcher(PLAIN) as host, Running(host, 1) as first, contextlib.ExitStack() as end:
+            ours, theirs = pair()
+            end.callback(ours.close)
+            before = first.run("result = os.getuid()")
+            with theirs:
+                process = beside(stage, theirs, *namespaces)
+            other = Asker(ours)
+            other.ping()
+            wrong.same(f"{name}: its start", first.run("result = os.getuid()"), before)
+            guest = end.enter_context(Running(other, 1))
+            uid = guest.run("result = os.getuid()")
+            if not namespaces:
+                wrong.same(f"{name}: uids differ", uid != before, True)
+            while uid != before and namespaces:  # until both have one
+                guest.kill()
+                guest = end.enter_context(Running(other, 1))
+                uid = guest.run("result = os.getuid()")
+            first.kill()
+            wrong.same(f"{name}: the end of ours", guest.run("result = os.getuid()"), uid)
+            with Running(host, 1) as second:
+                second.run("result = 1")
+                guest.kill()
+                wrong.same(f"{name}: the end of theirs", second.run("result = 1"), 1)
+                guest = end.enter_context(Running(other, 1))
+                guest.run("result = 1")
+            host.launcher.kill()  # type: ignore[attr-defined]
+            host.launcher.wait()  # type: ignore[attr-defined]
+            with stage.launcher(PLAIN) as again:
+                wrong.same(f"{name}: our next start", guest.run("result = 1"), 1)
+                with Running(again, 1) as third:
+                    third.run("result = 1")
+            wrong.same(f"{name}: after it", guest.run("result = 1"), 1)
+            guest.kill()
+            ours.close()
+            process.wait(15)
+    return wrong
+
+
 @scene
 def uid_in_use(stage: Stage) -> list[str]:
-    """A uid that somebody has in any way is no helper's: that one launch fails, the next has another; nobody is killed."""
+    """A uid that somebody has in any way is no helper's, which gets another; nobody is killed. When somebody has all that
+    were held for a launch, that one fails.
+    """
     wrong = Wrong()
     with stage.launcher(PLAIN) as asker:
         uid = 60800
@@ -959,12 +1016,21 @@ def uid_in_use(stage: Stage) -> list[str]:
                 end.callback(squatter.kill)
                 assert squatter.stdout
                 squatter.stdout.read(1)
-                wrong.same(name, refused(asker, 1), errno.EAGAIN)
                 with Running(asker, 1) as helper:
                     wrong.same(f"{name}: the next", helper.run("result = os.getuid()"), uid + 1)
                 wrong.same(f"{name}: the other", squatter.poll(), None)
             uid += 2
-    wrong.same("said", stage.said().count("plain was not started: uid-in-use:"), len(SQUATTERS))
+        wrong.same("said", "not started" in stage.said(), False)
+        threads = "\n".join(SQUATTERS["in a thread"].format(each) for each in range(uid, uid + 4))
+        code = f"import ctypes, os, threading, time\n{threads}\nos.write(1, b'!')\ntime.sleep(600)"
+        with subprocess.Popen([interpreter(), "-I", "-S", "-c", code], stdout=subprocess.PIPE) as squatter:
+            assert squatter.stdout
+            squatter.stdout.read(1)
+            wrong.same("all of them", refused(asker, 1), errno.EAGAIN)
+            with Running(asker, 1) as helper:
+                wrong.same("the next launch", helper.run("result = os.getuid()"), uid + 4)
+            squatter.kill()
+    wrong.same("said", stage.said().count("plain was not started: uid-in-use:"), 1)
     return wrong
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from helperd import pcapng
 from helperd.bell import Bell
 from helperd.client.packets import PacketReader
-from helperd.config.specs import SinkSpec
+from helperd.config.sinks import SinkSpec
 from helperd.errors import SinkError
 from helperd.routing import Batch, Losses, Outbox, RouteTable
 from helperd.sinks import listen, written
