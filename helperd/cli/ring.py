@@ -276,7 +276,11 @@ class Ring:
     def _leave(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
-            os.close(file.fd)
+            try:
+                os.close(file.fd)
+            except OSError as error:
+                text = f"cannot finish {file.name}: {error.strerror}; what of it is on the disk is not known"
+                raise _failed(text) from error
             self.on_whole(file.name)
 
     def _write(self, blocks: bytearray) -> None:

@@ -4,9 +4,7 @@ Rules:
   1. The loop never waits for a disk; the thread has a bounded amount in hand, the outbox the rest of the bound.
   2. A disk that is full or broken costs this sink's packets, counted, and nobody else's: it is tried again every
      second ("drop"), or the sink ends and says so ("stop").
-  3. Files that are over are brought to the disk beside the one that is being written; so is that one, now and then.
-  4. Delivered is what was written; durable what fsync has confirmed. What is not known to be on the disk when its file
-     is over counts as lost after all.
+  3. What the disk keeps of it is another's affair (``keeping``), beside the writing.
 """
 
 from __future__ import annotations
@@ -24,9 +22,10 @@ from helperd.errors import SinkError
 from helperd.reports import OWN
 from helperd.routing import SLOW, Outbox, Overflow, RouteTable
 from helperd.sinks.consumer import Peer, next_number
-from helperd.sinks.disk import Changed, failed, mount_of
+from helperd.sinks.disk import mount_of
 from helperd.sinks.files import Files
 from helperd.sinks.hands import LOOK_S, STUCK_LOOKS, Hands
+from helperd.sinks.keeping import MOST_S, RETRY_S, Keeper
 from helperd.sinks.said import line_of
 
 if TYPE_CHECKING:
@@ -44,10 +43,6 @@ GATHER_S: Final = 0.1
 """Seconds that few packets may wait for more before they are written."""
 GATHER_PACKED_S: Final = 1.0
 """The same where they are compressed: small frames compress badly."""
-RETRY_S: Final = 1.0
-"""Seconds between tries of a sink that cannot write."""
-MOST_S: Final = 60.0
-"""The longest pause: tries after an error of our own come ever more seldom."""
 _OURS: Final = frozenset({"no-resources", "bug"})
 """What is no fault of the disk, so that its policy does not count: it is tried again."""
 TICK_S: Final = 1.0
@@ -55,10 +50,6 @@ SYNC_S: Final = 10.0
 """Seconds after which what was written is brought to the disk, though its file goes on."""
 FLUSH_S: Final = 5.0
 """Seconds that a sink that is closed has for what is queued."""
-FINISHING: Final = 2
-"""Files that may be brought to the disk at once, beside the one being written."""
-UNNAMED: Final = 64
-"""Files that may wait for another try to finish them, before no more are begun."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +61,6 @@ class FileSink:
         on_change: called when its state has changed.
         on_bug: takes an error of our own, which ends this sink alone.
         say: takes a severity and a text for people.
-        durable: packets that fsync has confirmed, of those delivered.
         consumers: itself, while it takes packets.
     """
 
@@ -84,7 +74,6 @@ class FileSink:
     say: Callable[[str, str], None]
     bus: Messages | None = None
     source: str | None = None
-    durable: int = 0
     number: int = field(default_factory=next_number)
     peer: Peer = field(default_factory=lambda: Peer(os.getpid(), os.getuid()))
     connected_at: float = field(default_factory=trio.current_time)
@@ -93,19 +82,14 @@ class FileSink:
     outbox: Outbox = field(init=False)
     _files: Files = field(init=False)
     _hands: Hands = field(init=False)
+    _keeper: Keeper = field(init=False)
     _bell: Bell = field(default_factory=Bell)
     _closing: trio.Event = field(default_factory=trio.Event)
-    _over: list[Written] = field(default_factory=list)
-    _unsettled: list[Written] = field(default_factory=list)
-    _finishing: int = 0
     _writer: trio.CapacityLimiter = (
         field(  # its own: a disk that hangs keeps threads, and nobody else waits for them
             default_factory=lambda: trio.CapacityLimiter(1)
         )
     )
-    _finishers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(FINISHING))
-    _finished: Bell = field(default_factory=Bell)
-    _syncing: bool = False
     _error: SinkError | None = None
     _stuck: SinkError | None = None
     _beside: dict[str, SinkError] = field(default_factory=dict)
@@ -125,8 +109,10 @@ class FileSink:
             on_ready=self._on_ready,
             on_room=self.on_room.ring,
         )
-        self._files = Files(spec, self.header, self.table, self._over.append)
-        self._hands = Hands(mount_of(os.path.dirname(spec.path)), self._drop_files)
+        over: list[Written] = []
+        self._files = Files(spec, self.header, self.table, over.append)
+        self._hands = Hands(mount_of(os.path.dirname(spec.path)), lambda: self._keeper.drop_all())
+        self._keeper = Keeper(self, self.outbox, self._files, self._hands, self._closing, over)
 
     @property
     def form(self) -> Form:
@@ -148,6 +134,11 @@ class FileSink:
         """The file being written, or the path as configured."""
         current = self._files.current
         return self.spec.path if current is None else current.part
+
+    @property
+    def durable(self) -> int:
+        """Packets that fsync has confirmed, of those delivered."""
+        return self._keeper.durable
 
     @property
     def begun(self) -> int:
@@ -236,27 +227,17 @@ class FileSink:
                 failure = SinkError("bug", f"an error of helperd's own, which the log has: {bug!r:.200}")
         if failure is None or self._closing.is_set():
             return True
-        self._fail(failure)
+        self.fail(failure)
         return False
 
     def _leave_behind(self) -> None:
         """Account for what is not done: a thread that hangs is left to itself."""
         hangs = self._hands.leave()
         reason = self.error.problem if self.error is not None else "disk-stuck" if hangs else "consumer-left"
-        files = [*self._over, *self._unsettled]
-        if self._files.current is not None:
-            files.append(self._files.current)
-        for file in dict.fromkeys(files):
-            self._settle(file, reason)
+        self._keeper.settle_all(reason)
         self.outbox.clear(reason)
         if not hangs:
-            self._drop_files()
-
-    def _drop_files(self) -> None:
-        """Close what is still open, as it is."""
-        for file in [*self._over, *self._unsettled, self._files.current]:
-            if file is not None:
-                file.drop()
+            self._keeper.drop_all()
 
     # the disk's state
 
@@ -284,7 +265,7 @@ class FileSink:
             self.say("error", f"{self.name}: {self._stuck.text}; {policy}")
             self._note()
 
-    def _fail(self, error: SinkError) -> None:
+    def fail(self, error: SinkError) -> None:
         """Note why nothing can be written; say it once."""
         before = self._error
         self._error = error
@@ -319,7 +300,7 @@ class FileSink:
             self.say("info", f"{self.name} can be written again; {lost:,} packets are not in it")
             self._note()
 
-    def _set_beside(self, what: str, error: SinkError | None) -> None:
+    def set_beside(self, what: str, error: SinkError | None) -> None:
         """Note what is wrong beside the writing, or that it is not any more."""
         before = self._beside.pop(what, None)
         if error is not None:
@@ -327,7 +308,7 @@ class FileSink:
             if before is None:
                 self.say("error", f"{self.name}: {error.text}")
                 if self.spec.disk_full == "stop" and error.problem not in _OURS:
-                    self._fail(error)
+                    self.fail(error)
         if (before is None) != (error is None):
             self._note()
 
@@ -344,7 +325,7 @@ class FileSink:
                         self._files.prepare, f"the first look at {os.path.dirname(self.name)}", self._writer
                     )
                 except SinkError as error:
-                    self._fail(error)
+                    self.fail(error)
                     if self._ended:
                         return
                 else:
@@ -376,8 +357,8 @@ class FileSink:
                 await self._tick()
             if now >= sync_at:
                 sync_at = now + SYNC_S
-                self._sync_soon(nursery)
-            await self._finish_files(nursery)
+                self._keeper.sync_soon(nursery)
+            await self._keeper.finish_all(nursery)
             if not taken and not outbox and not self._closing.is_set():
                 self._idle = True
                 with trio.move_on_at(tick_at):
@@ -387,13 +368,13 @@ class FileSink:
                 await self._gather()
         untold = self._untold()
         await self._do(partial(self._files.turn, untold), "the end of")
-        await self._finish_files(nursery)
+        await self._keeper.finish_all(nursery)
 
     async def _mend(self, nursery: trio.Nursery) -> bool:
         """After a failure: wait for the next try, and see that the disk keeps what it is given; whether it does."""
         await self._rest(max(0.0, self._again_at - trio.current_time()))
         proven = await self._prove()
-        await self._finish_files(nursery)
+        await self._keeper.finish_all(nursery)
         if proven and not self.outbox:
             self._recover()
         return proven
@@ -422,7 +403,7 @@ class FileSink:
         try:
             await self._hands.do(work, f"{doing} {self.path}", self._writer, self.outbox.lost_by[SLOW])
         except SinkError as error:
-            self._fail(error)
+            self.fail(error)
             return False
         return True
 
@@ -431,7 +412,7 @@ class FileSink:
         if not await self._do(self._files.prove, "a write to"):
             return False
         if self._files.current is not None:
-            self._settle(self._files.current)
+            self._keeper.settle(self._files.current)
         return True
 
     async def _tick(self) -> None:
@@ -448,7 +429,7 @@ class FileSink:
                 outbox.lost_by[SLOW],
             )
         except SinkError as error:  # nothing was begun
-            self._fail(error)
+            self.fail(error)
             outbox.sent(taken, taken)
             outbox.unreported += untold
             return
@@ -460,9 +441,9 @@ class FileSink:
             self.say("warning", text)
         outbox.sent(taken, done.left)
         outbox.unreported += done.untold
-        self._set_beside("keep", self._files.stays)
+        self.set_beside("keep", self._files.stays)
         if done.error is not None:
-            self._fail(done.error)
+            self.fail(done.error)
         elif self._error is not None and await self._prove():
             self._recover()
         if done.error is None and not self._wrote:
@@ -472,110 +453,3 @@ class FileSink:
     def _untold(self) -> Losses:
         lost, self.outbox.unreported = self.outbox.unreported, Counter()
         return lost
-
-    # what the disk keeps
-
-    def _sync_soon(self, nursery: trio.Nursery) -> None:
-        """Bring the current file's packets to the disk, beside the writing."""
-        file = self._files.current
-        if (
-            file is not None
-            and file.broken is None
-            and file.packets > file.safe.packets
-            and not self._syncing
-        ):
-            self._syncing = True
-            nursery.start_soon(self._sync, file, partial(file.sync, file.mark))
-
-    async def _sync(self, file: Written, sync: Callable[[], None]) -> None:
-        try:
-            await self._hands.do(sync, f"an fsync of {file.part}", self._finishers, self.outbox.lost_by[SLOW])
-        except SinkError as error:
-            self._fail(error)
-        except (
-            OSError
-        ) as error:  # the next write leaves the file; what is lost is counted when it is finished
-            self._fail(failed(error, f"cannot bring {file.part} to the disk"))
-        except Changed:
-            pass  # noticed by the next look
-        else:
-            self._settle(file)
-        finally:
-            self._syncing = False
-
-    def _settle(self, file: Written, reason: str = "") -> None:
-        """Count what of a file is known to be on the disk; with a ``reason`` the rest, for it is over."""
-        safe, mark = file.safe, file.mark
-        self.durable += safe.packets - file.settled
-        file.settled = safe.packets
-        if not reason:
-            return
-        lost = Counter(mark.counts)
-        lost.subtract(safe.counts)
-        lost.subtract(file.revoked)
-        lost = +lost
-        if lost:
-            file.revoked.update(lost)
-            self.outbox.revoke(lost, mark.nbytes - safe.nbytes, reason)
-
-    async def _finish_files(self, nursery: trio.Nursery) -> None:
-        """Bring files that are over to the disk, a few side by side."""
-        while self._over:
-            while self._finishing >= FINISHING or len(self._unsettled) >= UNNAMED:
-                await self._finished.wait()
-            self._finishing += 1
-            file = self._over.pop(0)
-            self._unsettled.append(file)
-            nursery.start_soon(self._finish, file)
-
-    async def _finish(self, file: Written) -> None:
-        """Bring one to the disk, and try until that works; what is lost of it is known after the first time."""
-        pause, first = RETRY_S, True
-        try:
-            while True:
-                error = await self._finish_once(file)
-                if first:
-                    first = False
-                    self._finishing -= 1
-                    self._finished.ring()
-                self._set_beside(file.part, error)
-                if error is None:
-                    self._files.finished(file)
-                    self._unsettled.remove(file)
-                    return
-                if self._closing.is_set() or self._ended:
-                    return
-                await self._rest(pause)
-                pause = min(pause * 2, MOST_S)
-        finally:
-            if first:
-                self._finishing -= 1
-            self._finished.ring()
-
-    async def _finish_once(self, file: Written) -> SinkError | None:
-        """Try to; returns why it has not its name yet."""
-        error: SinkError | None = None
-        try:
-            doing = f"an fsync of {file.part}"
-            await self._hands.do(file.finish, doing, self._finishers, self.outbox.lost_by[SLOW])
-        except SinkError as lacking:
-            return lacking
-        except OSError as refused:
-            error = failed(refused, f"cannot finish {file.part}")
-        before = self.outbox.lost
-        if isinstance(file.broken, Changed):
-            self._settle(file, "file-changed")
-            lost = self.outbox.lost - before
-            if lost:
-                self.say("error", f"{self.name}: {file.broken}; {lost:,} packets are lost with it")
-        elif isinstance(file.broken, OSError):
-            trouble = failed(file.broken, f"cannot bring {file.part} to the disk")
-            self._settle(file, trouble.problem)
-            lost = self.outbox.lost - before
-            if lost:
-                text = f"{lost:,} packets of {file.part} are not known to be on the disk, and count as lost"
-                self.say("error", f"{self.name}: {text}")
-                self._fail(trouble)
-        else:
-            self._settle(file)
-        return error

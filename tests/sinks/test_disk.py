@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from helperd.control.client import ControlError
+from helperd.errors import Code
 from tests.fuse import mounted
-from tests.rig import Rig, daemon
+from tests.rig import HELPERD, ROOT, Rig, daemon
 from tests.sinks.test_file_sink import SOURCES, consumer, packets, sink, sink_row, until
 
 pytestmark = pytest.mark.timeout(180)
@@ -367,3 +368,17 @@ def test_a_disk_that_is_gone_is_told_and_ends_nothing(rundir: Path, tmp_path: Pa
             rig.wait(lambda _: consumer(rig, path)["lost_by"].get("disk-error", 0) > 0)
             balanced(rig.status(), path)
             assert all(row["state"] == "running" for row in rig.status()["sources"])
+
+
+@pytest.mark.parametrize("operation", ["flush", "write", "create"])
+def test_tap_calls_no_file_whole_that_the_disk_refused(rundir: Path, tmp_path: Path, operation: str) -> None:
+    with mounted(tmp_path / "disk") as disk, daemon(rundir, SOURCES) as rig:
+        rig.wait_running()
+        disk.fail(operation)
+        argv = [*HELPERD, "tap", "--all", "-c", "50", "-w", str(disk.path / "x.pcapng")]
+        done = subprocess.run(
+            [*argv, "--runtime-dir", str(rundir)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == Code.SYSTEM, done.stderr
+        assert "Input/output error" in done.stderr
+        assert "Traceback" not in done.stderr
