@@ -516,6 +516,36 @@ class Happenings:
             self.filled.unlink()
             self.filled = None
 
+    def unfinished_file_removed(self) -> None:
+        """What was in it is lost, and told so."""
+        for path in self.settings.out.glob("*.part"):
+            with contextlib.suppress(FileNotFoundError):  # it has just been finished
+                path.unlink()
+
+    def directory_moved_away(self) -> None:
+        """Another one is made in its place; what was finished in it is safe."""
+        away = self.settings.out.with_name(f"away{self.done['directory_moved_away']}")
+        self.settings.out.rename(away)
+        self.removed += sum(packets_in(path) for path in away.glob("*.pcapng"))
+
+    def sockets_removed(self) -> None:
+        """A cleaner of temporary files goes through the runtime directory."""
+        names = [path for path in self.rig.runtime.rglob("*.sock") if path.is_socket()]
+        for path in self.dice.sample(names, 3):
+            path.unlink()
+
+        def back(_status: dict[str, Any]) -> bool:
+            return all(path.is_socket() or not self._is_wanted(path) for path in names)
+
+        limit = time.monotonic() + HANGS_S
+        while not (self.rig.runtime / "control.sock").exists():
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        self.rig.wait(back)
+
+    def _is_wanted(self, path: Path) -> bool:
+        return str(path) in {row["path"] for row in self.rig.status()["sinks"]} | {self.rig.control}
+
     def finished_file_removed(self) -> None:
         files = sorted(self.settings.out.glob("*.pcapng"))
         if files:
