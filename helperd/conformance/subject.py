@@ -38,6 +38,8 @@ _T = TypeVar("_T")
 ENTRY = Path(__file__).resolve().parent.parent / "helpers" / "__main__.py"
 SILENT_S = 0.3
 """How long a pipe must not have grown to count as full."""
+STALL_S = 4.0
+"""How long that is waited for."""
 
 
 class Fault(Exception):  # noqa: N818 - what a helper did wrong, in words
@@ -324,8 +326,8 @@ class Conversation:
                     raise Fault(str(error)) from None
 
     def stall(self) -> int:
-        """Read nothing until its pipe has stopped growing, or for as long as an answer may take; returns its bytes."""
-        held, since, until = -1, monotonic(), monotonic() + self.subject.answer_s
+        """Read nothing until its pipe has stopped growing, or for a while; returns its bytes."""
+        held, since, until = -1, monotonic(), monotonic() + STALL_S
         while monotonic() < until:
             now = _unread(self.source)
             if now != held:

@@ -32,6 +32,7 @@ def verdicts(findings):
     return {(finding.check, finding.generation): finding.verdict for finding in findings}
 
 
+@pytest.mark.timeout(600)
 def test_a_sound_helper_has_no_fault():
     found = table.examine(broken("none", 20.0))
     assert [finding for finding in found if finding.verdict == "FAULT" and finding.check != "bulk"] == []
@@ -101,6 +102,7 @@ def subject(name, tmp_path):
     )
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_the_table_in_the_docs_is_what_it_finds(name, tmp_path, root, need):
     """What is ``ok`` there must be so; a check that a busy machine might tip over is not looked for a fault."""

@@ -30,6 +30,7 @@ def test_it_is_60_lines(root, language):
     assert len([line for line in printed(root, language).splitlines() if re.search(r"\w", line)]) <= 60
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", BUILDS)
 def test_the_kit_finds_no_fault_in_it(root, language, tmp_path, need):
     need({"go": "go", "rust": "rustc", "javascript": "node"}[language])

@@ -13,7 +13,7 @@ from helperd.wire.messages import OpenReport, OpenRequest, Ping, Pong
 from tests.csdk.build import helper
 from tests.helpers.peer import Peer
 
-pytestmark = pytest.mark.need("cc")
+pytestmark = [pytest.mark.need("cc"), pytest.mark.timeout(600)]
 STALL_S = float(os.environ.get("HELPERD_STALL_S", "1"))
 """How long nobody reads; 10 on demand."""
 

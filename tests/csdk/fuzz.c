@@ -1,0 +1,185 @@
+/* Feeds the C SDK what a supervisor never should say: recorded conversations, damaged, in pieces; made for the sanitizers.
+ *
+ *     fuzz SECONDS EXECUTIONS SEED FILE...          ends with the first of the two limits that is not 0; prints executions, captures, and channels tuned to
+ *
+ * The threads' work is done inline (HD_FUZZ), so that an execution is the whole conversation.
+ */
+#define HD_FUZZ
+#include "helperd.c"
+
+static uint64_t state;
+static unsigned long captures, tuned; /* how deep the conversations go */
+
+static uint32_t pick(uint32_t below)
+{
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return below ? (uint32_t)(state >> 16) % below : 0;
+}
+
+static int list(hd_list *devices)
+{
+    hd_list_add(devices, "x", "a=1", "hardware");
+    return pick(4) ? 0 : hd_refuse("busy", "it is %d", 1);
+}
+
+static int open_any(const hd_definition *definition, hd_device *device)
+{
+    static const char *const CHANNELS_[] = {"1", "2", "3", NULL};
+    long number = 0;
+    if (hd_number(definition, "number", -5, 1000, &number)) return -1;
+    hd_flag(definition, "flag", 1);
+    device->dlt = (int)pick(300) - 1;
+    device->channels = device->hop = CHANNELS_;
+    device->hardware = hd_interface(definition);
+    return pick(8) ? 0 : hd_refuse_errno(ENODEV, hd_interface(definition));
+}
+
+static int parse_channel(const char *name, int64_t *value)
+{
+    *value = (int64_t)strlen(name);
+    return pick(4) ? 0 : hd_refuse(NULL, "not %s", name);
+}
+
+static int set_channel(const char *name, int64_t value)
+{
+    tuned++;
+    return value < 0 || pick(3) == 0 ? hd_refuse("", "no %s", name) : 0;
+}
+
+static int capture(void)
+{
+    static const unsigned char data[3000];
+    hd_radio radio = {-60, -90, 1, 2, 2412000, 54, "6"};
+    hd_position position = {52.5, 13.4, 34, 1, 2, 3, 3, "x", "y"};
+    hd_meta meta = {1234567890123456789u, 5000, 0, 2};
+    uint32_t number = pick(30), at;
+    captures++;
+    if (hd.linktypes && pick(2)) hd.linktype[0].known = 1, hd.linktype[0].number = (int)pick(9) - 1;
+    for (at = 0; at < number; at++) {
+        if (pick(3) == 0) hd_signal(&radio);
+        if (pick(5) == 0) hd_gps(pick(2) ? &position : NULL);
+        meta.dlt = (int)pick(3) * 100;
+        hd_offer(data, pick(sizeof data), pick(2) ? &meta : NULL);
+        if (pick(9) == 0) hd_json("kind", "{\"a\": 1}", pick(2));
+        if (pick(9) == 0) hd_lost(3, "kernel");
+    }
+    return pick(2) ? hd_end("done") : -1;
+}
+
+static const hd_option OPTIONS_[] = {{"number", "a number"}, {"flag", "a flag"}, {NULL, NULL}};
+static const hd_helper HELPER = {.type = "fuzz", .options = OPTIONS_, .list = list, .open = open_any,
+                                 .channel_parse = parse_channel, .channel_set = set_channel, .capture = capture};
+
+static void begin(void)
+{
+    int wake_[2], stop_[2], out = hd.out_fd;
+    unsigned char *ring = hd.ring;
+    pthread_mutex_t lock = hd.lock;
+    pthread_cond_t changed = hd.changed;
+    memcpy(wake_, hd.wake, sizeof wake_);
+    memcpy(stop_, hd.stop, sizeof stop_);
+    memset(&hd, 0, (size_t)((char *)&hd.request - (char *)&hd)); /* what is behind it is large, and set before it is used */
+    hd.hopping = hd.has_before = hd.works = hd.first = hd.requests = 0;
+    hd.channel[0] = hd.before_channel[0] = '\0';
+    hd.helper = &HELPER;
+    hd.allocated = LEAST_RING, hd.capacity = SMALL_RING;
+    hd.ring = ring, hd.lock = lock, hd.changed = changed, hd.out_fd = out, hd.in_fd = -1;
+    memcpy(hd.wake, wake_, sizeof wake_);
+    memcpy(hd.stop, stop_, sizeof stop_);
+    hd.listening = 1;
+    hd.dlt = -1;
+}
+
+/* One conversation. */
+static void execute(const unsigned char *data, size_t size)
+{
+    size_t at = 0;
+    begin();
+    while (at < size) {
+        size_t piece = pick(4) ? size - at : 1 + pick(40);
+        if (piece > size - at) piece = size - at;
+        if (piece > sizeof hd.input - hd.buffered) piece = sizeof hd.input - hd.buffered;
+        if (!piece) break;
+        memcpy(hd.input + hd.buffered, data + at, piece);
+        hd.buffered += piece;
+        at += piece;
+        if (frames()) break;
+        if (hd.hopping) hop_once();
+        drain();
+    }
+    if (hd.queued > hd.capacity || hd.buffered > sizeof hd.input) abort();
+}
+
+static size_t damage(unsigned char *data, size_t size, size_t room)
+{
+    static const unsigned char ODD[] = {0, 1, 0x7F, 0x80, 0x81, 0x8F, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC4, 0xC6, 0xCA, 0xCB, 0xCF,
+                                        0xD3, 0xD9, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0xFF, 10, 12, 14, 17, ',', '=', '"', ':'};
+    uint32_t times = pick(6);
+    for (; times && size; times--) {
+        uint32_t at = pick((uint32_t)size), length;
+        switch (pick(6)) {
+        case 0: data[at] ^= (unsigned char)(1 << pick(8)); break;
+        case 1: data[at] = ODD[pick(sizeof ODD)]; break;
+        case 2: size = at; break;
+        case 3: /* a piece once more, somewhere else */
+            length = pick((uint32_t)size - at);
+            if (length > room - size) length = (uint32_t)(room - size);
+            memmove(data + at + length, data + at, size - at);
+            size += length;
+            break;
+        case 4: /* without a piece */
+            length = pick((uint32_t)size - at);
+            memmove(data + at, data + at + length, size - at - length);
+            size -= length;
+            break;
+        default: /* a length that is not so */
+            if (size >= 12) store(data + pick((uint32_t)size - 11) / 20 * 20 + 8, pick(2) ? pick(100) : pick(0xFFFFFFFF));
+            break;
+        }
+    }
+    return size;
+}
+
+int main(int argc, char **argv)
+{
+    static unsigned char (*files)[8192], work[8192];
+    size_t sizes[4096];
+    int number = 0, at;
+    unsigned long done = 0, most = strtoul(argv[2], NULL, 10);
+    double seconds = atof(argv[1]), until = monotonic() + seconds;
+    pthread_condattr_t attributes;
+    files = malloc(sizeof *files * 4096);
+    state = strtoull(argv[3], NULL, 10) * 2654435761u + 88172645463325252u;
+    for (at = 4; at < argc && number < 4096; at++) {
+        FILE *file = fopen(argv[at], "rb");
+        if (!file) continue;
+        sizes[number] = fread(files[number], 1, sizeof *files, file);
+        fclose(file);
+        number += sizes[number] > 0;
+    }
+    if (!number || pipe(hd.wake) || pipe(hd.stop)) return 2;
+    for (at = 0; at < 2; at++) {
+        fcntl(hd.wake[at], F_SETFL, O_NONBLOCK);
+        fcntl(hd.stop[at], F_SETFL, O_NONBLOCK);
+    }
+    hd.ring = malloc(LEAST_RING);
+    hd.out_fd = open("/dev/null", O_WRONLY);
+    pthread_mutex_init(&hd.lock, NULL);
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&hd.changed, &attributes);
+    while ((!most || done < most) && (seconds <= 0 || monotonic() < until)) {
+        uint32_t one = pick((uint32_t)number), other = pick((uint32_t)number);
+        size_t size = sizes[one];
+        memcpy(work, files[one], size);
+        if (pick(3) == 0 && size < sizeof work) { /* and another one behind it */
+            size_t more = sizes[other] < sizeof work - size ? sizes[other] : sizeof work - size;
+            memcpy(work + size, files[other], more);
+            size += more;
+        }
+        execute(work, damage(work, size, sizeof work));
+        done++;
+    }
+    printf("%lu %lu %lu\n", done, captures, tuned);
+    return 0;
+}
