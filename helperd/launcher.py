@@ -81,7 +81,10 @@ REFUSALS: dict[int, tuple[str, str]] = {
     errno.EMFILE: ("no-resources", "the launcher has no descriptor left"),
     errno.ENFILE: ("no-resources", "the system has no descriptor left"),
     errno.ENOMEM: ("no-resources", "the system has no memory left"),
-    errno.EUSERS: ("no-resources", "no uid is left in the launcher's pool"),
+    errno.EUSERS: (
+        "no-resources",
+        "no uid is left in the launcher's pool: stop something, or set a wider uid_pool in [helperd]",
+    ),
 }
 FILE_REFUSALS = frozenset(
     number
