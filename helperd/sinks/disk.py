@@ -11,9 +11,9 @@ from helperd.errors import SinkError
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _BROKEN: Final = frozenset(
     {errno.EIO, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.EUCLEAN, errno.ESTALE, errno.ETIMEDOUT}
-    | {errno.ENOTCONN, errno.ECONNABORTED, errno.EBADMSG, errno.EHOSTDOWN}
+    | {errno.ENOTCONN, errno.ECONNABORTED, errno.EBADMSG, errno.EHOSTDOWN, errno.EROFS}
 )
-"""Errors that no permission and no name explains: the device, or the way to it."""
+"""Errors that no permission and no name explains: the device, or the way to it (a card that dies is read-only then)."""
 
 
 class Changed(Exception):  # noqa: N818 - nobody has failed here
@@ -26,7 +26,7 @@ def failed(error: OSError, doing: str, *, opening: bool = False) -> SinkError:
     Args:
         error: what a call said.
         doing: in which words it is told.
-        opening: nothing was ever written there; the way may be wrong rather than the disk.
+        opening: no file is open; the way may be wrong rather than the disk.
     """
     why = error.strerror or str(error)
     if error.errno in FULL:

@@ -164,8 +164,7 @@ class Files:
             self.turn()  # the next one is begun by the next try
         except OSError as error:
             where = self._series.folder if self.current is None else self.current.part
-            opening = self.current is None and self.begun == 0
-            done.error = failed(error, f"cannot write {where}", opening=opening)
+            done.error = failed(error, f"cannot write {where}", opening=self.current is None)
             if done.error.problem != "disk-full":
                 self.turn()
         except SinkError as error:
@@ -180,6 +179,7 @@ class Files:
             SinkError: it does not.
         """
         folder = self._series.folder
+        file: Written | None = None
         try:
             self._check_room()
             file = self._file_for_now(Outcome())
@@ -195,7 +195,7 @@ class Files:
             self.turn()
             return self.prove()
         except OSError as error:
-            raise failed(error, f"cannot write in {folder}", opening=self.begun == 0) from error
+            raise failed(error, f"cannot write in {folder}", opening=file is None) from error
         return file
 
     def tick(self) -> None:

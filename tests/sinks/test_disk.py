@@ -90,6 +90,7 @@ def in_trouble(path: Path, problem: str) -> Callable[[dict[str, Any]], bool]:
         (("rename", "rename2"), errno.ENOSPC, "disk-full"),
         (("flush",), errno.EIO, "disk-error"),
         (("create",), errno.EROFS, "disk-error"),
+        (("create",), errno.EACCES, "sink-failed"),
         (("fsyncdir",), errno.EIO, "disk-error"),
         (("unlink",), errno.EIO, "disk-error"),
     ],
