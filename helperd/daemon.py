@@ -344,6 +344,7 @@ async def run(
             application=f"helperd {__version__}",
         )
         supervisor.runtime_dir = runtime_dir
+        launcher.tend_with(supervisor.tending.keep)
         daemon = Daemon(
             supervisor, launcher, runtime_dir, settings.helperd, log, trio.current_time(), header=header
         )
@@ -352,18 +353,20 @@ async def run(
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             early.listening = True
             async with trio.open_nursery() as outer, _control(daemon):
-                daemon.nursery = outer
+                daemon.nursery = daemon.inventory.nursery = outer
                 daemon.sinks.start(outer, settings)
-                await outer.start(daemon.inventory.run)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(supervisor.run)
                     if view is not None:
                         view.snapshot = daemon.snapshot
-                        nursery.start_soon(view.show)
+                        nursery.start_soon(supervisor.tending.keep, "the live view", view.show)
                     nursery.start_soon(supervisor.tending.keep, "the end of streams", daemon.end_readers)
                     nursery.start_soon(supervisor.tending.keep, "reloads for signals", reloads.run)
                     nursery.start_soon(_end_with_launcher, launcher, tell_account)
-                    supervisor.on_beat += [_Pulse(notifier, supervisor).beat, daemon.presence.look]
+                    supervisor.on_beat += [
+                        ("the service manager's watchdog", _Pulse(notifier, supervisor).beat),
+                        ("the look at sockets", daemon.presence.look),
+                    ]
                     notifier.ready(f"{len(settings.sources)} sources")
                     daemon.serving = True
                     if early.reload:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 GATHER_S: Final = 0.002
 """Seconds that something readable may wait for others."""
@@ -97,21 +97,27 @@ class Gather:
 
     async def run(self) -> None:
         """Give everybody who is ready a turn, until cancelled."""
+        try:
+            await self._serve()
+        except trio.Cancelled:
+            self._epoll.close()
+            raise
+
+    async def _serve(self) -> None:
         ready: list[tuple[int, int]] = []
-        with self._epoll:
-            while True:
-                if not ready or (len(ready) < TURN and not self.gathers):
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                elif not self.gathers:
-                    await trio.lowlevel.checkpoint()  # there may be more
-                self._look()
-                if self.gathers:
-                    await trio.sleep(GATHER_S)
-                self.turns += 1
-                ready = self._epoll.poll(0, -1 if self._patient else TURN)
-                for fd, _ in ready:
-                    if fd in self._waiting:  # else an earlier turn has called it back
-                        self._turn(fd)
+        while True:
+            if not ready or (len(ready) < TURN and not self.gathers):
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            elif not self.gathers:
+                await trio.lowlevel.checkpoint()  # there may be more
+            self._look()
+            if self.gathers:
+                await trio.sleep(GATHER_S)
+            self.turns += 1
+            ready = self._epoll.poll(0, -1 if self._patient else TURN)
+            for fd, _ in ready:
+                if fd in self._waiting:  # else an earlier turn has called it back
+                    self._turn(fd)
 
     def _turn(self, fd: int) -> None:
         self.read += 1
@@ -136,13 +142,21 @@ class Rooms(NamedTuple):
 _of_this_loop: trio.lowlevel.RunVar[Rooms] = trio.lowlevel.RunVar("helperd.gather")
 
 
-def rooms() -> Rooms:
-    """The waiting rooms of the running loop; they live as long."""
+async def _just(_name: str, work: Callable[[], Awaitable[object]]) -> None:
+    await work()
+
+
+def rooms(tend: Callable[[str, Callable[[], Awaitable[object]]], Awaitable[None]] = _just) -> Rooms:
+    """The waiting rooms of the running loop; they live as long.
+
+    Args:
+        tend: keeps a task of theirs going, by its name, whatever ends it; of the first call.
+    """
     try:
         return _of_this_loop.get()
     except LookupError:
         made = Rooms(Gather(patient=False), Gather(patient=True))
         _of_this_loop.set(made)
         for room in made:
-            trio.lowlevel.spawn_system_task(room.run)
+            trio.lowlevel.spawn_system_task(tend, "the reading of helpers", room.run)
         return made

@@ -52,6 +52,7 @@ class Inventory:
 
     Attributes:
         looks: rounds of questions.
+        nursery: where they are asked; to be set before the first.
     """
 
     def __init__(
@@ -64,14 +65,7 @@ class Inventory:
         self._hotplug = hotplug
         self._last: _Look | None = None
         self._known: _Look | None = None
-        self._nursery: trio.Nursery | None = None
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after the questions until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
+        self.nursery: trio.Nursery | None = None
 
     async def devices(self, in_use: Mapping[str, str], max_age_s: float | None = None) -> dict[str, object]:
         """All devices, who could not say, and how old that is.
@@ -85,9 +79,9 @@ class Inventory:
         """
         look = self._last
         if look is None or not self._holds(look, FRESH_S if max_age_s is None else max_age_s):
-            assert self._nursery is not None
+            assert self.nursery is not None
             look = self._last = _Look(self._config(), trio.current_time())
-            self._nursery.start_soon(self._ask, look)
+            self.nursery.start_soon(self._ask, look)
         await look.done.wait() if max_age_s is not None or not self._shows(look) else await self._soon(look)
         look = look if look.done.is_set() or self._known is None else self._known
         if look.error is not None:
@@ -114,11 +108,11 @@ class Inventory:
             await look.done.wait()
 
     async def _ask(self, look: _Look) -> None:
-        assert self._nursery is not None
+        assert self.nursery is not None
         self.looks += 1
         try:
             look.listing = await list_devices(
-                self._launcher, look.config.helpers, self._nursery, programs=self._drivers.programs
+                self._launcher, look.config.helpers, self.nursery, programs=self._drivers.programs
             )
             self._drivers.learn_listing(look.config.helpers, look.listing)
         except Exception as error:  # noqa: BLE001 - handed to those who asked

@@ -29,9 +29,11 @@ from helperd.config.request import AS_ROOT, EMPTY, EXITED, HOW, LAUNCH, LEAVES, 
 from helperd.errors import LauncherGone, LaunchFailed, RequestRefused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from helperd.config import Config
+
+    Tend = Callable[[str, Callable[[], Awaitable[object]], Callable[[], bool]], Awaitable[None]]
 
 REPLY_S = 20.0
 READ_AGAIN_S = 1.1
@@ -208,6 +210,7 @@ class Launcher:
         self._early: dict[int, list[tuple[int, int, int]]] = {}
         self._gone = trio.Event()
         self._turn = trio.Lock()
+        self._tend: Tend | None = None
 
     @property
     def idle(self) -> bool:
@@ -331,8 +334,30 @@ class Launcher:
         self._sock.close()  # it hangs: without it every helper ends
         raise self.gone_error()
 
-    async def read(self) -> None:
-        """Read replies and events until the connection ends; the one reader task."""
+    def tend_with(self, tend: Tend) -> None:
+        """Let somebody know from now on when the reader has ended by an error of our own, and let it go on."""
+        self._tend = tend
+
+    async def keep_reading(self) -> None:
+        """Read until the connection ends: the one reader task."""
+        errors: list[Exception] = []
+        try:
+            await self._read()
+        except Exception as error:
+            if self._tend is None:
+                raise
+            errors.append(error)
+
+        async def go_on() -> None:
+            if errors:
+                raise errors.pop()
+            await self._read()
+
+        if errors and self._tend is not None:
+            await self._tend("the launcher's reader", go_on, lambda: self.is_gone)
+
+    async def _read(self) -> None:
+        """Read replies and events until the connection ends; an error of our own leaves it as it is."""
         try:
             while True:
                 space = socket.CMSG_SPACE(struct.calcsize("i"))
@@ -343,8 +368,10 @@ class Launcher:
                 self._on_packet(data, fds[0] if fds else -1)
         except (OSError, trio.ClosedResourceError):
             pass  # the same as its end
-        finally:
+        except trio.Cancelled:
             self._end()
+            raise
+        self._end()
 
     def _on_packet(self, data: bytes, fd: int) -> None:
         _, op, how, number, handle, arg, cookie = WIRE.unpack(data)
@@ -420,7 +447,7 @@ async def open_launcher(
     launcher = Launcher(sock, settings, lent=lent)
     with sock:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(launcher.read)
+            nursery.start_soon(launcher.keep_reading)
             try:
                 try:
                     await launcher.refresh()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from helperd.config import Config, HelperSpec
-    from helperd.launcher import Process
+    from helperd.launcher import Process, Tend
 
 
 class Launchers(Launcher):
@@ -51,6 +51,7 @@ class Launchers(Launcher):
         self._nursery = nursery
         self._path = path
         self._lock = trio.Lock()
+        self._tend: Tend | None = None
         self._other: tuple[Launcher, Config, trio.CancelScope] | None = None
         self._look()
 
@@ -77,6 +78,11 @@ class Launchers(Launcher):
         self._own.abandon(why)
         if self._other is not None:
             self._other[0].abandon(why)
+
+    def tend_with(self, tend: Tend) -> None:
+        """As of the own launcher; the installed one's reader, too."""
+        self._tend = tend
+        self._own.tend_with(tend)
 
     async def refresh(self, reload: Config | None = None) -> None:
         """As of the own launcher; the installed one is connected to anew when its configuration has changed."""
@@ -137,6 +143,8 @@ class Launchers(Launcher):
     ) -> None:
         with trio.CancelScope() as scope:
             async with open_launcher(fd, settings=settings, lent=True) as launcher:
+                if self._tend is not None:
+                    launcher.tend_with(self._tend)
                 task_status.started((launcher, settings, scope))
                 await launcher.gone()
 

@@ -272,7 +272,7 @@ class Source:
             try:
                 await self._live_on()
             except Exception as error:
-                if _is_end(error):
+                if is_end(error):
                     raise
                 await self._recover(error)
 
@@ -1102,10 +1102,10 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def _is_end(error: BaseException) -> bool:
+def is_end(error: BaseException) -> bool:
     """Whether the launcher's end is in it, which is everybody's end."""
     if isinstance(error, BaseExceptionGroup):
-        return any(map(_is_end, error.exceptions))
+        return any(map(is_end, error.exceptions))
     return isinstance(error, LauncherGone)
 
 

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -27,7 +28,7 @@ from helperd.gate import StartGate
 from helperd.hotplug import Arrival, Hotplug
 from helperd.lifecycle import Event, Plan, State, plan
 from helperd.service import Service
-from helperd.source import Source, policy_of
+from helperd.source import Source, is_end, policy_of
 from helperd.tending import Tending
 from helperd.tuning import Tuning
 from helperd.watch import Moment
@@ -87,7 +88,7 @@ class Supervisor:
         self.late_beats = 0
         self.beats = 0
         self.bugs = 0
-        self.on_beat: list[Callable[[float], None]] = []
+        self.on_beat: list[tuple[str, Callable[[float], None]]] = []
         self.troubles: list[Callable[[], list[dict[str, str]]]] = []  # of the daemon's other parts
         self.changes = 0
         self.drivers = Drivers()
@@ -186,8 +187,8 @@ class Supervisor:
         """Keep all sources until cancelled; ``stop`` first, or their processes end by the launcher's hand."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            gather.rooms()  # from the beginning: no descriptors more later
             keep = self.tending.keep
+            gather.rooms(keep)  # from the beginning: no descriptors more later
             nursery.start_soon(keep, "the heartbeat", self._heartbeat)
             nursery.start_soon(keep, "the look at processes", self._watch_vitals)
             nursery.start_soon(keep, "tuning", self.tuning.run)
@@ -219,7 +220,10 @@ class Supervisor:
     async def _keep(self, running: _Running, among: dict[str, _Running]) -> None:
         source = running.source
         try:
-            await source.keep_running()
+            kind = "service" if among is self._serving else "source"
+            await self.tending.keep(
+                f"{kind} {source.name}", source.keep_running, lambda: not source.is_kept(), is_end
+            )
         finally:
             running.left.set()
             if not source.is_kept() and among.get(source.name) is running:
@@ -296,8 +300,8 @@ class Supervisor:
                 self.bug(source.name, error)
                 source.post(Event.OUR_FAULT, incarnation=source.life.incarnation, reason="bug")
         self.beats += 1
-        for call in self.on_beat:
-            call(moment.now)
+        for name, call in self.on_beat:
+            self.tending.call(name, partial(call, moment.now))
 
     def say(self, severity: str, text: str) -> None:
         """Tell people something of helperd's own: a message, and a line of the log."""
@@ -316,11 +320,7 @@ class Supervisor:
         while True:
             await trio.sleep(VITALS_S)
             pids = [source.incarnation.process.pid for source in self.all if source.incarnation is not None]
-            try:
-                trees = await trio.to_thread.run_sync(sampler.sample, pids, trio.current_time())
-            except Exception as error:  # noqa: BLE001 - no thread to be had, or a bug: vitals are a comfort
-                self.bug("helperd", error)
-                continue
+            trees = await trio.to_thread.run_sync(sampler.sample, pids, trio.current_time())
             for source in self.all:
                 incarnation = source.incarnation
                 source.vitals = trees.get(incarnation.process.pid) if incarnation is not None else None
@@ -438,7 +438,7 @@ class Supervisor:
 
         assert self._nursery is not None
         self._awaited.add(spec.name)
-        self._nursery.start_soon(begin_later)
+        self._nursery.start_soon(self.tending.once, f"source {spec.name}", begin_later)
 
     def _switch_services(self, old: Config, new: Config) -> list[trio.Event]:
         """One that is no longer as it was ends; one that is new, or another now, starts if nobody has stopped it."""
@@ -453,10 +453,11 @@ class Supervisor:
                 leaving.append(self._serving[name].left)
         for name, spec in after.items():
             if before.get(name) != spec:
-                self._nursery.start_soon(self._serve_next, spec, name not in stopped)
+                begin = partial(self._serve_next, spec, start=name not in stopped)
+                self._nursery.start_soon(self.tending.once, f"service {name}", begin)
         return leaving
 
-    async def _serve_next(self, spec: ServiceSpec, start: bool) -> None:  # noqa: FBT001 - called by the nursery
+    async def _serve_next(self, spec: ServiceSpec, *, start: bool) -> None:
         """Begin a service when the one before it of that name has ended, if it is wanted then."""
         while spec.name in self._serving:
             await self._serving[spec.name].left.wait()

@@ -361,7 +361,8 @@ def summary(snapshot: Mapping[str, Any]) -> str:
     consumers = len(snapshot.get("consumers", []))
     health = snapshot.get("health")
     words = sorted({str(sink["problem"]) for sink in snapshot.get("sinks", []) if sink.get("problem")})
-    bad = "" if health in {None, "ok"} else f", {' '.join(words) or health}"
+    words += sorted({str(trouble["source"]) for trouble in snapshot.get("troubles") or []})
+    bad = "" if health in {None, "ok"} else f", {', '.join(words) or health}"
     return visible(
         f"helperd {snapshot.get('version', '?')}, up {span(snapshot.get('uptime_s'))}{bad}: "
         f"{running} of {len(sources)} sources running, {rate(total)}, {consumers} consumer{'s' * (consumers != 1)}"
@@ -369,7 +370,7 @@ def summary(snapshot: Mapping[str, Any]) -> str:
 
 
 def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) -> list[str]:  # noqa: FBT001, FBT002
-    """A snapshot as lines: the sources, then services, consumers, and sinks that cannot do their work.
+    """A snapshot as lines: the sources, then services, consumers, and what of helperd's own cannot do its work.
 
     Args:
         snapshot: what ``ControlApi.snapshot`` returns and ``GetStatus`` replies.
@@ -394,7 +395,16 @@ def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) ->
     if failing:
         lines.append("")
         lines += [fit(visible(sink_trouble(sink)), width) for sink in failing]
+    troubles = snapshot.get("troubles") or []
+    if troubles:
+        lines.append("")
+        lines += [fit(visible(trouble_text(trouble)), width) for trouble in troubles]
     return lines
+
+
+def trouble_text(trouble: Mapping[str, Any]) -> str:
+    """What is wrong with a part of helperd's own."""
+    return f"{trouble.get('source')}: {trouble.get('state')}: {trouble.get('problem')}: {trouble.get('text')}"
 
 
 def sink_trouble(sink: Mapping[str, Any]) -> str:

@@ -55,9 +55,14 @@ class Tending:
     say: Callable[[str, str], None]
     changed: Callable[[], None]
     _troubles: dict[str, Trouble] = field(default_factory=dict)
+    _rests: dict[str, float] = field(default_factory=dict)
 
     async def keep(
-        self, name: str, work: Callable[[], Awaitable[object]], is_over: Callable[[], bool] = lambda: False
+        self,
+        name: str,
+        work: Callable[[], Awaitable[object]],
+        is_over: Callable[[], bool] = lambda: False,
+        ends_all: Callable[[BaseException], bool] = lambda _error: False,
     ) -> None:
         """Keep a task going until it is cancelled, or ends when it may.
 
@@ -65,13 +70,16 @@ class Tending:
             name: what it does: "tuning".
             work: begins it.
             is_over: whether it has ended because somebody wanted that.
+            ends_all: whether an error is everybody's end, and raised.
         """
         while True:
             began = trio.current_time()
             text = "it has ended, and nobody had asked for that"
             try:
                 await work()
-            except* Exception as errors:  # noqa: BLE001 - the border: one task ends, and no other
+            except* Exception as errors:
+                if ends_all(errors):
+                    raise
                 if not is_over():
                     self.bug("helperd", errors)
                     text = f"an error of helperd's own: {_words(errors)}"
@@ -80,6 +88,32 @@ class Tending:
             await trio.sleep(self._note(name, text, began))
             if name in self._troubles:
                 self._troubles[name].again_at = trio.current_time()
+                self.changed()
+
+    async def once(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Do something, and again as ``keep`` does until it returns."""
+        done = False
+
+        async def until_done() -> None:
+            nonlocal done
+            await work()
+            done = True
+
+        await self.keep(name, until_done, lambda: done)
+
+    def call(self, name: str, work: Callable[[], object]) -> None:
+        """Call something that is called again and again; while it keeps failing, ever more seldom."""
+        now = trio.current_time()
+        if now < self._rests.get(name, now):
+            return
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - the border: whoever calls goes on
+            self.bug("helperd", error)
+            self._rests[name] = now + self._note(name, f"an error of helperd's own: {_words(error)}", now)
+        else:
+            if self._rests.pop(name, None) is not None and name in self._troubles:
+                self._troubles[name].again_at = now
                 self.changed()
 
     def _note(self, name: str, text: str, began: float) -> float:

@@ -395,7 +395,7 @@ async def test_who_was_refused_for_another_is_tried_at_once_when_that_one_rests(
             if end == "stop":
                 await supervisor.order("one", "stop")
             elif end == "remove":
-                await supervisor.remove("one")
+                await supervisor.remove("one").wait()
             else:
                 path.rename(tmp_path / "aside")  # it cannot be opened, and waits itself
                 source = room.source
@@ -462,8 +462,8 @@ async def test_every_event_of_the_table_is_posted_by_the_product(
         new = replace(
             supervisor.config, sources=(replace(supervisor.config.sources[0], definition="/x:type=it"),)
         )
-        await supervisor.reload(new)  # replace
+        supervisor.switch(new, supervisor.plan(new))  # replace
         source.post(Event.STOP)
-        await supervisor.remove("one")
+        await supervisor.remove("one").wait()
         assert posted == set(Event)
         assert source.life.bugs == 0

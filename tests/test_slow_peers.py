@@ -241,7 +241,7 @@ async def test_a_slow_list_is_waited_for_once(monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setattr(inventory, "SOON_S", 0.01)
     still = _Still()
     found = inventory.Inventory(None, lambda: settings, Drivers(), still)  # type: ignore[arg-type]
-    await nursery.start(found.run)
+    found.nursery = nursery
 
     async def names(max_age_s: float | None = None) -> list[object]:
         with trio.fail_after(HANGS_S):

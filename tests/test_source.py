@@ -198,7 +198,7 @@ async def test_a_source_that_is_removed_while_our_code_fails_leaves(tmp_path, mo
     async with room(tmp_path, monkeypatch) as found:
         once(monkeypatch, Life, "verdict", found.victim)
         with trio.fail_after(HANGS_S):
-            await found.supervisor.remove("victim")
+            await found.supervisor.remove("victim").wait()
         assert [source.name for source in found.supervisor.sources] == ["sibling"]
 
 

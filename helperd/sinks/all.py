@@ -266,7 +266,7 @@ class Sinks:
         if isinstance(sink, StreamSink):
             self.doorman.watch(sink)
         else:
-            self._nursery.start_soon(sink.serve)
+            self._nursery.start_soon(self.tend, sink.name, sink.serve, sink.may_end)
 
     def listeners(self) -> list[UnixListener]:
         """The unix sockets that are the sinks' own."""

@@ -85,6 +85,7 @@ class FileSink:
     _keeper: Keeper = field(init=False)
     _bell: Bell = field(default_factory=Bell)
     _closing: trio.Event = field(default_factory=trio.Event)
+    _began: bool = False
     _writer: trio.CapacityLimiter = (
         field(  # its own: a disk that hangs keeps threads, and nobody else waits for them
             default_factory=lambda: trio.CapacityLimiter(1)
@@ -172,6 +173,10 @@ class FileSink:
         self.scope.deadline = trio.current_time() + FLUSH_S
         self.finish()
 
+    def may_end(self) -> bool:
+        """Whether it ends because somebody, or its policy, wants that."""
+        return self._ended or self._closing.is_set()
+
     def finish(self) -> None:
         """Write what is queued, finish the file, end."""
         self._closing.set()
@@ -181,6 +186,9 @@ class FileSink:
         """Take packets and write them, until ``finish``, the cancellation of ``scope``, or a policy's end."""
         spec = self.spec
         linktypes = frozenset(spec.dlts)
+        if self._began:  # an error of our own has ended it before
+            self.scope = trio.CancelScope(deadline=self.scope.deadline)
+        self._began = True
         self.table.connect(
             self.outbox, frozenset(spec.sources), single=False, form=self.form, linktypes=linktypes
         )
@@ -189,6 +197,7 @@ class FileSink:
             follows.follow(self._on_message)
         self.consumers.append(self)
         self.on_change()
+        stays = True  # what it has, for when it is begun again
         try:
             with self.scope:
                 async with trio.open_nursery() as nursery:
@@ -198,12 +207,17 @@ class FileSink:
                         await self._rest(pause)
                         pause = min(pause * 2, MOST_S)
                     nursery.cancel_scope.cancel()
+            stays = False
+        except trio.Cancelled:
+            stays = False
+            raise
         finally:
             self.table.disconnect(self.outbox)
             if follows is not None:
                 follows.unfollow(self._on_message)
-            self._leave_behind()
-            self.table.gone.leave(self.name, self.outbox.account(self.durable))
+            if not stays:
+                self._leave_behind()
+                self.table.gone.leave(self.name, self.outbox.account(self.durable))
             self.consumers.clear()
             self.on_change()
 

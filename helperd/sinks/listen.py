@@ -8,6 +8,7 @@ import os
 import pwd
 import socket
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,7 +63,8 @@ class UnixListener:
     def unlink(self) -> None:
         """Remove the socket file if it is still ours: nobody can come any more."""
         if self.is_there:
-            os.unlink(self.path)
+            with suppress(OSError):  # its directory is somebody else's by now
+                os.unlink(self.path)
 
 
 @dataclass(slots=True)

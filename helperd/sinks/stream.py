@@ -148,7 +148,10 @@ class StreamSink:
             sock.close()
             self.on_bug(self.name, bug)
             return
-        await self.attend(consumer)
+        try:
+            await self.attend(consumer)
+        except Exception as bug:  # noqa: BLE001 - the border: its end has an error, and it has ended
+            self.on_bug(self.name, bug)
 
     def admit(self, sock: trio.socket.SocketType) -> Consumer:
         """Take a consumer in: packets are queued for it from now on. It is to be attended or dismissed.
