@@ -174,11 +174,11 @@ def threads(stage: Stage) -> tuple[Tries, list[tuple[str, str, str]]]:
             yield f"no thread can start, {policy}", done.stdout == "dead\n"
 
     return tries, [
-        ("sinks/file.py", "            if begun:\n                raise\n", "            raise\n"),
+        ("sinks/hands.py", "            if begun:\n                raise\n", "            raise\n"),
         (
             "sinks/file.py",
-            "        self._fail(failure)\n        return False",
-            '        self.state = "stopped"\n        return True',
+            "        self.fail(failure)\n        return False",
+            "        self._ended = True\n        return True",
         ),
     ]
 
