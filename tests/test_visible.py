@@ -141,6 +141,7 @@ ASKED = [
 def test_every_command_and_the_log_show_it_as_escapes(rig: Rig) -> None:
     where = f"--runtime-dir={rig.runtime}"
     for words in ASKED:
+        rig.wait_running("runs")  # an order before this one may have begun it again
         assert raw(told([words[0], where, *words[1:]])) == [], words
     for words in ASKED[:6]:
         shown = told([words[0], where, "--json", *words[1:]])

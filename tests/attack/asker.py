@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from helperd.config.request import EMPTY, EXITED, HOW, LAUNCH, MAGIC, PING, SIGNAL, WIRE
+from tests.patience import HANGS_S
 
 
 class Asker:
@@ -22,7 +23,7 @@ class Asker:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.sock.settimeout(15)
+        self.sock.settimeout(HANGS_S)
         self.events: list[tuple[int, int, int, int]] = []  # op, how, handle, code
         self.cookies = itertools.count(1)
         self.profiles = self.fingerprint = 0
@@ -78,7 +79,7 @@ class Asker:
         """SIGNAL; return the errno."""
         return self.ask(SIGNAL, handle=handle, arg=int(number))[0]
 
-    def wait(self, op: int, handle: int, timeout: float = 15) -> tuple[str, int]:
+    def wait(self, op: int, handle: int, timeout: float = HANGS_S) -> tuple[str, int]:
         """Wait for an event; return how and code."""
         deadline = time.monotonic() + timeout
         while True:
@@ -94,11 +95,11 @@ class Asker:
             (seen, how, _, which, arg, _), _ = found
             self.events.append((seen, how, which, arg))
 
-    def exited(self, handle: int, timeout: float = 10.0) -> tuple[str, int]:
+    def exited(self, handle: int, timeout: float = HANGS_S) -> tuple[str, int]:
         """Wait for EXITED."""
         return self.wait(EXITED, handle, timeout)
 
-    def empty(self, handle: int, timeout: float = 10.0) -> None:
+    def empty(self, handle: int, timeout: float = HANGS_S) -> None:
         """Wait for EMPTY."""
         self.wait(EMPTY, handle, timeout)
 
@@ -139,7 +140,7 @@ class Running:
         with open(f"/proc/self/fdinfo/{self.pidfd}", encoding="ascii") as file:
             return int(next(line for line in file if line.startswith("Pid:")).split()[1])
 
-    def line(self, timeout: float = 20.0) -> bytes:
+    def line(self, timeout: float = HANGS_S) -> bytes:
         """Read one line of its output."""
         deadline = time.monotonic() + timeout
         while b"\n" not in self.rest:

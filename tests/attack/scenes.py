@@ -46,6 +46,7 @@ from tests.attack.stage import (
 )
 from tests.census import FORKED_AHEAD, name_of
 from tests.census import SWEEPER as SWEEPING
+from tests.patience import HANGS_S
 
 PLAIN = '[[helper]]\nname = "plain"\ncommand = PROBE\n'
 RAW = '[[helper]]\nname = "raw"\ncommand = PROBE\ncapabilities = ["net_raw"]\n'
@@ -341,7 +342,7 @@ def planted_faults(stage: Stage) -> list[str]:
                 f"{STAGE}/t/c.toml", f"--client-fd={theirs.fileno()}", fds=(theirs.fileno(),)
             )
             try:
-                wrong.same(name, process.wait(15), number)
+                wrong.same(name, process.wait(HANGS_S), number)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -365,15 +366,15 @@ def surroundings(stage: Stage) -> list[str]:
         {"PYTHONINSPECT": "1"},
     ):
         argv = stage.argv(config, f"--listen={SOCKET}")
-        done = subprocess.run(argv, env=env, capture_output=True, check=False, timeout=15)
+        done = subprocess.run(argv, env=env, capture_output=True, check=False, timeout=HANGS_S)
         wrong.same(f"with {env}", done.returncode in {100, 1}, True)
     for flags in ([], ["-I"], ["-S"], ["-E", "-s"]):
         argv = [interpreter(), *flags, *stage.argv(config, f"--listen={SOCKET}")[3:]]
-        done = subprocess.run(argv, env={}, capture_output=True, check=False, timeout=15)
+        done = subprocess.run(argv, env={}, capture_output=True, check=False, timeout=HANGS_S)
         wrong.same(f"with {flags}", done.returncode, 100)
     with stage.listening(PLAIN):
         argv = stage.argv(config, f"--listen={SOCKET}2")
-        done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=15)
+        done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=HANGS_S)
         wrong.same("a second launcher", done.returncode, 69)
     return wrong
 
@@ -399,7 +400,7 @@ def places(stage: Stage) -> list[str]:
             ("none/sock", 111),
         ):
             argv = stage.argv(config, f"--listen={STAGE}/{name}")
-            done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=15)
+            done = subprocess.run(argv, env={}, capture_output=True, text=True, check=False, timeout=HANGS_S)
             wrong.same(f"status at {name}", done.returncode, status)
             wrong.same(f"lines at {name}", done.stderr.count("\n"), 1)
         with socket.socket(socket.AF_UNIX) as still:
@@ -424,7 +425,7 @@ def log_flood(stage: Stage) -> list[str]:
             asker.launch(99, ends)
         said = stage.said()
         wrong.same("lines of a flood", 150 < said.count("\n") < 1500, True)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + HANGS_S
         while "lines were left out" not in stage.said()[len(said) :] and time.monotonic() < deadline:
             asker.launch(99, ends)
             time.sleep(0.1)
@@ -495,7 +496,7 @@ def leash(stage: Stage) -> list[str]:
         asker.sock.close()
         for pid in pids:
             wrong.same("helper after its client's end", gone(pid), True)
-        wrong.same("launcher after its client's end", asker.launcher.wait(15), 0)  # type: ignore[attr-defined]
+        wrong.same("launcher after its client's end", asker.launcher.wait(HANGS_S), 0)  # type: ignore[attr-defined]
         for helper in helpers:
             helper.close()
     wrong.same("setsid children", [row for row in sleeping() if row], [])
@@ -536,7 +537,7 @@ def stale_pool(stage: Stage) -> list[str]:
     wrong = Wrong()
     old = subprocess.Popen(["/usr/bin/sleep", "600"], user=60805, group=60805, extra_groups=[])
     with stage.launcher(PLAIN):
-        wrong.same("a process left in the pool", old.wait(15), -9)
+        wrong.same("a process left in the pool", old.wait(HANGS_S), -9)
     return wrong
 
 
@@ -563,7 +564,7 @@ def fought_back(stage: Stage) -> list[str]:
         assert prey.stdout
         prey.stdout.read(1)
         with stage.launcher(PLAIN):
-            wrong.same("what fought", prey.wait(15), -9)
+            wrong.same("what fought", prey.wait(HANGS_S), -9)
         prey.stdout.close()
     return wrong
 
@@ -649,7 +650,7 @@ def no_process_left(stage: Stage) -> list[str]:
         plain, other = Running(asker, 1), Running(asker, 2)
         plain.run("result = 1")
         other.run(HOG)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANGS_S
         while can_fork(join) and time.monotonic() < deadline:
             time.sleep(0.01)
         wrong.same("the control: something can be forked", can_fork(join), False)
@@ -1172,7 +1173,7 @@ def quotas(stage: Stage) -> list[str]:
         began = time.monotonic()
         wrong.same("questions beside them", tries(place, 1, 5, question=True), [0, 0, 0, 0, full])
         wrong.same("of the other helper, too", tries(other, 2, 5, question=True), [0, 0, 0, 0, full])
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + HANGS_S
         while (last := tries(place, 1, 1, question=True)) == [full] and time.monotonic() < deadline:
             time.sleep(0.1)
         wrong.same(
@@ -1297,7 +1298,7 @@ def read_when_idle(stage: Stage) -> list[str]:
 
         def seen(wanted: int) -> int:
             """How many there are for a new connection; the end of the one before may not have been noticed yet."""
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + HANGS_S
             while (found := place.run(profiles)) != wanted and time.monotonic() < deadline:
                 place.run("s.close(); result = 1")
                 time.sleep(0.02)
@@ -1318,7 +1319,7 @@ def read_when_idle(stage: Stage) -> list[str]:
         for text, mode in (("nonsense = 1\n", 0o644), (RAW, 0o666)):
             leave(place)
             os.chmod(stage.config(PLAIN + text + rule), mode)
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + HANGS_S
             told = stage.said().count("what was read before holds")
             while told == stage.said().count("what was read before holds") and time.monotonic() < deadline:
                 wrong.same(f"with mode {mode:o} and {text!r}", place.run(profiles), 1)
@@ -1523,7 +1524,7 @@ def forked_ahead(stage: Stage) -> list[str]:
         with Running(asker, 1):
             blank = waiting(asker.launcher.pid)  # type: ignore[attr-defined]
         asker.sock.close()
-        wrong.same("the launcher's end", asker.launcher.wait(15), 0)  # type: ignore[attr-defined]
+        wrong.same("the launcher's end", asker.launcher.wait(HANGS_S), 0)  # type: ignore[attr-defined]
         wrong.same("is its end too", processes.row(blank), None)
     return wrong
 
@@ -1640,7 +1641,7 @@ def supervisor(stage: Stage) -> list[str]:
             with contextlib.suppress(EOFError, OSError):
                 place.run("s.close()\n" + how, timeout=3)
             try:
-                code = process.wait(15)
+                code = process.wait(HANGS_S)
             except subprocess.TimeoutExpired:
                 code = None
             wrong.same(f"status after {how}", code, wanted)
@@ -1676,7 +1677,7 @@ def live_capture(stage: Stage) -> list[str]:
     )
     try:
         path = "/run/helperd/all.sock"
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + HANGS_S
         while not os.path.exists(path):
             assert process.poll() is None, stage.said()
             assert time.monotonic() < deadline, stage.said()
@@ -1725,7 +1726,7 @@ def live_capture(stage: Stage) -> list[str]:
             )
     finally:
         process.send_signal(signal.SIGTERM)
-        wrong.same("status after TERM", process.wait(15), 0)
+        wrong.same("status after TERM", process.wait(HANGS_S), 0)
     wrong.same(
         "left",
         [pid for pid in processes.table() if (each := processes.privilege(pid)) and each.uids[0] != 0],
@@ -1767,7 +1768,7 @@ def given_groups(stage: Stage) -> list[str]:
             config, "--runtime-dir=/run/helperd", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
         try:
-            deadline = time.monotonic() + 15
+            deadline = time.monotonic() + HANGS_S
             paths = ["/run/helperd/all.sock", "/run/helperd/control.sock", "/run/helperd/sources/radio0.sock"]
             while not all(map(os.path.exists, paths)) or (files and not os.listdir("/run/captures")):
                 assert process.poll() is None, stage.said()
@@ -1793,7 +1794,7 @@ def given_groups(stage: Stage) -> list[str]:
             stranger.close()
         finally:
             process.send_signal(signal.SIGTERM)
-            wrong.same("status after TERM", process.wait(15), 0)
+            wrong.same("status after TERM", process.wait(HANGS_S), 0)
             for name in os.listdir("/run/captures"):
                 os.unlink(f"/run/captures/{name}")
     for helperd, sink in (
@@ -1804,7 +1805,7 @@ def given_groups(stage: Stage) -> list[str]:
         process = stage.start(
             stage.config(GIVING.format(helperd=helperd, sink=sink)), "--runtime-dir=/run/helperd"
         )
-        wrong.same(f"status with {helperd} {sink}", process.wait(15), 78)
+        wrong.same(f"status with {helperd} {sink}", process.wait(HANGS_S), 78)
     said = stage.said()
     for text in (
         "helpers.toml:3: bad-value: this machine has no group 'nosuch'",

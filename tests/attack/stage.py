@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.attack.asker import Asker, connect, pair
+from tests.patience import HANGS_S
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STAGE = "/run/stage"
@@ -190,7 +191,7 @@ class Stage:
             finally:
                 ours.close()
                 try:
-                    process.wait(15)
+                    process.wait(HANGS_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -198,7 +199,7 @@ class Stage:
 
     def answered(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until the launcher takes connections: its socket has a name before it listens."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + HANGS_S
         while True:
             with contextlib.suppress(OSError), connect(SOCKET):
                 return
@@ -215,7 +216,7 @@ class Stage:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(15)
+            process.wait(HANGS_S)
 
     def said(self) -> str:
         """Return the launcher's log so far."""

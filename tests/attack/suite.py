@@ -37,6 +37,7 @@ from tests.attack.stage import (
     say,
     status,
 )
+from tests.patience import HANGS_S
 
 CONFIG = f"""
 [[helper]]
@@ -156,7 +157,7 @@ class Scene:
 
     def settle(self) -> None:
         """Wait until the helpers of the last attempt are gone: a quota counts them until then."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + HANGS_S
         while time.monotonic() < deadline:
             found = [
                 found

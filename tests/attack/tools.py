@@ -28,6 +28,7 @@ from helperd.config.request import MAGIC, PING, WIRE
 from helperd.sandbox import processes
 from tests.attack.scenes import Wrong
 from tests.attack.stage import ALLOWED, LIBRARY, OTHER, ROOT, STAGE, STRANGER, Stage, interpreter, say
+from tests.patience import HANGS_S
 
 HELPERD = "/usr/local/bin/helperd"
 SOCKET = "/run/helperd-launcher/socket"
@@ -150,7 +151,7 @@ def ids(uid: int, *groups: int) -> dict[str, Any]:
     return {"user": uid, "group": uid, "extra_groups": list(groups)} if uid else {}
 
 
-def run(uid: int, groups: tuple[int, ...], *words: str, timeout: float = 30) -> tuple[int, bytes, str]:
+def run(uid: int, groups: tuple[int, ...], *words: str, timeout: float = HANGS_S) -> tuple[int, bytes, str]:
     """Run the installed command as some user; return status, standard output and error."""
     done = subprocess.run(
         [HELPERD, *words],
@@ -165,7 +166,7 @@ def launcher() -> Iterator[int]:
     """`helperd launcher`, as any init would start it; yields the gid of the socket."""
     with open(f"{STAGE}/launcher.log", "ab") as log:
         process = subprocess.Popen([HELPERD, "launcher"], env={"PATH": "/usr/bin:/bin"}, cwd="/", stderr=log)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + HANGS_S
     while True:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             if sock.connect_ex(SOCKET) == 0:
@@ -178,13 +179,13 @@ def launcher() -> Iterator[int]:
         yield os.stat(SOCKET).st_gid
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(HANGS_S)
 
 
 def launcher_pid() -> int:
     """The running launcher's pid; it listens before it has its lock, and answers after it has shed its capabilities."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.settimeout(15)
+        sock.settimeout(HANGS_S)
         sock.connect(SOCKET)
         sock.send(WIRE.pack(MAGIC, PING, 0, 0, 0, 0, 1))
         assert sock.recv(WIRE.size)
@@ -438,7 +439,7 @@ def reading(stage: Stage) -> list[str]:
                 argv, env={"PATH": "/usr/bin:/bin"}, stderr=log, stdout=log, user=uid, group=group, extra_groups=[read]
             )  # fmt: skip
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + HANGS_S
             while not os.path.exists("/run/helperd/sources/radio0.sock"):
                 assert daemon.poll() is None, Path(f"{STAGE}/daemon.log").read_text()
                 assert time.monotonic() < deadline, Path(f"{STAGE}/daemon.log").read_text()
@@ -474,7 +475,7 @@ def reading(stage: Stage) -> list[str]:
                 wrong.same("root asks the launcher", sock.connect_ex(SOCKET), 0)
         finally:
             daemon.terminate()
-            daemon.wait(15)
+            daemon.wait(HANGS_S)
     return wrong
 
 
@@ -534,7 +535,7 @@ def capture(stage: Stage) -> list[str]:
                     while select.select([process.stdout], [], [], 20)[0] and process.stdout.read(65536):
                         pass
                 said = process.stderr.read().decode()
-                wrong.same(f"{name}: status", process.wait(15), wanted)
+                wrong.same(f"{name}: status", process.wait(HANGS_S), wanted)
                 wrong.same(f"{name}: says {said!r}", "Traceback" in said or "bug" in said, False)
         with subprocess.Popen(
             argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **ids(OTHER, group)
@@ -546,22 +547,22 @@ def capture(stage: Stage) -> list[str]:
             while process.stdout.read(65536):
                 pass
             said = process.stderr.read().decode()
-            wrong.same("a helper that dies: status", process.wait(15), 1)
+            wrong.same("a helper that dies: status", process.wait(HANGS_S), 1)
             wrong.same(f"a helper that dies: {said!r} says why", "SIGKILL" in said or "signal" in said, True)
         sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         sender.bind(("hd1", 0))
         argv = [HELPERD, "capture", "hd0:type=interface", "-w", place + "2", "-c", "3"]
         with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, **ids(ALLOWED, group)) as process:
-            deadline = time.monotonic() + 15
+            deadline = time.monotonic() + HANGS_S
             while process.poll() is None and time.monotonic() < deadline:
                 sender.send(b"\xff" * 6 + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + bytes(60))
                 time.sleep(0.005)
             assert process.stderr
             said = process.stderr.read().decode()
-            wrong.same(f"live, without any right of its own: {said!r}", process.wait(15), 0)
+            wrong.same(f"live, without any right of its own: {said!r}", process.wait(HANGS_S), 0)
         sender.close()
         wrong.same("its packets", packets(Path(place + "2").read_bytes()), 3)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + HANGS_S
         while helpers() and time.monotonic() < deadline:
             time.sleep(0.01)
         wrong.same("helpers left", helpers(), [])
@@ -646,7 +647,7 @@ def doctor(stage: Stage) -> list[str]:
                 group=group,
                 extra_groups=[gid_of("helperd-read")],
             )
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + HANGS_S
         while len(helpers()) < 2 and time.monotonic() < deadline:
             time.sleep(0.02)
         found: dict[str, Any] = {}
@@ -666,7 +667,7 @@ def doctor(stage: Stage) -> list[str]:
         wrong.same("a difference", (status, [row["what"] for row in bad]), (1, ["radio0"]))
         wrong.same("its fix", "filter" in bad[0]["fix"] if bad else "", True)
         daemon.terminate()
-        daemon.wait(15)
+        daemon.wait(HANGS_S)
     return wrong
 
 
@@ -735,7 +736,7 @@ def carry_out(text: str, running: list[subprocess.Popen[bytes]]) -> str:
     env = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
     if then == "in another terminal":
         running.append(subprocess.Popen(command.split(), env=env, stderr=subprocess.DEVNULL, cwd="/"))
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + HANGS_S
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             while sock.connect_ex(SOCKET) != 0:
                 assert time.monotonic() < deadline, command
@@ -759,7 +760,7 @@ def my_daemon() -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=HANGS_S)
 
 
 def flood() -> tuple[threading.Event, threading.Thread]:
@@ -794,7 +795,7 @@ def walk(wrong: Wrong, steps: list[str], attempt: Callable[[], str]) -> None:
     finally:
         for process in running:
             process.terminate()
-            process.wait(15)
+            process.wait(HANGS_S)
 
 
 def my_capture(*options: str) -> str:
@@ -807,7 +808,7 @@ def my_capture(*options: str) -> str:
 def my_run() -> str:
     """`helperd run` with hd0 among the sources: what status says of it, once it runs or has failed."""
     with my_daemon():
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + HANGS_S
         while time.monotonic() < deadline:
             (row,) = (row for row in json.loads(said("status", "--json"))["sources"] if row["name"] == "hd0")
             if row["state"] == "running" and row["packets"]:
@@ -958,7 +959,7 @@ def comes_and_goes(stage: Stage) -> list[str]:
         return next(each for each in rows if each["name"] == "hd0")
 
     def becomes(true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + HANGS_S
         while not true(found := row()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return found
@@ -1066,7 +1067,7 @@ def analyst(stage: Stage) -> list[str]:
                 works("beside a daemon")
             finally:
                 daemon.terminate()
-                daemon.wait(15)
+                daemon.wait(HANGS_S)
     finally:
         enough.set()
         thread.join()
