@@ -177,7 +177,7 @@ async def capture(
                                 await supervisor.wait_change()
                             consumer.finish()
 
-                        nursery.start_soon(consumer.serve)
+                        nursery.start_soon(_serve, consumer, supervisor, spec.name)
                         nursery.start_soon(supervisor.run)
                         nursery.start_soon(ended)
                         packets = await copy(ours)
@@ -198,6 +198,21 @@ def _failure(source: Source, packets: int) -> str:
     if ended.kind in {Why.DONE, Why.ASKED}:
         return ""
     return source.how_it_ended(ended)
+
+
+async def _serve(consumer: Consumer, supervisor: Supervisor, name: str) -> None:
+    """Let the stream begin when the helper is open, so that a start is in nobody's duration."""
+    while not supervisor.sources or not _begun(supervisor.source(name)):
+        await supervisor.wait_change()
+    await consumer.serve()
+
+
+def _begun(source: Source) -> bool:
+    """Whether its time counts: it is open, or may be silent until it is, or nothing comes of it."""
+    state, opened = source.life.state, {State.RUNNING, State.STOPPING}
+    patient = source.helper is not None and not source.helper.open_timeout
+    over = source.life.incarnation > 0 and _over(state)
+    return state in opened or over or (state is State.OPENING and patient)
 
 
 def _over(state: State) -> bool:

@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
             counter.clear()
             printing.say(line, file=sys.stderr, flush=True)
 
-    ring = Ring(file, limits, inf,  # begins with its interface: a helper's start is not in its duration
+    ring = Ring(file, limits, inf,  # begins with what arrives: a helper's start is not in its duration
                 on_file=lambda begun: say(f"File: {begun}"))  # fmt: skip
 
     async def copy(sock: trio.socket.SocketType) -> int | None:
@@ -111,6 +111,7 @@ async def _copy(sock: trio.socket.SocketType, ring: Ring, counter: Counter) -> N
         if data is None:
             ring.tick(tap._now())
         elif data:
+            ring.started_at = min(ring.started_at, tap._now())
             ring.feed(data, tap._now())
         else:
             return

@@ -81,7 +81,7 @@ class Ring:
     Attributes:
         path: of the file, or the pattern of the files' names; ``-`` is standard output.
         limits: see there.
-        started_at: seconds, monotonic; not later than the first interface, which comes when a helper is open.
+        started_at: seconds, monotonic.
         on_file: called with each file's name when it is begun.
         on_whole: called with each file's name when it is complete.
         mode: of the files that are made.
@@ -194,8 +194,6 @@ class Ring:
         """Note what every file begins with; the first section header begins the first file."""
         if kind == pcapng.SECTION_HEADER:
             self._head.clear()
-        else:
-            self.started_at = min(self.started_at, self._now)
         self._head += block
         if self._file is not None:
             self._write(block)
