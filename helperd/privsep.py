@@ -302,10 +302,10 @@ class Launcher:
         place = {0: self.null, 1: self.null, 2: self.null, ASKED: client.sock.fileno()}
         rules = seccomp.for_profile(profile.seal, profile.want, no_new_privs=profile.no_new_privs)
         try:
-            uid = self.custody.take_uid(profile.uid, profile.name, client.quotas) if self.root else None
+            uid = self.custody.take_uid(*profile.owner, client.quotas) if self.root else None
             what = profile.becoming(uid)
             child = Child(argv, profile.env, place, program, -1, self.have, os.getpid(), *what)
-            child = child._replace(filter=rules, asked=request.fds)
+            child = child._replace(filter=rules, asked=request.fds, private=profile.private_tmp)
             limit = profile.question_s if request.handle else 0.0
             helper = self.custody.start(profile.name, child, client, request.profile, limit)
         except OSError as error:

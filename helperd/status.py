@@ -307,6 +307,7 @@ def snapshot(
             "profiles": supervisor.launcher.profiles,
             "mode": supervisor.launcher.mode,
             "containment": supervisor.launcher.containment,
+            "private_tmp": supervisor.launcher.mode == "root",
         },
     }
     return found | {"residue": account(found).residue}

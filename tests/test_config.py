@@ -169,6 +169,7 @@ seal = 0
 env = { B = "2", A = "1" }
 limits = { nofile = 64, as = "256MiB" }
 devices = ["/dev/ttyUSB0"]
+private_tmp = false
 wire = "v0"
 verify = false
 obeys_shutdown = true
@@ -266,6 +267,7 @@ max_together = 6
                 env=(("A", "1"), ("B", "2")),
                 limits=(("as", 256 << 20), ("nofile", 64)),
                 devices=("/dev/ttyUSB0",),
+                private_tmp=False,
                 wire="v0",
                 verify=False,
                 obeys_shutdown=True,
@@ -799,6 +801,29 @@ def test_every_path_of_a_document_has_the_line_it_was_written_on(document: Write
 @pytest.mark.parametrize("text", ["=", "[a\n", "a = [1", 'a = "', "]"])
 def test_the_scan_ends_on_what_is_not_toml(text: str) -> None:
     assert all(line <= text.count("\n") + 1 for line in lines.scan_lines(text).values())
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "removed"),
+    [
+        ("/usr/bin/true", "", True),
+        ("builtin:interface", "", True),
+        ("builtin:synthetic", "", True),
+        ("builtin:pcapfile", "", False),
+        ("builtin:pipe", "", False),
+        ("builtin:extcap", "", False),
+        ("builtin:jsonlines", "", False),
+        ("builtin:pipe", "private_tmp = true", True),
+        ("/usr/bin/true", "private_tmp = false", False),
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_helper_leaves_is_removed_unless_its_programs_write_for_others(
+    tmp_path: Path, command: str, more: str, *, removed: bool, whole: bool
+) -> None:
+    path = tmp_path / "helpers.toml"
+    path.write_text(f'[[helper]]\nname = "x"\ncommand = ["{command}"]\n{more}\n')
+    assert config.load(str(path), whole=whole).helpers[0].private_tmp is removed
 
 
 def test_a_broken_installation_has_no_builtin_helpers(monkeypatch: pytest.MonkeyPatch) -> None:

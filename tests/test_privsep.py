@@ -721,7 +721,7 @@ def shares(*rounds: list[str]) -> dict[str, int]:
     custody = Custody(Loop(), pytest.fail, lambda *_: None, root=True, folder="")
     for names in rounds:
         custody.share(names, DaemonSpec().pool.shared)
-    return {name: custody.take_uid("shared", name) for name in rounds[-1]}
+    return {name: custody.take_uid("shared", name, True) for name in rounds[-1]}
 
 
 def test_a_shared_uid_comes_from_the_helpers_name_wherever_it_stands():

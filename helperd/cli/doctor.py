@@ -340,11 +340,10 @@ def _helpers(args: argparse.Namespace, control: str, status: dict[str, Any] | No
         off += ["no_new_privs"] if found.no_new_privs != spec.no_new_privs else []
         off += ["filter"] if bool(found.seccomp) != bool(spec.seal and spec.no_new_privs) else []
         weaker = [] if found.bounding == 0 else ["bounding set (without root it cannot be emptied)"]
-        weaker += (
-            []
-            if found.uids[0] in settings.helperd.pool.own
-            else ["uid of its own (needs the launcher as root)"]
-        )
+        own = found.uids[0] in settings.helperd.pool.own
+        weaker += [] if own else ["uid of its own (needs the launcher as root)"]
+        cleaned = own or found.uids[0] in settings.helperd.pool.shared or not spec.private_tmp
+        weaker += [] if cleaned else ["private_tmp (what it leaves stays: needs the launcher as root)"]
         filters = int(processes.status(source["pid"]).get("Seccomp_filters", "0"))
         tier = 0 if not found.seccomp else 3 if filters > 1 else 1
         observed = (

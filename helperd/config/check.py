@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 HELPERS_DIR = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "helpers")
 SERVICES_DIR = os.path.join(os.path.dirname(HELPERS_DIR), "services")
+KEEPING = frozenset({"pcapfile", "pipe", "extcap", "jsonlines"})
+"""Builtin helpers that open files which users name, or start programs that do."""
 ASKED = ("list_timeout", "probe_timeout")
 ASK_S = 2.0
 """Seconds for a list or a probe, as under the newest of Kismet's servers."""
@@ -283,6 +285,7 @@ class Check:
             for word, builtin, other in (
                 ("seal", 3, 1),
                 *((word, TOOL_S if match and match[1] == "extcap" else ASK_S, ASK_S) for word in ASKED),
+                ("private_tmp", match is None or match[1] not in KEEPING, True),
             ):
                 entry.setdefault(word, builtin if match else other)
             entry["present"] = is_present(entry)

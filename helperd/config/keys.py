@@ -270,6 +270,17 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "helper",
+        "private_tmp",
+        v.BOOLEAN,
+        "What it leaves where everybody may write (/tmp, /var/tmp, /dev/shm, /run/lock) and as System V IPC is removed "
+        'at its end, with uid = "shared" at the end of the last, before anybody has its uid; POSIX message queues it '
+        "cannot make. Works where the launcher is root, not for a uid by number.",
+        needs_process=True,
+        otherwise="true; false for builtin:pcapfile, builtin:pipe, builtin:extcap, builtin:jsonlines: their programs "
+        "may write files that somebody wants",
+    ),
+    Key(
+        "helper",
         "term_grace",
         v.duration(0.0, 60.0),
         "Time between SIGTERM and SIGKILL, also for the program that pipe, jsonlines and extcap run. Wi-Fi helpers "

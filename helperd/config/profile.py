@@ -55,6 +55,7 @@ class Profile(NamedTuple):
         uid: "pool", "shared" or a number.
         gid: -1 = the uid's own number.
         limits: (RLIMIT_ number, value).
+        private_tmp: what it leaves in /tmp and its like is removed at its end.
         question_s: seconds after which one that was launched for a question is killed.
     """
 
@@ -72,17 +73,23 @@ class Profile(NamedTuple):
     limits: tuple[tuple[int, int], ...]
     seal: int
     question_s: float = QUESTION_S
+    private_tmp: bool = True
+
+    @property
+    def owner(self) -> tuple[str | int, str, bool]:
+        """What its uid depends on."""
+        return self.uid, self.name, self.private_tmp
 
     def becoming(self, uid: int | None) -> Becoming:
         """Return what a child that gets ``uid`` becomes; None: it stays who the launcher is."""
         gid = self.gid if self.gid >= 0 else uid or 0
-        most = NPROC.get(str(self.uid)) if uid is not None else None
-        limits = (
-            self.limits
-            if most is None
-            else tuple(dict(((resource.RLIMIT_NPROC, most), *self.limits)).items())
-        )
-        return self.want, self.privilege, self.no_new_privs, uid, gid, self.groups, limits
+        limits = dict(self.limits)
+        if uid is not None and (most := NPROC.get(str(self.uid))):
+            limits = {resource.RLIMIT_NPROC: most} | limits
+            limits |= (
+                {resource.RLIMIT_MSGQUEUE: 0} if self.private_tmp else {}
+            )  # no place where to look for them
+        return self.want, self.privilege, self.no_new_privs, uid, gid, self.groups, tuple(limits.items())
 
 
 class Accounts:
@@ -210,6 +217,7 @@ def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) ->
         env=tuple(sorted((env | dict(spec.env)).items())),
         limits=tuple(sorted((getattr(resource, f"RLIMIT_{word.upper()}"), n) for word, n in limits.items())),
         seal=spec.seal,
+        private_tmp=spec.private_tmp,
         question_s=max(QUESTION_S, max(spec.list_timeout, spec.probe_timeout) + LEAVE_S),
     )
 

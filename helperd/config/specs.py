@@ -93,6 +93,7 @@ class HelperSpec:
         uid: "pool", "shared" or a uid.
         env: (name, value), sorted by name.
         limits: (name of the limit as in RLIMIT_*, lower case; number), sorted by name.
+        private_tmp: what it leaves in /tmp and its like is removed at its end.
         term_grace: seconds.
         exclusive: one source at a time may have one of its devices.
         keepalive: seconds between PINGs; None: 1 for builtin helpers, 5 for others.
@@ -117,6 +118,7 @@ class HelperSpec:
     env: tuple[tuple[str, str], ...] = ()
     limits: tuple[tuple[str, int], ...] = ()
     devices: tuple[str, ...] = ()
+    private_tmp: bool = True
     wire: str = "auto"
     verify: bool = True
     obeys_shutdown: bool = False

@@ -52,6 +52,7 @@ class Child(NamedTuple):
         alone: nobody else may have its uid; where somebody does, it takes one of the others.
         asked: descriptors that come with that request.
         folder: a directory that it may make for itself, told in HELPERD_DIR; empty: none.
+        private: what it leaves is removed at its end.
         filter: seccomp program; empty: none.
     """
 
@@ -74,6 +75,7 @@ class Child(NamedTuple):
     leaf: str = ""
     folder: str = ""
     alone: bool = False
+    private: bool = False
     filter: bytes = b""
     asked: int = 0
     others: tuple[int, ...] = ()

@@ -18,7 +18,7 @@ import time
 import zlib
 from collections import deque
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from helperd.errors import RequestRefused
 from helperd.sandbox import cgroup, processes
@@ -38,6 +38,7 @@ MOST_TAKERS = 64
 MANY = (
     64  # free uids; of fewer none are held for a launch besides its own, for the case that somebody has that
 )
+MOST_TRIES = 3  # to remove what a uid has left
 TIDY_S = 1.0  # removing a directory that takes longer is given up
 
 
@@ -67,7 +68,7 @@ class Helper:
         self.pid, self.errors, self.pidfd = started
         self.how = ""  # exited, signal, dumped, exec-failed, unverified
         self.code = 0  # of exec-failed: the errno
-        self.taken = self.exited = self.dying = self.swept = self.tidy = self.mixed = False
+        self.taken = self.exited = self.dying = self.swept = self.tidy = self.mixed = self.cleaned = False
         self.remover, self.remover_until = 0, 0.0
         self.sweeps = 0  # after which something of its uid was left
 
@@ -103,6 +104,9 @@ class Custody:
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
+        self.littered: dict[int, int] = {}  # uids whose leavings are to be removed; how often it was tried
+        self.soiled: set[int] = set()  # uids of the pool that have left what is to stay
+        self.cleaner, self.cleaning = 0, tuple[int, ...]()  # the child that removes it, and for whom
         self.sweeper = Sweeper(loop, self.on_swept)
         self.blank: Blank | None = None  # the next helper, forked ahead
         self.ahead_at = 0.0  # when to fork it; 0: there is one, or nobody has asked for a helper yet
@@ -136,21 +140,27 @@ class Custody:
             free = [uid for uid in (*uids[first:], *uids[:first]) if uid not in self.shared.values()]
             self.shared.update((name, uid) for uid in free[:1])
 
-    def take_uid(self, rule: str | int, name: str, quotas: object = None) -> int:
+    def take_uid(self, rule: str | int, name: str, private: bool, quotas: object = None) -> int:  # noqa: FBT001
         """Return the uid for a new helper of this name; as root only. The last are not for who has quotas.
 
+        Who is to find nothing of earlier holders gets none of those that have left something, while there are others.
+
         Raises:
-            OSError: EUSERS, every uid of its kind is in use.
+            OSError: EUSERS, every uid of its kind is in use; EBUSY, what its last holder left is being removed.
         """
         if isinstance(rule, int):
             return rule
         if rule == "shared":
             if name not in self.shared:
                 raise OSError(errno.EUSERS, "every uid for uid = shared is in use")
+            if self.shared[name] in self.littered:
+                raise OSError(errno.EBUSY, f"what {name} has left is being removed")
             return self.shared[name]
         if len(self.pool) <= (0 if quotas is None else self.kept):
             raise OSError(errno.EUSERS, "every uid of the pool is in use")
-        return self.pool.popleft()
+        uid = next((uid for uid in self.pool if (uid in self.soiled) != private), self.pool[0])
+        self.pool.remove(uid)
+        return uid
 
     def empty_pool(self) -> None:
         """Kill whatever an earlier launcher left running under the pool's uids; before the first launch only.
@@ -168,6 +178,10 @@ class Custody:
                 time.sleep(0.005)  # before the loop begins; what is killed is gone in milliseconds
             else:
                 self.pool.remove(uid)
+        self.littered = dict.fromkeys((*self.pool, *self.shared.values()), MOST_TRIES)
+        self._clean()
+        os.waitpid(self.cleaner, 0)
+        self.cleaner, self.littered = 0, {}
 
     def start(self, name: str, child: Child, client: Client, profile: int, question_s: float) -> Helper:
         """Fork a helper and keep it; one for a question is killed after ``question_s`` seconds; 0: it is for none.
@@ -291,9 +305,33 @@ class Custody:
     def _release(self, child: Child) -> None:
         self.pool.extendleft(reversed(child.others))
         if child.uid is not None and child.alone:
-            self.pool.append(child.uid)
+            if child.private:
+                self.littered[child.uid] = 0
+                self._clean()
+            else:
+                self.soiled.add(child.uid)
+                self.pool.append(child.uid)
         if child.leaf:
             cgroup.remove(child.leaf)
+
+    def _clean(self) -> None:
+        """Let a child remove what the dead have left: one at a time, for all that wait; where none can be, later."""
+        if self.littered and self.ranges and not self.cleaner:
+            with contextlib.suppress(OSError):
+                self.cleaner = fork_cleaner("clean", {*self.littered}, self.ranges[2][0])
+                self.cleaning = tuple(self.littered)
+                self.spared.add(self.cleaner)
+
+    def _cleaned(self, code: int) -> None:
+        """Give back the uids of which nothing is left; others are tried again, then there is no hope."""
+        for uid in self.cleaning:
+            self.littered[uid] += 1
+            if code == 0 or self.littered[uid] > MOST_TRIES:
+                del self.littered[uid]
+                self.pool.extend([uid] if self.ranges and uid in self.ranges[0] else [])
+            if code and uid not in self.littered:
+                self.say(f"what uid {uid} has left could not be removed")
+        self.cleaner, self.cleaning, self.sweep_at = 0, (), monotonic()
 
     def on_exec(self, helper: Helper) -> bool:
         """Read what a child says on its way; False: it is not there yet. The end of the pipe means exec, then look at
@@ -342,6 +380,9 @@ class Custody:
         if self.sweeper.pid == pid:
             self.sweeper.pid = 0
             self.sweeper.end()
+        if self.cleaner == pid:
+            self._cleaned(code)
+        self._clean()
         for helper in list(self.helpers.values()):
             if helper.pid == pid and not helper.exited:
                 helper.exited = True
@@ -411,11 +452,17 @@ class Custody:
             return False
         if not helper.tidy and os.path.lexists(helper.child.folder):
             with contextlib.suppress(OSError):  # no process is left: again soon
-                helper.remover = fork_remover(helper.child.folder, helper.child.uid)
+                helper.remover = fork_cleaner("remove", helper.child.folder, helper.child.uid)
                 helper.remover_until = monotonic() + TIDY_S
                 self.spared.add(helper.remover)
             return False
-        return True
+        uid = helper.child.uid or 0
+        if uid in self.shared.values() and helper.child.private and not helper.cleaned:
+            helper.cleaned = True
+            if not any(other.child.uid == uid for other in self.helpers.values() if other is not helper):
+                self.littered[uid] = 0  # the last of them
+                self._clean()
+        return uid not in self.littered
 
     def _kill_strays(self) -> set[int]:
         """Kill the strays of dying helpers; return the main pids that had some, 0 for those that fit none."""
@@ -462,11 +509,16 @@ def send(helper: Helper, number: int) -> bool:
     return True
 
 
-def fork_remover(folder: str, uid: int | None) -> int:
-    """Fork a child that removes a directory with no more rights than its owner, a helper's uid; return its pid."""
+def fork_cleaner(call: str, *args: Any) -> int:
+    """Fork a child that removes what the dead have left, by a call of ``cleaner``; return its pid."""
     pid = quiet_fork()
     if pid == 0:
-        processes.remove(folder, uid)
+        try:
+            from helperd.sandbox import cleaner
+
+            getattr(cleaner, call)(*args)
+        finally:
+            os._exit(1)
     return pid
 
 

@@ -7,13 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
-
-from helperd.sandbox import kernel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+from typing import NamedTuple
 
 LAUNCHER = "helperd-launch"
 """What a launcher of root calls itself."""
@@ -225,30 +219,3 @@ def kill(pid: int, started: int) -> None:
         pass  # it ended by itself, or became somebody we may not kill; the next look tells
     finally:
         os.close(pidfd)
-
-
-def remove(folder: str, uid: int | None) -> NoReturn:
-    """In a forked child: remove a directory and all in it, as ``uid``; None: as who we are, which is not root.
-
-    What is in it is what a helper put there: no link is followed, and nothing is done that the helper could not do.
-    """
-    try:
-        if uid is not None:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-        if uid is None or (uid and kernel.capget() == (0, 0, 0)):
-            for place, folders, files in () if os.path.islink(folder) else os.walk(folder, topdown=False):
-                for name in files:
-                    _try(os.unlink, f"{place}/{name}")
-                for name in folders:
-                    path = f"{place}/{name}"
-                    _try(os.unlink if os.path.islink(path) else os.rmdir, path)
-            _try(os.unlink if os.path.islink(folder) else os.rmdir, folder)
-    finally:
-        os._exit(0)
-
-
-def _try(call: Callable[[str], None], path: str) -> None:
-    with contextlib.suppress(OSError):
-        call(path)

@@ -10,30 +10,23 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
-import resource
 import select
 import signal
 import socket
 import struct
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from helperd.sandbox import kernel
-from helperd.sandbox.become import SETUID
 from helperd.sandbox.forks import quiet_fork
-from helperd.sandbox.prctls import prctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from helperd.sandbox.loop import Loop
 
 ORDER = struct.Struct("=I?")  # a uid; in the answer: whether nobody else has it
 STUCK_S = 0.5  # one that has not answered for so long was stopped
-_NAME = "helperd-sweep"
 
 
 Ranges = tuple[range, range, range]
@@ -74,8 +67,14 @@ class Sweeper:
                 ours.close()
                 raise
             if pid == 0:
-                prey, _, keepers = self.ranges or ((), (), ())
-                _serve(theirs.fileno(), prey, keepers[os.urandom(1)[0] % len(keepers)])
+                try:
+                    from helperd.sandbox.sweeping import serve
+
+                    prey, _, keepers = self.ranges or ((), (), ())
+                    keepers = keepers[1:]  # the first is the cleaner's, which it would kill
+                    serve(theirs.fileno(), prey, keepers[os.urandom(1)[0] % len(keepers)])
+                finally:
+                    os._exit(1)
         ours.setblocking(False)  # noqa: FBT003
         self.pid, self.orders = pid, ours
         self.loop.watch(ours.fileno(), self._on_answer)
@@ -129,52 +128,3 @@ class Sweeper:
             os.waitpid(self.pid, 0)
         self.pid = 0
         self.asked.clear()
-
-
-def _serve(orders: int, prey: Sequence[int], keeper: int) -> NoReturn:
-    """In the forked child: become nobody, then sweep what the launcher names until it is gone."""
-    try:
-        orders = os.dup2(fcntl.fcntl(orders, fcntl.F_DUPFD_CLOEXEC, 20), 3, inheritable=False)
-        kernel.close_from(orders + 1)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for fd in range(3):
-            os.dup2(null, fd)
-        prctl.set_name(_NAME)
-        prctl.set_keepcaps(1)
-        os.setgroups([])
-        os.setresgid(keeper, keeper, keeper)
-        os.setresuid(keeper, keeper, keeper)
-        kernel.capset(SETUID, 0)
-        waiting = socket.socket(fileno=orders)
-        while kernel.capget() == (SETUID, SETUID, 0):
-            prctl.set_pdeathsig(signal.SIGKILL)  # a change of ids has cleared it
-            data = waiting.recv(ORDER.size)
-            if not data:
-                break
-            uid, _ = ORDER.unpack(data)
-            waiting.send(ORDER.pack(uid, uid in prey and _sweep(uid, keeper)))
-    finally:
-        os._exit(0)
-
-
-def _sweep(uid: int, keeper: int) -> bool:
-    """Kill all of a uid; return whether nobody has it any more, what is dying included.
-
-    Being alone is asked of the kernel, and takes no process: who becomes a uid of which there are more than its limit
-    allows is not let execute anything (EAGAIN), until there are fewer. A directory is never executed (EACCES).
-    """
-    os.setresuid(keeper, uid, keeper)
-    if os.getresuid() != (keeper, uid, keeper):
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 1))  # with one other it is noted that there are too many,
-    os.setresuid(uid, uid, keeper)
-    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))  # and looked at again: with us there may be one
-    try:
-        os.execve("/", ["/"], {})  # noqa: S606
-    except OSError as error:
-        alone = error.errno == errno.EACCES
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 1))
-    os.setresuid(keeper, keeper, keeper)
-    return alone

@@ -133,7 +133,8 @@ class Helper(Running):
 def expected(profile: dict[str, Any], shared: int) -> dict[str, Any]:
     """Say what the kernel must report."""
     mask = sum(1 << CAPABILITIES[name] for name in profile["capabilities"])
-    nproc = {"pool": {"nproc": 128}, "shared": {"nproc": 512}}.get(str(profile["uid"]), {})
+    own = profile["uid"] in {"pool", "shared"}
+    nproc = {"nproc": 128 if profile["uid"] == "pool" else 512, "msgqueue": 0} if own else {}
     limits = {"core": 0, "nofile": 256, "fsize": 1 << 30, "data": 1 << 30} | nproc | profile["limits"]
     return {
         "mask": mask,

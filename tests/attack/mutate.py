@@ -24,7 +24,7 @@ from tests.attack.stage import ROOT
 BECOME, CUSTODY, DOOR, FORKS = (f"sandbox/{name}.py" for name in ("become", "custody", "door", "forks"))
 TRUST = "config/trust.py"
 LAUNCHER, PROCESSES, REQUEST = "privsep.py", "sandbox/processes.py", "config/request.py"
-SECCOMP, SWEEPER = "sandbox/seccomp.py", "sandbox/sweeper.py"
+SECCOMP, SWEEPING, CLEANER = "sandbox/seccomp.py", "sandbox/sweeping.py", "sandbox/cleaner.py"
 POST, LOCK = "sandbox/post.py", "sandbox/lock.py"
 
 
@@ -126,15 +126,28 @@ MUTATIONS = [
     Mutation("own uids", CUSTODY, "        return self.pool.popleft()", "        return self.pool[0]", "own_uids"),
     Mutation("least recently used", CUSTODY, "            self.pool.append(child.uid)", "            self.pool.appendleft(child.uid)", "own_uids"),
     Mutation("empty the pool", DOOR, "    helpers.empty_pool()\n", "", "stale_pool"),
-    Mutation("sweepers nobody can signal", SWEEPER, "    os.setresuid(keeper, uid, keeper)\n    if os.getresuid() != (keeper, uid, keeper):", "    os.setresuid(uid, uid, keeper)\n    if False:", "sweepers"),
-    Mutation("sweepers of one capability", SWEEPER, "        kernel.capset(SETUID, 0)\n        waiting = socket.socket(fileno=orders)\n        while kernel.capget() == (SETUID, SETUID, 0):", "        waiting = socket.socket(fileno=orders)\n        while True:", "sweepers"),
-    Mutation("sweepers of no group", SWEEPER, "        os.setgroups([])\n", "", "sweepers"),
-    Mutation("sweepers of pool uids", SWEEPER, "uid in prey and _sweep", "_sweep", "sweepers"),
-    Mutation("a sweeper knows whether it is alone", SWEEPER, "alone = error.errno == errno.EACCES", "alone = True", "sweepers"),
+    Mutation("sweepers nobody can signal", SWEEPING, "    os.setresuid(keeper, uid, keeper)\n    if os.getresuid() != (keeper, uid, keeper):", "    os.setresuid(uid, uid, keeper)\n    if False:", "sweepers"),
+    Mutation("sweepers of one capability", SWEEPING, "        kernel.capset(SETUID, 0)\n        waiting = socket.socket(fileno=orders)\n        while kernel.capget() == (SETUID, SETUID, 0):", "        waiting = socket.socket(fileno=orders)\n        while True:", "sweepers"),
+    Mutation("sweepers of no group", SWEEPING, "        os.setgroups([])\n", "", "sweepers"),
+    Mutation("sweepers of pool uids", SWEEPING, "uid in prey and _sweep", "_sweep", "sweepers"),
+    Mutation("a sweeper knows whether it is alone", SWEEPING, "alone = error.errno == errno.EACCES", "alone = True", "sweepers"),
     Mutation("processes of a pool uid", "config/profile.py", '"pool": 128, ', "", EXACT),
     Mutation("processes of a shared uid", "config/profile.py", ', "shared": 512', "", EXACT),
     Mutation("ceilings", "config/profile.py", "LIMITS | CEILINGS | ", "LIMITS | ", EXACT),
     Mutation("a sweeper is there before", CUSTODY, "        self.sweeper.start()\n", "", "no_process_left"),
+    Mutation("what is left is removed", CUSTODY, "                self.littered[child.uid] = 0\n                self._clean()\n", "                self.pool.append(child.uid)\n", "next_holder"),
+    Mutation("before anybody has the uid", CUSTODY, "                self.littered[child.uid] = 0\n", "                self.littered[child.uid] = 0\n                self.pool.appendleft(child.uid)\n", "next_holder"),
+    Mutation("when the last of a shared uid ends", CUSTODY, "                self.littered[uid] = 0  # the last of them\n", "                pass\n", "lock_file"),
+    Mutation("not before the last", CUSTODY, "            if not any(other.child.uid == uid for", "            if True or any(other.child.uid == uid for", "lock_file"),
+    Mutation("what was left before", CUSTODY, "        self.littered = dict.fromkeys((*self.pool, *self.shared.values()), MOST_TRIES)\n", "        self.littered = {1: 9}\n", "next_holder"),
+    Mutation("System V IPC", CLEANER, ", _ipc(uids, keeper)]", "]", "next_holder"),
+    *(Mutation(f"System V IPC: {kind}", CLEANER, f'    "{kind}": lambda', f'    "no{kind}": lambda', "next_holder") for kind in ("shm", "sem", "msg")),
+    *(Mutation(f"left in {place}", CLEANER, f'"{place}"', '"/nowhere"', "next_holder") for place in ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")),
+    Mutation("closed directories", CLEANER, "    os.chmod(folder, 0o700)\n", "", "next_holder"),
+    Mutation("closed directories inside", CLEANER, "                os.chmod(path, 0o700)\n", "                pass\n", "next_holder"),
+    Mutation("in others' directories", CLEANER, "                    waiting.append(path)\n", "                    pass\n", "next_holder"),
+    Mutation("by its uid's rights alone", CLEANER, "        kernel.capset(SETUID, 0)\n", "", "next_holder"),
+    Mutation("message queues", "config/profile.py", "{resource.RLIMIT_MSGQUEUE: 0} if", "{} if", "next_holder"),
     Mutation("what /proc hides", CUSTODY, "        return \"it cannot be looked at: /proc hides it (hidepid)\"", "        return \"\"", "hidden_proc"),
     Mutation("one launcher", LOCK, "    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "    pass\n", "surroundings"),
     Mutation("isolated", DOOR, "    if not (sys.flags.isolated and sys.flags.no_site):", "    if False:", "surroundings"),

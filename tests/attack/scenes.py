@@ -724,6 +724,133 @@ def hidden_proc(stage: Stage) -> list[str]:
     return wrong
 
 
+LEAVES = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def tried(call, *words):
+    try: call(*words)
+    except OSError: pass
+for place in ("/tmp", "/var/tmp", "/dev/shm", "/run/lock"):
+    if not os.path.isdir(place): continue
+    open(f"{place}/left.lock", "w").close()
+    os.mkdir(f"{place}/left.dir")
+    for name in ("plain", "-rf", "new\\nline", "x" * 255): open(f"{place}/left.dir/{name}", "w").close()
+    os.mkdir(f"{place}/left.dir/closed")
+    open(f"{place}/left.dir/closed/inside", "w").close()
+    os.chmod(f"{place}/left.dir/closed", 0)
+    os.chmod(f"{place}/left.dir", 0)
+    os.symlink("/etc/passwd", f"{place}/left.link")
+    os.symlink(kept, f"{place}/left.link2")
+    os.mkfifo(f"{place}/left.fifo")
+    tried(open, f"{place}/others/left.inside", "w")
+    tried(open, f"{place}/others/deep/left.inside", "w")
+here = os.getcwd()
+os.mkdir("/tmp/left.deep"); os.chdir("/tmp/left.deep")
+for _ in range(1500): os.mkdir("d" * 100); os.chdir("d" * 100)
+open("end", "w").close(); os.chdir(here)
+os.mkdir("/tmp/left.many")
+for number in range(3000): open(f"/tmp/left.many/{number}", "w").close()
+made = [libc.shmget(4711, 4096, 0o1666), libc.semget(4711, 1, 0o1666), libc.msgget(4711, 0o1666)]
+queue = libc.mq_open(b"/left%d" % os.getuid(), 0o102, 0o666, None)
+result = [os.geteuid(), min(made) >= 0, queue >= 0]
+"""
+FINDS = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+found = [f"{place}/{name}" for top in ("/tmp", "/var/tmp", "/dev/shm", "/run/lock", "/dev/mqueue")
+         for place, folders, files in os.walk(top) for name in folders + files if name.startswith("left")]
+found += [name for name, call in (("shm", lambda: libc.shmget(4711, 0, 0)), ("sem", lambda: libc.semget(4711, 0, 0)),
+                                  ("msg", lambda: libc.msgget(4711, 0))) if call() >= 0]
+result = found
+"""
+
+
+def leaves_and_finds(asker: Asker, kept: str) -> tuple[list[str], list[str], bool]:
+    """Let a helper leave all that it can, look right away, and when the next holder of its uid looks."""
+    with Running(asker, 1) as helper:
+        uid, made, queue = helper.run(LEAVES, kept=kept)
+        during = helper.run(FINDS)
+        assert made
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with Running(asker, 1) as helper:
+                if helper.run("result = os.geteuid()") == uid:
+                    return during, helper.run(FINDS), queue
+        except Refused:
+            time.sleep(0.01)  # all uids wait for what they have left to be removed
+    raise AssertionError("that uid did not come again")
+
+
+@scene
+def next_holder(stage: Stage) -> list[str]:
+    """Nothing that a helper leaves in any way is there for the next holder of its uid, and nothing of others goes."""
+    wrong = Wrong()
+    for place in ("/tmp", "/var/tmp", "/dev/shm", "/run/lock"):
+        os.makedirs(place, exist_ok=True)
+        subprocess.run(["/usr/bin/mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", place], check=True)
+        os.makedirs(f"{place}/others/deep")
+        os.chmod(f"{place}/others/deep", 0o777)
+        Path(f"{place}/others/kept").write_text("")
+    kept = f"{STAGE}/open/kept"
+    Path(kept).write_text("kept")
+    os.chmod(kept, 0o666)
+    mine = [f"{place}/others/kept" for place in ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")]
+    few = '[helperd]\nuid_pool = "60800-60823"\n'  # so that each comes again soon
+    for rule in ("", 'uid = "shared"\n'):
+        for private in (True, False):
+            with stage.launcher(f"{few}{PLAIN}{rule}private_tmp = {str(private).lower()}\n") as asker:
+                during, found, queue = leaves_and_finds(asker, kept)
+                what = f"{rule}{private}"
+                wrong.same(f"{what}: the control, it has left something", len(during) > 20, True)
+                wrong.same(f"{what}: a message queue", queue, not private)
+                if private:
+                    wrong.same(f"{what}: what the next holder finds", found, [])
+                else:
+                    wrong.same(
+                        f"{what}: what is to stay",
+                        {"shm", "sem", "msg", "/tmp/left.lock"} <= set(found),
+                        True,
+                    )
+            wrong.same(
+                f"{what}: others' files",
+                [path for path in [*mine, kept, "/etc/passwd"] if not os.path.exists(path)],
+                [],
+            )
+    with stage.launcher(PLAIN) as asker, Running(asker, 1) as helper:  # an earlier launcher's have left them
+        wrong.same("after a new start", helper.run(FINDS), [])
+    return wrong
+
+
+@scene
+def lock_file(stage: Stage) -> list[str]:
+    """A program that is alone by a lock file, always the same: helpers after it, and others' of the same uid beside it."""
+    wrong = Wrong()
+    take = "os.close(os.open('/tmp/tool.lock', os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)); result = 1"
+    look = "result = os.access('/tmp/tool.lock', os.R_OK | os.W_OK)"
+    with stage.launcher(PLAIN + PLAIN.replace("plain", "shared") + 'uid = "shared"\n') as asker:
+        for _ in range(
+            5
+        ):  # each has another uid, which can neither open nor remove what the one before has left
+            for _ in range(400):
+                if not os.path.exists("/tmp/tool.lock"):
+                    break
+                time.sleep(0.01)
+            with Running(asker, 1) as helper:
+                wrong.same("each in its turn", helper.run(take), 1)
+        for _ in range(5):
+            first, second = Running(asker, 2), Running(asker, 2)
+            wrong.same("shared: the first", first.run(take), 1)
+            wrong.same("shared: the second sees it", second.run(look), True)
+            first.kill()
+            wrong.same("shared: also when the first is gone", second.run(look), True)
+            second.kill()
+            wrong.same("shared: the last takes it along", os.path.exists("/tmp/tool.lock"), False)
+            first.close()
+            second.close()
+    return wrong
+
+
 LITTER = """
 folder = os.environ["HELPERD_DIR"]
 os.mkdir(folder, 0o700)

@@ -106,7 +106,7 @@ class FakeDaemon:
                     "connected_s": 3.0,
                 }
             ],
-            "launcher": {"pid": 1, "profiles": 2, "mode": "unprivileged"},
+            "launcher": {"pid": 1, "profiles": 2, "mode": "unprivileged", "private_tmp": False},
         }
 
     def change(self, name: str, **changes: Any) -> None:
