@@ -38,6 +38,7 @@ MOST_TAKERS = 64
 MANY = (
     64  # free uids; of fewer none are held for a launch besides its own, for the case that somebody has that
 )
+LOOK_S = 0.05  # between two looks at all processes, each of which takes milliseconds
 MOST_TRIES = 3  # to remove what a uid has left
 TIDY_S = 1.0  # removing a directory that takes longer is given up
 
@@ -103,6 +104,7 @@ class Custody:
         self.shared: dict[str, int] = {}  # uids of helpers with uid = "shared", by name
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
+        self.looked_at = 0.0
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
         self.littered: dict[int, int] = {}  # uids whose leavings are to be removed; how often it was tried
         self.soiled: set[int] = set()  # uids of the pool that have left what is to stay
@@ -158,6 +160,10 @@ class Custody:
             return self.shared[name]
         if len(self.pool) <= (0 if quotas is None else self.kept):
             raise OSError(errno.EUSERS, "every uid of the pool is in use")
+        return self._next(private)
+
+    def _next(self, private: bool) -> int:  # noqa: FBT001
+        """Take the next free uid: one that has left nothing for who is to find nothing, else one that has."""
         uid = next((uid for uid in self.pool if (uid in self.soiled) != private), self.pool[0])
         self.pool.remove(uid)
         return uid
@@ -178,7 +184,7 @@ class Custody:
                 time.sleep(0.005)  # before the loop begins; what is killed is gone in milliseconds
             else:
                 self.pool.remove(uid)
-        self.littered = dict.fromkeys((*self.pool, *self.shared.values()), MOST_TRIES)
+        self.littered = dict.fromkeys((*self.pool, *(self.ranges[1] if self.ranges else ())), MOST_TRIES)
         self._clean()
         os.waitpid(self.cleaner, 0)
         self.cleaner, self.littered = 0, {}
@@ -192,7 +198,7 @@ class Custody:
         leaf = cgroup.make_leaf(self.folder, f"helper-{self.handles + 1}") if self.folder else ""
         folder = f"/tmp/helperd-{os.urandom(12).hex()}"  # noqa: S108 - not to be guessed
         alone = bool(self.ranges and child.uid in self.ranges[0])
-        others = tuple(self.pool.popleft() for _ in range(3 * (alone and len(self.pool) > MANY)))
+        others = tuple(self._next(child.private) for _ in range(3 * (alone and len(self.pool) > MANY)))
         child = child._replace(leaf=leaf, folder=folder, alone=alone, others=others)
         try:
             started = self._become(child)
@@ -401,9 +407,18 @@ class Custody:
             if helper.child.uid != uid or not helper.dying:
                 continue
             helper.sweeps += 1
-            helper.swept = helper.exited and (alone or (helper.sweeps % 8 == 0 and not processes.alive(uid)))
+            helper.swept = helper.exited and alone
             if helper.swept:
                 self.sweep_at = monotonic()
+
+    def _look(self, dying: list[Helper]) -> None:
+        """Look for who is left of those with whom the kernel counts others: a container's, or zombies."""
+        found = [helper for helper in dying if helper.exited and not helper.swept and helper.sweeps > 3]
+        if found and monotonic() > self.looked_at + LOOK_S:
+            left = processes.alive({helper.child.uid or 0 for helper in found})
+            for helper in found:
+                helper.swept = helper.child.uid not in left
+            self.looked_at = monotonic()
 
     def kill(self, helper: Helper) -> None:
         """Kill a helper's whole tree, now and until nothing of it is left."""
@@ -427,6 +442,7 @@ class Custody:
             strays = set() if all(helper.sweepable for helper in dying) else self._kill_strays()
         except OSError:  # no descriptor to look with: somebody may be left
             strays, blind = {0}, True
+        self._look(dying)
         for helper in dying:
             if helper.child.leaf:
                 cgroup.kill(helper.child.leaf)

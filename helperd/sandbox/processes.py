@@ -30,12 +30,12 @@ class Privilege(NamedTuple):
     seccomp: int
 
 
-def alive(uid: int) -> bool:
-    """Whether a process of some uid runs, or may: a zombie that a stranger does not reap is none."""
+def alive(uids: set[int]) -> set[int]:
+    """Return the uids of which a process runs, or may: a zombie that a stranger does not reap is none."""
     try:
-        return hidden() or uid in uids_in_use()
-    except OSError:  # it cannot be looked at now
-        return True
+        return uids if hidden() else uids & uids_in_use()
+    except OSError:  # they cannot be looked at now
+        return uids
 
 
 def uids_in_use() -> set[int]:

@@ -19,7 +19,7 @@ from helperd.config.request import EMPTY
 from helperd.sandbox import cgroup, processes
 from tests.attack.asker import Asker, Running
 from tests.attack.pids import few_pids
-from tests.attack.stage import Stage, interpreter, say
+from tests.attack.stage import Stage, interpreter, own_pool, say
 
 KINDS = {
     "ignores-term": "trap '' TERM INT HUP; echo up >&4; while :; do sleep 600; done",
@@ -109,9 +109,9 @@ def main() -> None:
     times: list[float] = []
     survivors = 0
     args = {"weak": ["--unprivileged"], "cgroup": ["--delegated"]}.get(mode, [])
-    text, profiles = config(), [1 + number % len(KINDS) for number in range(BATCH)]
+    text, profiles = own_pool() + config(), [1 + number % len(KINDS) for number in range(BATCH)]
     if mode == "full":
-        text, profiles = greedy(NPROC, 600) + greedy(4 * PIDS, 0.05), [1] * (FULL - 1) + [2]
+        text, profiles = own_pool() + greedy(NPROC, 600) + greedy(4 * PIDS, 0.05), [1] * (FULL - 1) + [2]
     with contextlib.ExitStack() as stack:
         preexec = None
         if mode == "full":

@@ -139,7 +139,7 @@ MUTATIONS = [
     Mutation("before anybody has the uid", CUSTODY, "                self.littered[child.uid] = 0\n", "                self.littered[child.uid] = 0\n                self.pool.appendleft(child.uid)\n", "next_holder"),
     Mutation("when the last of a shared uid ends", CUSTODY, "                self.littered[uid] = 0  # the last of them\n", "                pass\n", "lock_file"),
     Mutation("not before the last", CUSTODY, "            if not any(other.child.uid == uid for", "            if True or any(other.child.uid == uid for", "lock_file"),
-    Mutation("what was left before", CUSTODY, "        self.littered = dict.fromkeys((*self.pool, *self.shared.values()), MOST_TRIES)\n", "        self.littered = {1: 9}\n", "next_holder"),
+    Mutation("what was left before", CUSTODY, "        self.littered = dict.fromkeys((*self.pool, *(self.ranges[1] if self.ranges else ())), MOST_TRIES)\n", "        self.littered = {1: 9}\n", "next_holder"),
     Mutation("System V IPC", CLEANER, ", _ipc(uids, keeper)]", "]", "next_holder"),
     *(Mutation(f"System V IPC: {kind}", CLEANER, f'    "{kind}": lambda', f'    "no{kind}": lambda', "next_holder") for kind in ("shm", "sem", "msg")),
     *(Mutation(f"left in {place}", CLEANER, f'"{place}"', '"/nowhere"', "next_holder") for place in ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")),

@@ -41,6 +41,7 @@ from tests.attack.stage import (
     STRANGER,
     Stage,
     interpreter,
+    own_pool,
     say,
     status,
 )
@@ -644,7 +645,7 @@ def no_process_left(stage: Stage) -> list[str]:
     """A helper has every process there can be: others are ended all the same, and so is that one."""
     wrong = Wrong()
     hog = PLAIN.replace("plain", "hog") + "limits = { nproc = 1000 }\n"
-    with few_pids(60) as join, stage.launcher(PLAIN + hog, preexec_fn=join) as asker:
+    with few_pids(60) as join, stage.launcher(own_pool() + PLAIN + hog, preexec_fn=join) as asker:
         children = [pid for pid, row in processes.table().items() if row.parent == asker.launcher.pid]  # type: ignore[attr-defined]
         wrong.same("a sweeper is there before it is needed", [*map(name_of, children)], [SWEEPING])
         plain, other = Running(asker, 1), Running(asker, 2)
@@ -796,7 +797,7 @@ def next_holder(stage: Stage) -> list[str]:
     Path(kept).write_text("kept")
     os.chmod(kept, 0o666)
     mine = [f"{place}/others/kept" for place in ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")]
-    few = '[helperd]\nuid_pool = "60800-60823"\n'  # so that each comes again soon
+    few = own_pool(24)  # so that each comes again soon
     for rule in ("", 'uid = "shared"\n'):
         for private in (True, False):
             with stage.launcher(f"{few}{PLAIN}{rule}private_tmp = {str(private).lower()}\n") as asker:
@@ -817,7 +818,10 @@ def next_holder(stage: Stage) -> list[str]:
                 [path for path in [*mine, kept, "/etc/passwd"] if not os.path.exists(path)],
                 [],
             )
-    with stage.launcher(PLAIN) as asker, Running(asker, 1) as helper:  # an earlier launcher's have left them
+    with (
+        stage.launcher(few + PLAIN) as asker,
+        Running(asker, 1) as helper,
+    ):  # an earlier launcher's have left them
         wrong.same("after a new start", helper.run(FINDS), [])
     return wrong
 

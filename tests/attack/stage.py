@@ -223,6 +223,12 @@ class Stage:
         return Path(self.log).read_text(errors="replace") if os.path.exists(self.log) else ""
 
 
+def own_pool(count: int = 384) -> str:
+    """Write a pool that nobody else has: limits by uid count what runs anywhere on the kernel, also in other tests."""
+    first = 1_000_000 + int.from_bytes(os.urandom(3)) * 64
+    return f'[helperd]\nuid_pool = "{first}-{first + count - 1}"\n'
+
+
 def status(pid: int) -> dict[str, str]:
     """Return /proc/PID/status by name."""
     with open(f"/proc/{pid}/status", encoding="utf-8") as file:
