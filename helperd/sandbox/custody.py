@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 MOST_TAKERS = 64
-MANY = (
-    64  # free uids; of fewer none are held for a launch besides its own, for the case that somebody has that
-)
+MANY = 64  # free uids; of fewer none are held for a launch besides its own, in case somebody has that
 LOOK_S = 0.05  # between two looks at all processes, each of which takes milliseconds
 MOST_TRIES = 3  # to remove what a uid has left
 TIDY_S = 1.0  # removing a directory that takes longer is given up
@@ -113,9 +111,7 @@ class Custody:
         self.blank: Blank | None = None  # the next helper, forked ahead
         self.ahead_at = 0.0  # when to fork it; 0: there is one, or nobody has asked for a helper yet
         self.takers: dict[int, int] = {}  # children that take what nobody is to have, and whose it is
-        self.leftovers: list[
-            Client
-        ] = []  # ended connections with such in them, for which no child could be forked
+        self.leftovers: list[Client] = []  # ended, with such in them: no child could be forked
 
     def use(self, ranges: Ranges, shared: list[str]) -> None:
         """Take uids over from a configuration: its pool, unless there is one, and those that helpers share."""
@@ -144,8 +140,6 @@ class Custody:
 
     def take_uid(self, rule: str | int, name: str, private: bool, quotas: object = None) -> int:  # noqa: FBT001
         """Return the uid for a new helper of this name; as root only. The last are not for who has quotas.
-
-        Who is to find nothing of earlier holders gets none of those that have left something, while there are others.
 
         Raises:
             OSError: EUSERS, every uid of its kind is in use; EBUSY, what its last holder left is being removed.
@@ -403,9 +397,7 @@ class Custody:
 
     def on_swept(self, uid: int, alone: bool) -> None:  # noqa: FBT001
         """Note what the sweeper has found of a uid."""
-        for helper in self.helpers.values():
-            if helper.child.uid != uid or not helper.dying:
-                continue
+        for helper in [each for each in self.helpers.values() if each.child.uid == uid and each.dying]:
             helper.sweeps += 1
             helper.swept = helper.exited and alone
             if helper.swept:

@@ -94,11 +94,8 @@ class Sweeper:
     def sweep_now(self, uid: int) -> bool:
         """Sweep a uid and wait; return whether nothing of it is left. Before the loop begins only."""
         self.ask(uid)
-        poll = select.poll()
-        poll.register(self.start(), select.POLLIN)
-        if not poll.poll(STUCK_S * 1000):
-            return False
-        return self._receive() == (uid, True)
+        ready = select.select([self.start()], [], [], STUCK_S)[0]
+        return bool(ready) and self._receive() == (uid, True)
 
     def _receive(self) -> tuple[int, bool] | None:
         data = b""
