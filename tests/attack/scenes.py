@@ -581,6 +581,7 @@ def noted(pid, number):
     kill(pid, number)
 os.kill, kernel.close_from = noted, lambda first: None
 os.dup2(1, 50)
+os.setgroups([4711])
 made = sweeper.Sweeper(Loop(), print, DaemonSpec().pool)
 made.start()
 prey = os.fork()
