@@ -93,9 +93,9 @@ class Collector(threading.Thread):
         self._stream = (
             records(rig.runtime / name) if "frames" in name else packets(rig.runtime / name, self.reader)
         )
-        before = len(rig.status()["consumers"])
+        before = max((row["id"] for row in rig.status()["consumers"]), default=0)
         self.start()
-        rig.wait(lambda status: len(status["consumers"]) > before)
+        rig.wait(lambda status: any(row["id"] > before for row in status["consumers"]))
 
     def run(self) -> None:
         self.found.extend(self._stream)
