@@ -356,7 +356,6 @@ class Custody:
             helper.how, helper.code = "exec-failed", said.number
             self.say(f"{helper.name} was not started: {said}")
             if said.step == UID_IN_USE:  # by somebody who is not ours to kill; the next helpers get others
-                helper.swept = True
                 with contextlib.suppress(OSError):
                     self.pool = deque(sorted(self.pool, key=processes.uids_in_use().__contains__))
             return True

@@ -95,7 +95,6 @@ MUTATIONS = [
     Mutation("for pool uids", CUSTODY, "alone = bool(self.ranges and child.uid in self.ranges[0])", "alone = False", "uid_in_use"),
     Mutation("every thread", PROCESSES, "os.listdir(f\"/proc/{pid}/task\")", "[pid]", "uid_in_use"),
     Mutation("every kind of uid", PROCESSES, "split(maxsplit=4)[:4]", "split(maxsplit=4)[:1]", "uid_in_use"),
-    Mutation("others are not killed", CUSTODY, "                helper.swept = True\n                with", "                with", "uid_in_use"),
     Mutation("the next uid is free", CUSTODY, "key=processes.uids_in_use().__contains__", "key=lambda uid: uid", "uid_in_use"),
     Mutation("memory is nobody else's", "helpers/sdk.py", "    set_dumpable(0)\n", "", "live_capture"),
     Mutation("set-ID bits", SECCOMP, "SET_ID = 0o6000", "SET_ID = 0", "set_id"),

@@ -1076,7 +1076,7 @@ SQUATTERS = {
 
 def beside(stage: Stage, sock: socket.socket, *namespaces: str) -> subprocess.Popen[bytes]:
     """Start a launcher with a lock of its own, in namespaces of its own: as in a container on this kernel."""
-    hide = 'mount -t tmpfs -o mode=755 tmpfs /run/helperd-launcher && exec "$@"'
+    hide = 'mount -t tmpfs -o mode=755 tmpfs /run/helperd-launcher && "$@"; exec sleep 600'
     argv = ["unshare", "--mount", *namespaces, "--fork", "--kill-child", "sh", "-c", hide, "sh"]
     argv += stage.argv(stage.config(PLAIN), f"--client-fd={sock.fileno()}")
     with open(stage.log, "ab") as log:
@@ -1123,8 +1123,17 @@ def two_launchers(stage: Stage) -> list[str]:
                 with Running(again, 1) as third:
                     third.run("result = 1")
             wrong.same(f"{name}: after it", guest.run("result = 1"), 1)
-            guest.kill()
-            ours.close()
+            uid = guest.run("result = os.getuid()")
+            guest.run("import os, time\npid = os.fork()\nwhile pid == 0: time.sleep(9)\nresult = pid")
+            row = processes.row(guest.pid)
+            assert row
+            os.kill(row.parent, signal.SIGKILL)  # what the helper has forked stays, without any launcher
+            wrong.same(f"{name}: gone with its launcher", gone(guest.pid), True)
+            with stage.launcher(PLAIN):
+                wrong.same(
+                    f"{name}: what is left of theirs", uid in processes.uids_in_use(), bool(namespaces)
+                )
+            process.kill()
             process.wait(15)
     return wrong
 
