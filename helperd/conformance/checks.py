@@ -206,7 +206,7 @@ def big(subject: Subject) -> None:
 def unknown(subject: Subject) -> None:
     """A command that nobody knows ends nothing."""
     with subject.start() as talk:
-        talk.write(_strange(talk))
+        talk.hand_over(_strange(talk))
         for _ in range(2):  # who leaves may still have answered the first
             talk.ping()
 
@@ -226,8 +226,8 @@ def twice(subject: Subject) -> None:
     """A second open request is no crash and no second stream."""
     talk, _ = _opened(subject)
     with talk:
-        talk.write(talk.raw(OpenRequest(subject.definition), 999))
         try:
+            talk.hand_over(talk.raw(OpenRequest(subject.definition), 999))
             talk.ping()
         except Fault:
             talk.must_end("a second open request")

@@ -181,6 +181,21 @@ class Conversation:
             if monotonic() > until:
                 raise Fault("it does not read its input")
 
+    def hand_over(self, data: bytes) -> None:
+        """Write, and wait until it has been read: what is written next comes in a read of its own.
+
+        Raises:
+            Fault: as ``write``.
+        """
+        self.write(data)
+        until = monotonic() + self.subject.answer_s
+        while _unread(self.to):
+            if self.process.poll() is not None:
+                raise Fault(f"it has ended{self._why()}")
+            if monotonic() > until:
+                raise Fault("it does not read its input")
+            self.read(0.001)
+
     def write_bytewise(self, data: bytes) -> None:
         """Write a byte, and the next one once it has been read.
 
@@ -188,12 +203,7 @@ class Conversation:
             Fault: as ``write``.
         """
         for at in range(len(data)):
-            self.write(data[at : at + 1])
-            until = monotonic() + self.subject.answer_s
-            while _unread(self.to):
-                select.select([], [], [], 0.001)
-                if monotonic() > until:
-                    raise Fault("it does not read its input")
+            self.hand_over(data[at : at + 1])
 
     def send(self, message: Message) -> int:
         """Send a message; returns its number."""
