@@ -94,7 +94,7 @@ typedef struct {
     const hd_option *options;        /* options of a definition that it understands; others are refused */
     const char *identity;            /* what a UUID starts from; NULL: "helperd_TYPE" */
     int shared;                      /* any number of sources may open one device at a time, as with files */
-    size_t ring;                     /* bytes between capture and the server, at least 327680; 0: that */
+    size_t ring;                     /* bytes between capture and the server, when more than 327680 */
 
     /* The devices there are: hd_list_add for each. 0, or hd_refuse(...). */
     int (*list)(hd_list *devices);
