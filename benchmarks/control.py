@@ -1,7 +1,8 @@
 """What the control socket costs: `python -m benchmarks.control [--seconds N]`.
 
-Three tables: how long a command takes from its start to its end; what capture loses when many clients are idle, slow or
-rude; and what one `top` costs the supervisor. The baseline of each stands beside it, taken in the same run.
+Four tables: how long a command takes from its start to its end; what capture loses when many clients are idle, slow or
+rude; what an order and a file feel of one user who does their worst; and what one `top` costs the supervisor. The
+baseline of each stands beside it, taken in the same run.
 """
 
 from __future__ import annotations
@@ -148,6 +149,86 @@ def interference(seconds: float) -> dict[str, dict[str, float]]:
     }
 
 
+HOSTILE: dict[str, str] = {
+    "nobody": "",
+    "1,000 that come, stand still and leave at once": """
+while True:
+    held = []
+    for _ in range(1000):
+        held.append(reach("all.sock"))
+    time.sleep(0.5)
+    for sock in held:
+        sock.close()
+""",
+    "1,000 that ask for everything all the time": """
+held = [reach("control.sock") for _ in range(1000)]
+while True:
+    for sock in held:
+        try:
+            sock.sendall(b'{"method":"io.helperd.GetLedger"}' + bytes(1))
+            sock.recv(1 << 20)
+        except BlockingIOError:
+            pass
+        except OSError:
+            held[held.index(sock)] = reach("control.sock")
+""",
+}
+"""What one user does meanwhile: nobody's when this runs as root, else the daemon's own, who has no bound."""
+REACH = """
+import os, resource, socket, sys, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+def reach(name):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(os.path.join(sys.argv[1], name))
+    sock.settimeout(0)
+    return sock
+"""
+
+
+def hostile(seconds: float) -> dict[str, dict[str, float]]:
+    """How long an order takes, and what a file of 40,000 packets per second loses, while one user does its worst."""
+    figures: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = f'\n[[sink]]\ntype = "file"\npath = "{folder}/all.pcapng"\n'
+        with running(config(2, 20_000).replace("implicit", 'socket_mode = "0666"\nimplicit') + file) as rig:
+            os.chmod(rig.runtime, 0o755)
+            for name, code in HOSTILE.items():
+                argv = [sys.executable, "-c", REACH + (code or "time.sleep(3600)"), str(rig.runtime)]
+                crowd = subprocess.Popen(argv)
+                try:
+                    time.sleep(1)
+                    lost, times, until = lost_by_file(rig), [], time.perf_counter() + 2 * seconds
+                    while time.perf_counter() < until:
+                        began = time.perf_counter()
+                        with Client(rig.control) as client:
+                            client.call("Resume", source=client.call("ListSources")["sources"][0])
+                        times.append(1000 * (time.perf_counter() - began))
+                        time.sleep(0.01)
+                    times.sort()
+                    figures[name] = {
+                        "p50_ms": statistics.median(times),
+                        "p99_ms": times[int(len(times) * 0.99) - 1],
+                        "max_ms": times[-1],
+                        "packets_lost": lost_by_file(rig) - lost,
+                    }
+                finally:
+                    crowd.kill()
+                    crowd.wait()
+                time.sleep(0.5)
+    return figures
+
+
+def lost_by_file(rig: Rig) -> float:
+    with Client(rig.control) as client:
+        rows = client.call("GetStatus")["consumers"]
+    return sum(int(row["lost"]) for row in rows if row["sink"].endswith("all.pcapng"))
+
+
 def delivered(rig: Rig) -> int:
     with Client(rig.control) as client:
         return sum(int(row["packets"]) for row in client.call("GetStatus")["consumers"])
@@ -191,6 +272,7 @@ def main() -> int:
     parts: dict[str, Callable[[], dict[str, dict[str, float]]]] = {
         "commands": commands,
         "capture while clients are": lambda: interference(args.seconds),
+        "an order and a file while one user is": lambda: hostile(args.seconds),
         "a watcher of 50 sources": lambda: top(args.seconds),
     }
     figures: dict[str, Any] = {}

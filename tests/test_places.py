@@ -17,6 +17,7 @@ import trio.testing
 
 from helperd.client.sync import packets, records
 from helperd.control.call import OWN
+from helperd.control.server import Limits
 from helperd.errors import UnavailableError
 from helperd.places import Entrance, Places, Rank, Teller, Turns, bound
 from tests.control.fake import As, TunableDaemon, served, wire
@@ -307,3 +308,26 @@ def test_readers_cannot_take_the_descriptors_of_orders(rundir: Path) -> None:
         rig.wait_running()
         assert any("the last descriptors" in row["text"] for row in rig.call("GetMessages")["messages"])
         assert len(os.listdir(f"/proc/{pid}/fd")) < 256
+
+
+async def test_who_keeps_coming_is_told_without_a_task_each_and_the_owner_is_served(rundir: Path) -> None:
+    rank = As(Rank.READER)
+    entrance = Entrance(Places("connections", 99, 1))
+    async with served(rundir, TunableDaemon(), admin=rank, entrance=entrance, limits=Limits(lingering=0)) as (
+        path,
+        service,
+    ):
+        with trio.fail_after(HANGS_S):
+            async with wire(path) as first:
+                assert "error" not in await first.call("ListSources")
+                for _ in range(3):
+                    late = await trio.open_unix_socket(path)
+                    said = b""
+                    while data := await late.receive_some(4096):
+                        said += data
+                    assert b"has 1 connections: end one" in said
+                    await late.aclose()
+                assert (service.refused, service.clients) == (3, 1)
+                rank.rank = Rank.OWNER
+                async with wire(path) as owner:
+                    assert "error" not in await owner.call("Stop", source="radio0")

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import select
-from contextlib import AsyncExitStack
+import socket
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -41,13 +43,14 @@ from helperd.errors import HelperdError
 from helperd.places import Entrance, Places, Rank, Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from helperd.control.api import ControlApi
     from helperd.control.methods import Upgrade
 
 _LOG: Final = logging.getLogger("helperd.control")
 _READ: Final = 16 << 10
+_AT_ONCE: Final = 64
 _LINGER_BYTES: Final = 64 << 20
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
@@ -440,6 +443,34 @@ async def _serve_one(service: Service, stream: trio.SocketStream) -> None:
         service.clients -= 1
 
 
+def _more(listener: Any) -> Iterator[trio.SocketStream]:
+    """Who else waits at a listener now: a crowd at the door costs few turns of the loop."""
+    with (
+        suppress(OSError),
+        socket.fromfd(listener.socket.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as door,
+    ):
+        door.setblocking(False)  # noqa: FBT003 - the library's own signature
+        for _ in range(_AT_ONCE):
+            sock, _address = door.accept()
+            sock.setblocking(False)  # noqa: FBT003
+            yield trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+def _turned_away(service: Service, sock: trio.socket.SocketType) -> bool:
+    """Refuse one more of a user who keeps coming, at once and without a task; False when it is not that."""
+    if service.lingering < service.limits.lingering:
+        return False
+    uid, places = peer_of(sock).uid, service.entrance.places
+    if places.by[uid] < places.each or service.admin(uid, frozenset()):
+        return False
+    why = service.entrance.admit("control.sock", uid, Rank.READER, above=False)
+    service.refused += 1
+    with suppress(OSError):
+        os.write(sock.fileno(), error_of(HelperdError("busy", why)).encode())
+    sock.close()
+    return True
+
+
 async def serve(
     listener: trio.abc.Listener[trio.SocketStream],
     daemon: ControlApi,
@@ -482,6 +513,8 @@ async def serve(
                         raise
                     await trio.sleep(0.1)  # no descriptor is free; one may be soon
                 else:
-                    nursery.start_soon(_serve_one, service, stream)
+                    for each in (stream, *_more(listener)):
+                        if not _turned_away(service, each.socket):
+                            nursery.start_soon(_serve_one, service, each)
 
         await tend("the control server", accept)

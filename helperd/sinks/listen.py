@@ -149,6 +149,11 @@ class Door(trio.abc.Listener[trio.SocketStream]):
     def __init__(self, listener: UnixListener) -> None:
         self._listener = listener
 
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The one that listens now."""
+        return self._listener.socket
+
     async def accept(self) -> trio.SocketStream:
         """The next connection.
 
