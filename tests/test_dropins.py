@@ -218,6 +218,9 @@ def test_the_installed_configuration_offers_interface_to_the_group_and_captures_
     ]
     assert [(rule.group, rule.helpers) for rule in settings.allow] == [("helperd", ("interface",))]
     assert not settings.sources
+    assert (settings.helperd.socket_group, settings.helperd.admin_group) == ("helperd-read", None)
+    users = (ROOT / "packaging" / "helperd.sysusers").read_text().splitlines()
+    assert {"g helperd-read -", "m helperd helperd-read"} < set(users)
 
 
 def test_what_is_shipped_is_good_as_a_whole(tmp_path: Path) -> None:

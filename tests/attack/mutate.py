@@ -39,6 +39,7 @@ class Mutation(NamedTuple):
 
 
 EXACT = "exact"
+OWNED, INSTALL = "../scripts/owned.sh", "../scripts/install"
 TENDING, DATABASE = "tending.py", "helpers/_database.py"
 TENDED, READ, SHOWN = (
     "tests/test_tending.py",
@@ -222,6 +223,24 @@ MUTATIONS = [
     Mutation("bounded memory", DATABASE, ', f"hard_heap_limit = {_HEAP}"', "", READ),
     Mutation("bounded values", DATABASE, "        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)\n", "", READ),
     Mutation("no other file", DATABASE, "        database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)\n", "", READ),
+    Mutation("a checkout's owners", OWNED, "            ! -uid 0 ! -uid \"$caller\" -printf", "            -false -printf", "tools whose_checkout"),
+    Mutation("a checkout that all may write", OWNED, "-perm -002 $sticky", "-false", "tools whose_checkout"),
+    Mutation("a checkout of a group", OWNED, "-perm -020 ! -gid 0", "-false", "tools whose_checkout"),
+    Mutation("a group that has others in it", OWNED, '&& [ "$(getent passwd | cut -d: -f4', '|| [ "$(getent passwd | cut -d: -f4', "tools whose_checkout"),
+    Mutation("sticky inside is no excuse", OWNED, '[ -n "$depth" ] || sticky=\n', ":\n", "tools whose_checkout"),
+    Mutation("folders above", INSTALL, '; others_write_above "$CHECKOUT"', "", "tools whose_checkout"),
+    Mutation("links of a checkout", INSTALL, " -type l | head -n 1)", " -false)", "tools whose_checkout"),
+    Mutation("bootstrap looks, too", "../scripts/bootstrap", "    [[ -z $found ]] || die", "    true || die", "tools whose_checkout"),
+    Mutation("what fails is undone", INSTALL, '        eval "$UNDO"\n', "        :\n", "tools failed_install"),
+    Mutation("the new tree goes", INSTALL, '    rm -rf "$NEW" "$KEEP"\n', "", "tools failed_install"),
+    Mutation("what was replaced is kept", INSTALL, "        later \"cp -dp --remove-destination '$KEEP/$NUMBER' '$1'\"\n", "", "tools failed_install"),
+    Mutation("the old tree comes back", INSTALL, "; [ ! -d '$HOME_DIR.old' ] || mv '$HOME_DIR.old' '$HOME_DIR'", "", "tools failed_install"),
+    Mutation("a folder is taken away", INSTALL, "later \"rmdir '$each'\"; ", "", "tools failed_install"),
+    Mutation("a group that reads", "../packaging/helpers.toml", 'socket_group = "helperd-read"', "", "tools reading"),
+    Mutation("a user's own place", "runtime.py", "and found.st_uid == os.geteuid() and not", "and not", "tests/test_runtime.py"),
+    Mutation("a place nobody else writes", "runtime.py", " and not found.st_mode & 0o022", "", "tests/test_runtime.py"),
+    Mutation("a stranger's directory is no daemon", "runtime.py", "if there and not fault and os", "if there and os", "tests/test_runtime.py"),
+    Mutation("a capture has no services", "alone.py", ", services=()", "", "tests/test_services.py"),
 ]  # fmt: skip
 
 
@@ -247,7 +266,7 @@ def tests_red(mutation: Mutation) -> str:
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": folder}
         try:
             done = subprocess.run(
-                argv, cwd=folder, env=env, capture_output=True, text=True, timeout=90, check=False
+                argv, cwd=folder, env=env, capture_output=True, text=True, timeout=180, check=False
             )
         except subprocess.TimeoutExpired:
             return "hung"
@@ -263,13 +282,13 @@ def red(mutation: Mutation) -> str:
     module = ["scenes", *mutation.scenes.split()]
     if mutation.scenes == EXACT:
         module = [EXACT, "48", "3"]
-    elif mutation.scenes.startswith("foreign "):
+    elif mutation.scenes.split()[0] in {"foreign", "tools"}:
         module = mutation.scenes.split()
     flags = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
     argv = ["unshare", *flags, sys.executable, "-m", f"tests.attack.{module[0]}", *module[1:]]
     try:
         done = subprocess.run(
-            argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=90, check=False
+            argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False
         )
     except subprocess.TimeoutExpired:
         return "hung"

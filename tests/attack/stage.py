@@ -79,6 +79,17 @@ def say(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 
+def mutate(package: str, *, inside: bool) -> None:
+    """Take the step of tests/attack/mutate.py away, if it is one of the package, or of what lies beside it."""
+    file, old, new = json.loads(os.environ.get("HELPERD_MUTATION", '["", "", ""]'))
+    if file and inside != file.startswith("../"):
+        path = Path(package, file)
+        text = path.read_text()
+        if old not in text:
+            raise AssertionError(f"nothing to mutate in {file}: {old!r}")
+        path.write_text(text.replace(old, new, 1))
+
+
 class Stage:
     """The machine; made once, by process 1."""
 
@@ -125,13 +136,7 @@ class Stage:
     def copy() -> None:
         """Copy the package and what it needs to where only root can write."""
         shutil.copytree(ROOT / "helperd", f"{LIBRARY}/helperd", ignore=shutil.ignore_patterns("__pycache__"))
-        if "HELPERD_MUTATION" in os.environ:  # tests/attack/mutate.py: one step less
-            file, old, new = json.loads(os.environ["HELPERD_MUTATION"])
-            path = Path(f"{LIBRARY}/helperd/{file}")
-            text = path.read_text()
-            if text.count(old) < 1:
-                raise AssertionError(f"nothing to mutate in {file}: {old!r}")
-            path.write_text(text.replace(old, new, 1))
+        mutate(f"{LIBRARY}/helperd", inside=True)
         target = f"{LIBRARY}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
         os.makedirs(target)
         source = next(Path(place) for place in sys.path if Path(place, "prctl.py").exists())

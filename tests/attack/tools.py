@@ -27,7 +27,7 @@ from typing import Any
 from helperd.config.request import MAGIC, PING, WIRE
 from helperd.sandbox import processes
 from tests.attack.scenes import Wrong
-from tests.attack.stage import ALLOWED, LIBRARY, OTHER, ROOT, STAGE, STRANGER, Stage, interpreter, say
+from tests.attack.stage import ALLOWED, LIBRARY, OTHER, ROOT, STAGE, STRANGER, Stage, interpreter, mutate, say
 from tests.patience import HANGS_S
 
 HELPERD = "/usr/local/bin/helperd"
@@ -110,6 +110,7 @@ def machine() -> None:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, f"{STAGE}/checkout/{name}", ignore=ignore)
     subprocess.run(["chmod", "-R", "go-w", f"{STAGE}/checkout"], check=True)
+    mutate(f"{STAGE}/checkout/helperd", inside=False)
 
 
 def fetched() -> None:
@@ -388,10 +389,12 @@ def whose_checkout(stage: Stage) -> list[str]:
         "a link": lambda: os.symlink("/home", f"{checkout}/helperd/link"),
     }
     shutil.copytree(checkout, f"{STAGE}/clean", symlinks=True)
+    stand_in("apt-get", "exit 100\n")  # who goes on, goes on to nothing
+    path = f"{STAGE}/stand-ins:"
     before = tree("/opt", "/etc/helperd", "/etc/systemd/system")
     for name, plant in (plants | by_install).items():
         plant()
-        done = attempt_install()
+        done = attempt_install(path)
         wrong.same(
             f"install, {name}: {done.stdout!r}", (done.returncode, "checkout" in done.stdout), (77, True)
         )
@@ -400,7 +403,7 @@ def whose_checkout(stage: Stage) -> list[str]:
         )
         if name in plants:
             done = subprocess.run(
-                [f"{checkout}/scripts/bootstrap"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False
+                [f"{checkout}/scripts/bootstrap"], env={"PATH": f"{path}/usr/bin:/bin", "PIP_NO_INDEX": "1"}, capture_output=True, text=True, check=False
             )  # fmt: skip
             wrong.same(
                 f"bootstrap, {name}: {done.stderr!r}",
@@ -414,10 +417,10 @@ def whose_checkout(stage: Stage) -> list[str]:
     subprocess.run(["chown", "-R", "2010:2010", checkout], check=True)
     subprocess.run(["chmod", "-R", "g+w", checkout], check=True)  # as a umask of 002 leaves it
     for caller, fine in (("", False), ("2010", True), (str(OTHER), False)):
-        done = attempt_install(**({"SUDO_UID": caller} if caller else {}))
+        done = attempt_install(path, **({"SUDO_UID": caller} if caller else {}))
         wrong.same(f"a user's own, called by {caller or 'root'}: {done.stdout!r}", done.returncode == 0, fine)
     subprocess.run(["useradd", "--uid", "2011", "--groups", "me", "third"], check=True)
-    done = attempt_install(SUDO_UID="2010")
+    done = attempt_install(path, SUDO_UID="2010")
     wrong.same(f"a group with two members: {done.stdout!r}", done.returncode, 77)
     return wrong
 
