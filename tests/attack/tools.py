@@ -618,7 +618,7 @@ def doctor(stage: Stage) -> list[str]:
     Path(CONFIG).write_text(text[: text.index("[[allow]]\ngroup")])
     hidden = "/etc/helperd/conf.d/{}.toml".format  # hides the one of the package that has a rule of its own
     for name in ("rtl_433", "tcpdump"):
-        Path(hidden(name)).write_text("")
+        Path(hidden(name)).write_text("# nothing\n")
     with launcher() as group:
         status, rows = checks(OTHER, (group,))
         wrong.same("without a rule", (status, "[[allow]]" in rows["launcher/answers"]["fix"]), (1, True))
