@@ -123,9 +123,13 @@ class Scene:
             .replace("write(4,", "write(1,")
         )
         Path(f"{library}/helperd/daemon.py").write_text(code)
-        path = f"{library}/helperd/sandbox/custody.py"  # its own pool, so that both launchers can live side by side
-        Path(path).write_text(Path(path).read_text() + "\nPOOL = range(62000, 62010)\n")
-        argv = [interpreter(), "-I", "-S", f"{library}/helperd/launch.py", f"--config={self.config}"]
+        text = Path(
+            self.config
+        ).read_text()  # a pool of its own, so that both launchers can live side by side
+        pool = '[helperd]\nuid_pool = "62000-62119"\n'
+        text = text.replace("[helperd]\n", pool) if "[helperd]\n" in text else pool + text
+        config = self.stage.config(text, f"{STAGE}/second.toml")
+        argv = [interpreter(), "-I", "-S", f"{library}/helperd/launch.py", f"--config={config}"]
         log = open(self.stage.log, "ab")  # noqa: SIM115 - the launcher has it for its life
         process = subprocess.Popen(argv, stdin=theirs_in, stdout=theirs_out, stderr=log, env={})
         os.close(theirs_in)
