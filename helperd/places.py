@@ -79,6 +79,10 @@ class Places:
         """The same places, all free; so many for each user if that is given."""
         return Places(self.what, self.most, self.each if each is None else each, self.reserve, self.key)
 
+    def has_all(self, who: Who) -> bool:
+        """Whether a user has as many as it may."""
+        return self.by[who] >= self.each
+
     def full(self, rank: Rank) -> bool:
         """Whether there is none left for a rank."""
         return self.taken >= self.most + self.reserve * rank
@@ -90,7 +94,7 @@ class Places:
             Nothing, or why there is none, in words that end with what to do.
         """
         why = ""
-        if rank < Rank.OWNER and self.by[who] >= self.each:
+        if rank < Rank.OWNER and self.has_all(who):
             name = f"uid {who}" if isinstance(who, int) else who
             more = f", or raise {self.key} in helpers.toml(5)" if self.key else ""
             why = f"{name} has {self.each} {self.what}: end one{more}"

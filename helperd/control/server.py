@@ -461,7 +461,7 @@ def _turned_away(service: Service, sock: trio.socket.SocketType) -> bool:
     if service.lingering < service.limits.lingering:
         return False
     uid, places = peer_of(sock).uid, service.entrance.places
-    if places.by[uid] < places.each or service.admin(uid, frozenset()):
+    if not places.has_all(uid) or service.admin(uid, frozenset()):
         return False
     why = service.entrance.admit("control.sock", uid, Rank.READER, above=False)
     service.refused += 1
