@@ -59,6 +59,9 @@ def asked(method, **parameters):
     s = reach('control.sock')
     call(s, method, **parameters)
     return reply(s)
+def answered(count):
+    while len(select.select(held, [], [], 20)[0]) < count:
+        time.sleep(0.01)
 def leave():
     while held:
         held.pop().close()
@@ -127,12 +130,12 @@ def crowd(stage: Stage) -> tuple[Tries, list[tuple[str, str, str]]]:
             for place in (hostile, reader, root):
                 place.run("leave(); result = 1")
             hostile.run(
-                "for n in range(20): call(reach('control.sock'), 'Probe', definition=f'x{n}:type=mute')\nresult = 1"
+                "for n in range(20): call(reach('control.sock'), 'Probe', definition=f'x{n}:type=mute')\nanswered(14); result = 1"
             )
             busy = "result = asked('Probe', definition='w:type=mute').get('error') == 'io.helperd.Busy'"
             yield "questions of one uid, for another reader", reader.run(busy)
             legion.run(
-                "with_uids(40, 1, lambda: call(reach('control.sock'), 'Probe', definition=f'y{len(held)}:type=mute'))\nresult = 1"
+                "with_uids(40, 1, lambda: call(reach('control.sock'), 'Probe', definition=f'y{len(held)}:type=mute'))\nanswered(34); result = 1"
             )
             yield "questions of all uids, for root", root.run(busy)
             for place in (hostile, legion, reader, root):
