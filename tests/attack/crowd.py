@@ -119,10 +119,10 @@ def crowd(stage: Stage) -> tuple[Tries, list[tuple[str, str, str]]]:
             talker(0) as root,
         ):
             root.run("status = lambda: asked('GetStatus')['parameters']; result = 1")
-            hostile.run("for _ in range(1100): reach('control.sock')\nresult = 1")
+            hostile.run("for _ in range(1200): reach('control.sock')\nresult = 1")
             yield "connections of one uid, for another reader", not reader.run(SERVED)
             hostile.run("leave(); result = 1")
-            hostile.run("for _ in range(1024): reach('all.sock')\nheld[-1].recv(1); result = 1")
+            hostile.run("for _ in range(1060): reach('all.sock')\nheld[-1].recv(1); result = 1")
             found = root.run("result = sum(row['uid'] > 0 for row in status()['consumers'])")
             yield "readers of one uid", found > 200
             yield "readers of one uid, for another reader", not reader.run(READS)
