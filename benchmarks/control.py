@@ -172,6 +172,27 @@ while True:
         except OSError:
             held[held.index(sock)] = reach("control.sock")
 """,
+    "one that asks, leaves, comes again": """
+while True:
+    try:
+        sock = reach("control.sock")
+        sock.sendall(b'{"method":"io.helperd.GetLedger"}' + bytes(1))
+        sock.close()
+    except OSError:
+        pass
+""",
+    "one over the bound, back at each refusal": """
+held = [reach("control.sock") for _ in range(128)]
+while True:
+    sock = reach("control.sock")
+    sock.settimeout(60)
+    try:
+        sock.sendall(b'{"method":"io.helperd.GetLedger"}' + bytes(1))
+        sock.recv(1 << 16)
+    except OSError:
+        pass
+    sock.close()
+""",
 }
 """What one user does meanwhile: nobody's when this runs as root, else the daemon's own, who has no bound."""
 REACH = """

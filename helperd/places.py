@@ -136,6 +136,11 @@ class Entrance:
         below = self.below()
         return below is not None and fd >= below
 
+    def is_plenty(self, fd: int) -> bool:
+        """Whether a descriptor is of the lower half of those for readers: many more are free."""
+        below = self.below()
+        return below is None or 2 * fd < below
+
     def admit(self, where: str, who: Who, rank: Rank, *, above: bool, kept: int = 0) -> str:
         """Let somebody in, or say why not.
 
@@ -164,18 +169,31 @@ class Entrance:
 
 
 class Turns:
-    """One of each user, and one of these, in each turn of the loop: who asks much waits for itself."""
+    """One of each user, and one of these, in each turn of the loop: who asks much waits for itself.
+
+    When several wait, each begins as much later as the turn before has taken: whatever they ask for, half of the
+    loop's time is for packets and orders.
+    """
+
+    MOST_S: Final = 0.05
+    """Seconds that one begins later, at most."""
 
     def __init__(self) -> None:
         self._all = trio.Lock()
         self._each: dict[Who, trio.Lock] = {}
+        self._began = 0.0
 
     async def wait(self, who: Who) -> None:
         """Wait for one's turn; what is done without waiting after it is all of it."""
         mine = self._each.setdefault(who, trio.Lock())
+        crowded = mine.locked()
         try:
-            async with mine, self._all:
-                pass
+            async with mine:
+                crowded = crowded or self._all.locked()
+                async with self._all:
+                    if crowded:
+                        await trio.sleep(min(self.MOST_S, trio.current_time() - self._began))
+                    self._began = trio.current_time()
         finally:
             if not mine.locked():
                 self._each.pop(who, None)

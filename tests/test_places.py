@@ -17,7 +17,7 @@ import trio.testing
 
 from helperd.client.sync import packets, records
 from helperd.control.call import OWN
-from helperd.control.server import Limits
+from helperd.control.connection import Limits
 from helperd.errors import UnavailableError
 from helperd.places import Entrance, Places, Rank, Teller, Turns, bound
 from tests.control.fake import As, TunableDaemon, served, wire
@@ -313,7 +313,9 @@ def test_readers_cannot_take_the_descriptors_of_orders(rundir: Path) -> None:
 async def test_who_keeps_coming_is_told_without_a_task_each_and_the_owner_is_served(rundir: Path) -> None:
     rank = As(Rank.READER)
     entrance = Entrance(Places("connections", 99, 1))
-    async with served(rundir, TunableDaemon(), admin=rank, entrance=entrance, limits=Limits(lingering=0)) as (
+    async with served(
+        rundir, TunableDaemon(), admin=rank, entrance=entrance, limits=Limits(lingering=0, hold_s=0.01)
+    ) as (
         path,
         service,
     ):
@@ -331,3 +333,140 @@ async def test_who_keeps_coming_is_told_without_a_task_each_and_the_owner_is_ser
                 rank.rank = Rank.OWNER
                 async with wire(path) as owner:
                     assert "error" not in await owner.call("Stop", source="radio0")
+
+
+async def test_who_ask_much_leave_half_of_the_time_whatever_they_ask_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Of one user or of many; one who asks alone does not wait."""
+    for users in ([1, 1, 1, 1], [1, 2, 3, 4], ["::1", "::1", 5, 6]):
+        turns = Turns()
+        times: list[float] = []
+
+        async def ask(who: int | str, turns: Turns = turns, times: list[float] = times) -> None:
+            await turns.wait(who)
+            times.append(trio.current_time())
+            autojump_clock.jump(0.5 if len(times) == 3 else 0.02)
+
+        began = trio.current_time()
+        await ask(users[0])
+        assert trio.current_time() - began == pytest.approx(0.02)
+        await trio.sleep(1)
+        began = trio.current_time()
+        times.clear()
+        async with trio.open_nursery() as nursery:
+            for who in users:
+                nursery.start_soon(ask, who)
+        found = [moment - began for moment in times]
+        assert found == pytest.approx([0, 0.04, 0.08, 0.63])
+
+
+def reconnecting(path: str) -> socket.socket:
+    """A client that asks, and is not told to wait."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    sock.setblocking(False)
+    sock.send(b'{"method":"io.helperd.GetLedger"}\0')
+    return sock
+
+
+async def test_who_reconnects_without_pause_waits_for_each_refusal_and_costs_no_task(rundir: Path) -> None:
+    """The owner's orders are carried out meanwhile; nobody is told before the time, but for those beyond the bound."""
+    rank = As(Rank.READER)
+    entrance = Entrance(Places("connections", 99, 1))
+    limits = Limits(lingering=0, held=20, hold_s=1e9)
+    async with served(rundir, TunableDaemon(), admin=rank, entrance=entrance, limits=limits) as (
+        path,
+        service,
+    ):
+        with trio.fail_after(HANGS_S), contextlib.ExitStack() as stack:
+            async with wire(path) as first:
+                assert "error" not in await first.call("ListSources")
+                crowd = [stack.enter_context(reconnecting(path)) for _ in range(20)]
+                while service.refused < 20:
+                    await trio.lowlevel.checkpoint()
+                assert (len(service.crowd), service.clients) == (20, 1)
+                for sock in crowd:
+                    with pytest.raises(BlockingIOError):
+                        sock.recv(1)
+                late = await trio.open_unix_socket(path)
+                assert b"has 1 connections: end one" in await late.receive_some(4096)
+                await late.aclose()
+                rank.rank = Rank.OWNER
+                async with wire(path) as owner:
+                    assert "error" not in await owner.call("Stop", source="radio0")
+                assert len(service.crowd) == 20
+    assert [sock.fileno() for sock in crowd] == [-1] * 20
+
+
+async def test_who_closes_and_comes_again_on_each_refusal_is_held_too(rundir: Path) -> None:
+    entrance = Entrance(Places("connections", 99, 1))
+    limits = Limits(lingering=3, hold_s=1e9)
+    async with served(rundir, TunableDaemon(), admin=As(Rank.READER), entrance=entrance, limits=limits) as (
+        path,
+        service,
+    ):
+        with trio.fail_after(HANGS_S):
+            async with wire(path) as first:
+                assert "error" not in await first.call("ListSources")
+                for _ in range(3):
+                    async with wire(path) as late:
+                        assert (await late.call("GetStatus"))["error"] == "io.helperd.Busy"
+                async with wire(path):
+                    while not service.crowd:
+                        await trio.lowlevel.checkpoint()
+                    assert service.refused == 4
+
+
+@pytest.mark.parametrize("each", [1, 99])
+async def test_all_uids_together_that_reconnect_are_held_too(rundir: Path, each: int) -> None:
+    """Whether it is a user that has all of its places, or everybody that has all there are."""
+    entrance = Entrance(Places("connections", 99 if each == 1 else 1, each))
+    limits = Limits(lingering=0, hold_s=0.05)
+    rank = As(Rank.READER)
+    async with served(rundir, TunableDaemon(), admin=rank, entrance=entrance, limits=limits) as (
+        path,
+        service,
+    ):
+        with trio.fail_after(HANGS_S):
+            async with wire(path) as first:
+                assert "error" not in await first.call("ListSources")
+                late = await trio.open_unix_socket(path)
+                began = trio.current_time()
+                assert b"connections" in await late.receive_some(4096)
+                assert await late.receive_some(1) == b""
+                assert trio.current_time() - began >= 0.01
+                await late.aclose()
+                assert (service.refused, service.clients, len(service.crowd)) == (1, 1, 0)
+
+
+async def test_who_has_gone_again_gets_no_task(rundir: Path) -> None:
+    """Also with a question on its way: nobody is there for the answer."""
+    entrance = Entrance(Places("connections", 99, 99))
+    daemon = TunableDaemon()
+    async with served(rundir, daemon, admin=As(Rank.READER), entrance=entrance) as (path, service):
+        with trio.fail_after(HANGS_S):
+            most = 0
+            for _ in range(200):
+                reconnecting(path).close()
+            async with wire(path) as last:  # comes behind them
+                assert "error" not in await last.call("ListSources")
+                most = service.clients
+            assert (most, daemon.snapshots) == (1, 1)
+
+
+async def test_nobody_is_held_where_descriptors_are_few(rundir: Path) -> None:
+    entrance = Entrance(Places("connections", 99, 1), lambda: 6)
+    limits = Limits(lingering=0, hold_s=1e9)
+    assert (Entrance(entrance.places, lambda: 6).is_plenty(2), entrance.is_plenty(3)) == (True, False)
+    assert Entrance(entrance.places).is_plenty(10_000)
+    entrance.places.take(os.getuid(), Rank.READER)
+    async with served(rundir, TunableDaemon(), admin=As(Rank.READER), entrance=entrance, limits=limits) as (
+        path,
+        service,
+    ):
+        with trio.fail_after(HANGS_S):
+            late = await trio.open_unix_socket(path)
+            assert b"has 1 connections" in await late.receive_some(4096)
+            assert len(service.crowd) == 0
+            await late.aclose()

@@ -18,7 +18,7 @@ import pytest
 from helperd import config
 from helperd.cli import main
 from helperd.config.profile import Accounts, compile_profiles
-from helperd.control.server import load_interface
+from helperd.control.interface import load as load_interface
 from helperd.errors import ConfigRefused
 from helperd.services import exporter
 from helperd.table import render

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 _TOKEN: Final = re.compile(
@@ -218,3 +219,8 @@ def parse(text: str) -> Interface:
         else:
             reader.fail("type, method or error")
     return Interface(name, text, types, methods, errors)
+
+
+def load(name: str) -> Interface:
+    """Read one of the interfaces that come with this package."""
+    return parse(Path(__file__).with_name(f"{name}.varlink").read_text(encoding="utf-8"))

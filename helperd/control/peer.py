@@ -33,12 +33,12 @@ class Peer:
     gid: int
 
 
-def peer_of(sock: trio.socket.SocketType) -> Peer:
+def peer_of(sock: socket.socket | trio.socket.SocketType) -> Peer:
     """The peer's credentials (SO_PEERCRED of unix(7))."""
     return Peer(*struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
 
 
-def groups_of(sock: trio.socket.SocketType, peer: Peer) -> frozenset[int]:
+def groups_of(sock: socket.socket | trio.socket.SocketType, peer: Peer) -> frozenset[int]:
     """All of the peer's groups; its first one alone where the kernel does not tell the others."""
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _PYTHON_BYTES)

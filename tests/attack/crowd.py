@@ -161,8 +161,8 @@ def crowd(stage: Stage) -> tuple[Tries, list[tuple[str, str, str]]]:
     return tries, [
         ("places.py", "return self.by[who] >= self.each", "return False"),
         ("places.py", "self.most + self.reserve * rank", "self.most"),
-        ("control/server.py", "if not call.oneway and self._hung_up():", "if False:"),
-        ("control/server.py", "        if silent:\n", "        if False:\n"),
+        ("control/connection.py", "if not call.oneway and self._hung_up():", "if False:"),
+        ("control/connection.py", "        if silent:\n", "        if False:\n"),
     ]
 
 

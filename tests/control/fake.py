@@ -13,7 +13,8 @@ from typing import Any
 import trio
 
 from helperd.control.api import Reader
-from helperd.control.server import Limits, Service, serve
+from helperd.control.connection import Limits, Service
+from helperd.control.server import serve
 from helperd.errors import HelperdError, UsageError
 from helperd.places import Rank
 from tests.patience import HANGS_S

@@ -10,7 +10,7 @@ import pytest
 
 from helperd.control.call import OWN
 from helperd.control.client import Client, ControlError
-from helperd.control.server import load_interface
+from helperd.control.interface import load as load_interface
 from tests.patience import HANGS_S
 from tests.rig import Rig, daemon
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from helperd.control.api import Reader
 from helperd.control.call import OWN, SERVICE
+from helperd.control.connection import Limits
+from helperd.control.interface import load as load_interface
 from helperd.control.peer import Admins
-from helperd.control.server import Limits, load_interface
 from helperd.errors import ConfigError, ConfigRefused, HelperdError
 from helperd.places import Entrance, Places, Rank
 from tests.control.fake import As, FakeDaemon, TunableDaemon, listen, served, source, wire
@@ -483,8 +484,11 @@ async def test_idle_clients_are_many_and_the_crowd_is_told(rundir: Path) -> None
         served(rundir, FakeDaemon(), admin=rank, entrance=entrance) as (path, service),
         trio.open_nursery() as nursery,
     ):
-        idle = [await trio.open_unix_socket(path) for _ in range(50)]
         with trio.fail_after(HANGS_S):
+            idle = [await trio.open_unix_socket(path)]
+            while not service.silent:
+                await trio.lowlevel.checkpoint()
+            idle += [await trio.open_unix_socket(path) for _ in range(49)]
             while service.clients < 50:
                 await trio.lowlevel.checkpoint()
             async with wire(path) as late:

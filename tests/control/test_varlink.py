@@ -80,7 +80,7 @@ def test_an_independent_client_works_with_the_real_daemon(rundir: Path) -> None:
 def test_its_parser_reads_our_text_as_ours_does() -> None:
     from varlink.scanner import Interface
 
-    from helperd.control.server import load_interface
+    from helperd.control.interface import load as load_interface
 
     for name in ("io.helperd", "org.varlink.service"):
         ours, theirs = load_interface(name), Interface(load_interface(name).text)

@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from helperd.control.call import OWN  # noqa: E402 - the path above is what finds it
-from helperd.control.server import Limits, load_interface  # noqa: E402
+from helperd.control.connection import Limits  # noqa: E402
+from helperd.control.interface import load as load_interface  # noqa: E402
 from tests.control.fake import TunableDaemon, served, source  # noqa: E402
 
 BATCH = 200
