@@ -111,8 +111,10 @@ class Supervisor:
 
     @property
     def services(self) -> list[Source]:
-        """All services, in the order in which they were added."""
-        return [running.source for running in self._serving.values()]
+        """All services, in the order of the configuration, whatever was replaced; then those that are leaving."""
+        order = {spec.name: at for at, spec in enumerate(self.config.services)}
+        named = sorted(self._serving, key=lambda name: order.get(name, len(order)))
+        return [self._serving[name].source for name in named]
 
     @property
     def all(self) -> list[Source]:

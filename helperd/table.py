@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from helperd.visible import visible
@@ -370,7 +371,7 @@ def summary(snapshot: Mapping[str, Any]) -> str:
 
 
 def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) -> list[str]:  # noqa: FBT001, FBT002
-    """A snapshot as lines: the sources, then services, consumers, and what of helperd's own cannot do its work.
+    """A snapshot as lines: the sources, then services, consumers, what was lost before, and what fails.
 
     Args:
         snapshot: what ``ControlApi.snapshot`` returns and ``GetStatus`` replies.
@@ -391,6 +392,9 @@ def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) ->
         lines += block(
             CONSUMER_COLUMNS, [consumer_cells(consumer) for consumer in consumers], width, color=color
         )
+    lost = lost_before(snapshot)
+    if lost:
+        lines += ["", fit(visible(lost), width)]
     failing = [sink for sink in snapshot.get("sinks", []) if sink.get("problem")]
     if failing:
         lines.append("")
@@ -400,6 +404,28 @@ def render(snapshot: Mapping[str, Any], width: int = 80, color: bool = False) ->
         lines.append("")
         lines += [fit(visible(trouble_text(trouble)), width) for trouble in troubles]
     return lines
+
+
+def lost_before(snapshot: Mapping[str, Any]) -> str:
+    """What readers that have left, sinks that are gone and sources that were removed have lost; empty: nothing."""
+    gone = snapshot.get("gone") or {}
+    readers: Counter[str] = Counter()
+    for left in (gone.get("left"), *(sink.get("left") for sink in snapshot.get("sinks", []))):
+        readers.update((left or {}).get("lost") or {})
+    sources = {
+        reason: packets for reason, packets in (gone.get("lost") or {}).items() if reason not in UNWANTED
+    }
+    told = [
+        f"{who} {count(sum(lost.values()))} ({by_reason(lost)})"
+        for who, lost in (("readers that have left", readers), ("sources that were removed", sources))
+        if any(lost.values())
+    ]
+    return f"lost before: {'; '.join(told)}" if told else ""
+
+
+def by_reason(lost: Mapping[str, int]) -> str:
+    """Counts with their reasons: ``bad-frame 3, consumer-slow 1,200``."""
+    return ", ".join(f"{reason} {count(lost[reason])}" for reason in sorted(lost) if lost[reason])
 
 
 def trouble_text(trouble: Mapping[str, Any]) -> str:

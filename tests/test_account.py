@@ -12,6 +12,7 @@ from typing import Any
 
 from helperd.ledger import Gone, Ledger, Left
 from helperd.routing import Outbox, RouteTable
+from helperd.table import lost_before, render
 from tests.faults.witness import Reader, balance
 from tests.patience import HANGS_S
 from tests.rig import Rig, daemon
@@ -61,7 +62,9 @@ def test_what_a_reader_has_lost_stays_when_it_has_left(tmp_path: Path) -> None:
     with daemon(tmp_path, CONFIG + SOURCE.format(name="radio0") + SINK.format(more="")) as rig:
         rig.wait_running()
         lost = lose(rig, "slow.sock")
-        left = left_at(explained(rig), "slow.sock")
+        status = explained(rig)
+        assert "consumer-slow" in lost_before(status)
+        left = left_at(status, "slow.sock")
         assert left["consumers"] == 1
         assert left["lost"]["consumer-slow"] >= lost
         assert left["lost"]["consumer-left"] > 0, "what was queued when it left"
@@ -103,7 +106,8 @@ def test_a_sink_that_a_reload_changes_keeps_its_account(tmp_path: Path) -> None:
         assert written["offered"] == written["packets"] + sum(written["lost"].values()) > 0
         (tmp_path / "helpers.toml").write_text(CONFIG + source)
         rig.call("Reload")
-        rig.wait(lambda status: status["gone"]["left"]["consumers"] >= 3)
+        status = rig.wait(lambda status: status["gone"]["left"]["consumers"] >= 3)
+        assert any(line.startswith("lost before: readers that have left ") for line in render(status))
         assert explained(rig)["gone"]["left"]["lost"]["consumer-left"] > 0
 
 

@@ -176,3 +176,20 @@ def test_the_summary_counts_and_tells_bad_health() -> None:
     assert "0 of 1 sources running, 0/s" in summary(snapshot(source("a", state="down", rate=None)))
     assert "1 of 1 sources running, -, " in summary(snapshot(source("a", rate=None)))
     assert summary({}) == "helperd ?, up -: 0 of 0 sources running, 0/s, 0 consumers"
+
+
+def test_what_was_lost_by_who_is_gone_is_one_line_and_nothing_lost_is_none() -> None:
+    def last(sinks: list[dict[str, Any]], gone: dict[str, Any]) -> str:
+        return render(snapshot(source("a"), consumers=0) | {"sinks": sinks, "gone": gone}, 400)[-1]
+
+    slow, quiet = {"lost": {"consumer-slow": 1200, "consumer-left": 3}}, {"lost": {"consumer-slow": 0}}
+    assert last([{"left": slow}, {"left": None}], {"left": slow, "lost": {}}) == (
+        "lost before: readers that have left 2,406 (consumer-left 6, consumer-slow 2,400)"
+    )
+    assert last([{"left": quiet}], {"left": quiet, "lost": {"bad-frame": 2, "paused": 9}}) == (
+        "lost before: sources that were removed 2 (bad-frame 2)"
+    )
+    both = last([{"left": slow}], {"left": quiet, "lost": {"gone\x1b": 1}})
+    assert both.endswith("; sources that were removed 1 (gone\\x1b 1)")
+    for nothing in ({}, {"left": quiet, "lost": {"no-consumer": 5}}):
+        assert last([{"left": quiet}, {}], nothing).startswith("a  ")

@@ -9,7 +9,7 @@ from helperd.cli import running
 from helperd.cli.parser import columns
 from helperd.errors import Code
 from helperd.printing import say, say_json, write
-from helperd.table import UNWANTED, count, fit, losses, render, span, summary
+from helperd.table import UNWANTED, by_reason, count, fit, losses, render, span, summary
 from helperd.visible import visible
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
     if args.name is None:
         say(fit(summary(snapshot), width))
     else:
-        snapshot = snapshot | {"consumers": [], "services": [], "sinks": []}
+        snapshot = snapshot | {"consumers": [], "services": [], "sinks": [], "gone": {}}
     for line in render(snapshot, width, color=terminal and "NO_COLOR" not in os.environ):
         write(f"{line}\n")
     if args.name is not None:
@@ -55,11 +55,7 @@ def details(source: dict[str, Any]) -> list[str]:
     ended = source.get("exit")
     lost = source.get("lost") or {}
     where, unwanted = (
-        ", ".join(
-            f"{reason} {count(lost[reason])}"
-            for reason in sorted(lost)
-            if lost[reason] and (reason in UNWANTED) is idle
-        )
+        by_reason({reason: packets for reason, packets in lost.items() if (reason in UNWANTED) is idle})
         for idle in (False, True)
     )
     facts = {
