@@ -24,7 +24,6 @@ from helperd.errors import (
     ProtocolError,
     RemoteProtocolError,
     UsageError,
-    reason_word,
 )
 from helperd.incarnation import Incarnation, program_of
 from helperd.lifecycle import Ending, classify
@@ -41,6 +40,7 @@ from helperd.wire.messages import (
     Register,
     Shutdown,
 )
+from helperd.wire.reasons import reason_word
 
 if TYPE_CHECKING:
     from helperd.config.specs import HelperSpec

@@ -20,11 +20,12 @@ import trio
 
 from helperd.asking import Asked, Failure
 from helperd.config import INSTALLED
-from helperd.errors import UsageError, reason_word
+from helperd.errors import UsageError
 from helperd.threads import in_thread
 from helperd.wire.definition import SourceDefinition, check_options, quote
 from helperd.wire.greeting import GenerationCache
 from helperd.wire.messages import Interface, ListReport, ListRequest, ProbeReport, ProbeRequest
+from helperd.wire.reasons import reason_word
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -3,8 +3,7 @@
 Rules:
   1. Every error carries a problem word: short, hyphenated, stable, listed once in ``PROBLEMS``.
   2. The sentence next to the word says what was wrong and, if known, ends in the fix.
-  3. The class says whose fault it is: Local is our bug, Remote the peer's; Closed we ended it, Broken they
-     did.
+  3. The class says whose fault it is: Local is our bug, Remote the peer's.
 """
 
 from __future__ import annotations
@@ -79,19 +78,6 @@ PROBLEMS: dict[str, str] = {
 
 NO_PROGRAM = "it has no #! line, or is not a program for this machine"
 """What ENOEXEC means."""
-REASONS: frozenset[str] = frozenset(
-    {
-        *("open-refused", "device-gone", "bad-capture", "child-gone", "timed-out", "not-supported"),
-        *("not-installed", "exec-failed", "not-permitted", "no-resources", "busy", "bad-definition"),
-        *("exited", "bug"),
-    }
-)
-"""The problem words that a helper may give with its own reason (docs/protocol.md)."""
-
-
-def reason_word(word: str, otherwise: str) -> str:
-    """The word that a helper gave as its reason, unless it may not give that one, or gave none."""
-    return word if word in REASONS else otherwise
 
 
 class Code(enum.IntEnum):
@@ -267,11 +253,3 @@ class CannotDrop(PrivsepError):  # noqa: N818
 
 class SinkError(HelperdError):
     """A consumer, or the place it connects to."""
-
-
-class SinkClosed(SinkError):  # noqa: N818
-    """We ended the consumer's connection."""
-
-
-class SinkBroken(SinkError):  # noqa: N818
-    """The consumer went away."""

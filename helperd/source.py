@@ -30,7 +30,6 @@ from helperd.errors import (
     OpenRefused,
     PeerTimedOut,
     UsageError,
-    reason_word,
 )
 from helperd.incarnation import Incarnation, program_of
 from helperd.layout import MAX_CONTENT
@@ -72,6 +71,7 @@ from helperd.wire.messages import (
     Text,
     WarningReport,
 )
+from helperd.wire.reasons import reason_word
 from helperd.wire.session import Phase
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from helperd.errors import PROBLEMS, REASONS, reason_word
+from helperd.errors import PROBLEMS
+from helperd.wire.reasons import REASONS, reason_word
 from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT, daemon
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from helperd.sandbox import kernel, landlock, numbers, seal, seccomp, wanted_tier
+from helperd.sandbox import kernel, landlock, numbers, sealing, seccomp
 from helperd.sandbox.processes import Row, owner, privilege, row, table
+from helperd.sandbox.sealing import seal, wanted_tier
 
 ROOT = Path(__file__).resolve().parent.parent
 EPERM, EACCES, ENOSYS, EAFNOSUPPORT = (seccomp.ERRNO | number for number in (1, 13, 38, 97))
@@ -122,7 +123,7 @@ print(mode("a/program"), mode("sticky/a/b"), done.returncode, "Operation not per
 
 @known
 def test_the_tight_filter_allows_its_list_and_hides_files():
-    program = seccomp.tight([0x8B04], [2, 7])
+    program = sealing.tight([0x8B04], [2, 7])
     n = numbers.NUMBERS
     writing = ("write", "writev", "sendto", "sendmsg", "sendmmsg")
     special = {n[name] for name in ("mmap", "mprotect", "ioctl", *writing)}
@@ -144,7 +145,7 @@ def test_the_tight_filter_allows_its_list_and_hides_files():
 
 
 @known
-@pytest.mark.parametrize("program", [seccomp.coarse([1]), seccomp.tight()], ids=["coarse", "tight"])
+@pytest.mark.parametrize("program", [seccomp.coarse([1]), sealing.tight()], ids=["coarse", "tight"])
 def test_a_foreign_machine_is_killed(program: bytes):
     assert judge(program, 0, arch=0x40000003) == seccomp.KILL
     if numbers.MACHINE == "x86_64":
@@ -159,7 +160,8 @@ def test_no_filter_where_no_new_privs_is_not_wanted():
 
 def inside(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run code in an isolated Python that knows our package."""
-    text = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, socket\nfrom helperd import sandbox\n{code}"
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, socket\nfrom helperd.sandbox import sealing"
+    text = f"{start}\n{code}"
     return subprocess.run(
         [sys.executable, "-I", "-S", "-c", text], capture_output=True, text=True, check=False, env=env
     )
@@ -169,7 +171,7 @@ def inside(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 def test_a_sealed_process_keeps_what_is_open_and_gets_nothing_new():
     code = """
 r, w = os.pipe()
-sealed = sandbox.seal(3, outputs=(1, w))
+sealed = sealing.seal(3, outputs=(1, w))
 os.write(w, b"x")
 try:
     os.write(2, b"x")
@@ -201,7 +203,7 @@ print(sealed.tier, "inside" in text, len(keep))
     "code", ["os.fork()", "socket.socket()", "os.pipe()", "os.kill(0, 0)", "os.execv('/bin/true', ['x'])"]
 )
 def test_a_sealed_process_that_wants_more_is_killed(code: str):
-    done = inside(f"sandbox.seal(3)\n{code}\nprint('still here')")
+    done = inside(f"sealing.seal(3)\n{code}\nprint('still here')")
     assert (done.returncode, done.stdout) == (-31, "")
 
 
@@ -209,7 +211,7 @@ def test_a_sealed_process_that_wants_more_is_killed(code: str):
 def test_tier_2_leaves_the_named_files(tmp_path: Path):
     (tmp_path / "a").write_text("yes")
     code = f"""
-print(sandbox.seal(2, read=[{str(tmp_path)!r}]).tier, open({str(tmp_path / "a")!r}).read())
+print(sealing.seal(2, read=[{str(tmp_path)!r}]).tier, open({str(tmp_path / "a")!r}).read())
 try:
     open("/etc/hostname")
 except PermissionError:
@@ -225,7 +227,7 @@ def test_the_tier_comes_from_the_launcher(monkeypatch: pytest.MonkeyPatch, value
 
 
 def test_tier_0_changes_nothing_but_no_new_privs():
-    assert inside("print(list(sandbox.seal(0)), open('/etc/passwd').readable())").stdout == "[0, ()] True\n"
+    assert inside("print(list(sealing.seal(0)), open('/etc/passwd').readable())").stdout == "[0, ()] True\n"
 
 
 def test_who_belongs_to_whom():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from helperd.sandbox import kernel, landlock, seal, wanted_tier, warm_up
+from helperd.sandbox import kernel, landlock
+from helperd.sandbox.sealing import seal, wanted_tier, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

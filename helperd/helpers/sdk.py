@@ -127,7 +127,7 @@ class Helper:
 
     SEALED: bool = False
     """True: between ``open`` and ``capture`` the process gives up its capabilities and everything it has not open:
-    files, sockets, programs, threads (``helperd.sandbox.seal``). What ``capture`` needs must be open by then;
+    files, sockets, programs, threads (``helperd.sandbox.sealing.seal``). What ``capture`` needs must be open by then;
     ``open`` may still set it for one device. What is open can be read and waited for; nothing is sent but to the server
     and to standard error, so ``tune`` works by ``SEALED_IOCTLS``, not by netlink."""
 

@@ -16,16 +16,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from helperd.sandbox import kernel
-from helperd.sandbox.numbers import (
-    ALLOWED_NUMBERS,
-    AUDIT_ARCH,
-    DENIED_NUMBERS,
-    HIDDEN_NUMBERS,
-    MACHINE,
-    NUMBERS,
-    PASSING_NUMBERS,
-    WRITING,
-)
+from helperd.sandbox.numbers import AUDIT_ARCH, DENIED_NUMBERS, MACHINE, NUMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +27,6 @@ ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 NAMESPACES = 0x7E020080  # CLONE_NEWTIME, NS, CGROUP, UTS, IPC, USER, PID, NET
 CLONE_PARENT = 0x8000  # its child would be the launcher's, which has to reap it
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
-PROT_EXEC = 4
 PDEATHSIG, SIGKILL = 1, 9  # of prctl: what kills a helper when the launcher dies stays as it is
 X32 = 0x40000000
 SET_ID = 0o6000  # set-user-ID and set-group-ID: what is executed would be the helper, also after its end
@@ -70,7 +60,8 @@ def when_argument(call: str, position: int, tests: list[Row], otherwise: int) ->
     return [(EQUAL, 0, len(body), NUMBERS[call]), *body]
 
 
-def _program(rows: list[Row], verdict: int) -> bytes:
+def program(rows: list[Row], verdict: int) -> bytes:
+    """Return what the kernel takes: these rows for this machine's own calls, and the verdict on all else."""
     head: list[Row] = [
         (LOAD, 0, 0, ARCH),
         (EQUAL, 1, 0, AUDIT_ARCH[MACHINE]),
@@ -108,7 +99,7 @@ def coarse(families: Iterable[int]) -> bytes:
     rows += when_argument("ioctl", 1, stuffing, ALLOW)
     known = [row for family in sorted(set(families)) for row in when(family, ALLOW)]
     rows += when_argument("socket", 0, known, refuse(errno.EAFNOSUPPORT))
-    return _program(rows, ALLOW)
+    return program(rows, ALLOW)
 
 
 @functools.cache
@@ -121,38 +112,12 @@ def for_profile(seal: int, want: int, *, no_new_privs: bool) -> bytes:
     return _coarse(raw=bool(want & RAW)) if seal and no_new_privs else b""
 
 
-def tight(ioctls: Iterable[int] = (), outputs: Iterable[int] = ()) -> bytes:
-    """Return the filter of tier 3.
-
-    Args:
-        ioctls: request numbers that stay possible, for tuning.
-        outputs: descriptors that can be written to; whatever else is open is for reading.
-
-    Returns:
-        The program; empty on a machine whose numbers we do not know.
-    """
-    if not NUMBERS:
-        return b""
-    rows = [row for number in ALLOWED_NUMBERS for row in when(number, ALLOW)]
-    written = [row for fd in outputs for row in when(fd, ALLOW)]
-    for entry in WRITING.split():
-        rows += when_argument(entry.split(":")[0], 0, written, refuse(errno.EPERM))
-    rows += [row for number in PASSING_NUMBERS for row in when(number, refuse(errno.EPERM))]
-    for call in ("mmap", "mprotect"):
-        rows += when_argument(call, 2, when(PROT_EXEC, refuse(errno.EACCES), ANY_BIT), ALLOW)
-    rows += when_argument(
-        "ioctl", 1, [row for request in ioctls for row in when(request, ALLOW)], refuse(errno.EPERM)
-    )
-    rows += [row for number in HIDDEN_NUMBERS for row in when(number, refuse(errno.EACCES))]
-    return _program(rows, KILL)
-
-
-def load(program: bytes) -> None:
+def load(rows: bytes) -> None:
     """Load a filter into every thread of this process.
 
     Raises:
         OSError: EACCES without no_new_privs; ENOSYS or EINVAL where the kernel has no filters.
     """
-    rows = ctypes.create_string_buffer(program, len(program))
-    head = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(rows))
+    held = ctypes.create_string_buffer(rows, len(rows))
+    head = struct.pack("=HxxxxxxQ", len(rows) // 8, ctypes.addressof(held))
     kernel.syscall("seccomp", 1, 1, head)  # SECCOMP_SET_MODE_FILTER, TSYNC

@@ -253,7 +253,7 @@ made = f'{STAGE}/open/u{os.getpid()}'; open(made, 'w').close()
 page = mmap.mmap(-1, 4096); mmap_page = ctypes.addressof(ctypes.c_char.from_buffer(page))
 """
 """What a helper has open before it is sealed."""
-SEAL = "sys.path.append(LIBRARY); from helperd import sandbox\nresult = list(sandbox.seal(3))"
+SEAL = "sys.path.append(LIBRARY); from helperd.sandbox import sealing\nresult = list(sealing.seal(3))"
 
 SENDS = {  # FRAME has the broadcast address; ``sock`` is bound to hd0, as a sealed helper's is
     "write": "result = os.write(sock.fileno(), FRAME.encode('latin-1')) > 0",
