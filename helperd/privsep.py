@@ -38,7 +38,7 @@ from helperd.launch import HERE, cure, places
 from helperd.sandbox import cgroup, custody, door, forks, kernel, lock, prctls, seccomp
 from helperd.sandbox.become import ASKED, SETGID, SETPCAP, SETUID, Child
 from helperd.sandbox.loop import Log, Loop
-from helperd.sandbox.post import Client, Packet
+from helperd.sandbox.post import LATE, Client, Packet
 from helperd.visible import visible
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from helperd.sandbox.custody import Helper
 
 OWN = 1 << 5 | SETGID | SETUID | SETPCAP  # KILL, and these: what the launcher itself needs as root
-MAX_CLIENTS, MAX_CLIENTS_PER_UID = 64, 16
+MAX_ACCEPTED = 64  # connections in a turn at most
 REAPED = 64  # children in a turn at most: their own children come back to us, as many as they like
 
 
@@ -57,8 +57,7 @@ class Launcher:
         self.path = path
         self.root = root
         self.have = kernel.capget()[1]
-        self.config = conf.Config()
-        self.accounts = profiling.Accounts()
+        self.config, self.accounts = conf.Config(), profiling.Accounts()
         self.profiles: tuple[Profile, ...] = ()
         self.fingerprint, self.read_at = 0, 0.0
         self.end_at = 0.0  # when patience ends; 0: not planned
@@ -86,26 +85,22 @@ class Launcher:
         profiles = profiling.compile_profiles(config, self.accounts, f"{HERE}/helperd", where)
         self.config, self.profiles = replace(config, sources=(), sinks=()), profiles  # not its business
         for client in self.clients:  # numbers and rules are others now
-            client.quotas = self.quotas(client.uid, client.gids)
+            client.quotas = profiling.admission(config, self.accounts, client.uid, client.gids)
         self.custody.use(config.helperd.pool, [each.name for each in profiles if each.uid == "shared"])
         self.fingerprint = config.fingerprint
         for profile in filter(profiling.weakness, profiles):
             self.say(f"warning: {profile.name} {profiling.weakness(profile)}")
         return config
 
-    def quotas(self, uid: int, gids: frozenset[int]) -> dict[int, profiling.Share] | None:
-        """Return how many helpers of which profile a client may start (None: any); uid -1 is ours alone."""
-        return profiling.admission(self.config, self.accounts, uid, gids)
-
     def run(self) -> int:
         """Serve until the end; return the exit status."""
         self.loop.on_signals(self.on_signals, profiling.HEARD)
         self.reap()
+        self.custody.taker.start()
         while self.ending is None or self.custody.helpers:
             self.loop.turn([self.custody.sweep_at, self.custody.ahead_at, self.end_at, self.beat.at])
             self.beat.give()
-            if self.custody.ahead_at and monotonic() >= self.custody.ahead_at:
-                self.custody.fork_ahead()
+            self.custody.fork_ahead()
             if self.custody.sweep_at and monotonic() >= self.custody.sweep_at:
                 self.reap()
                 self.custody.sweep()
@@ -115,7 +110,7 @@ class Launcher:
                     return self.ending or int(Code.SYSTEM)
                 os.kill(self.supervisor, signal.SIGKILL)  # ours, and not reaped yet
                 self.end_at = monotonic() + 5
-        self.custody.sweeper.end()
+        self.custody.close()
         return self.ending
 
     def on_signals(self, numbers: bytes) -> None:
@@ -136,8 +131,7 @@ class Launcher:
             self.end_at = self.end_at or monotonic() + 15
             return
         self.ending, self.end_at = status if self.ending is None else self.ending, monotonic() + 5
-        for helper in self.custody.helpers.values():
-            self.custody.kill(helper)
+        self.custody.kill_all()
         self.custody.end_blank()
 
     def reap(self) -> None:
@@ -159,8 +153,7 @@ class Launcher:
             else:
                 self.custody.on_end(info.si_pid, code, core=os.WCOREDUMP(status))
                 for client in [each for each in self.clients if each.taker == info.si_pid]:
-                    client.taker = 0
-                    self.flush(client)
+                    self.on_taken(client)
         os.kill(os.getpid(), signal.SIGCHLD)  # others have their turn, then the rest
 
     # clients
@@ -179,10 +172,7 @@ class Launcher:
         self.custody.let_go(client)
         if why:
             self.say(f"{client.name}: {why}")
-        for helper in self.custody.helpers.values():
-            if helper.client is client:
-                helper.client = None
-                self.custody.kill(helper)
+        self.custody.kill_all(client)
         if client.uid < 0 and self.supervisor:  # about to end by itself; a TERM would change its status
             self.end_at = self.end_at or monotonic() + 5
         elif client.uid < 0:
@@ -191,7 +181,12 @@ class Launcher:
     def on_client(self, client: Client, event: int) -> None:
         """Send what waits, then look at one request; at none while something waits."""
         self.flush(client)
-        if not event & ~select.POLLOUT or client.out or client not in self.clients:
+        if client.taker and event & select.POLLHUP:
+            self.drop(client)
+        elif client.taker == LATE and client in self.clients:
+            self.pass_over(client, carries=True)
+            self.flush(client)
+        if client.taker or not event & ~select.POLLOUT or client.out or client not in self.clients:
             return
         packet = client.peek(wire.WIRE.size)
         if packet and (packet.data or packet.carries):
@@ -209,9 +204,8 @@ class Launcher:
     def answer(self, client: Client, packet: Packet) -> None:
         """Carry one request out and reply; a refusal is an errno, and a line in the log."""
         data = packet.data
-        op, cookie = data[4] if len(data) > 4 else 0, 0
-        if len(data) == wire.WIRE.size:
-            cookie = wire.WIRE.unpack(data)[6]
+        op = data[4] if len(data) > 4 else 0
+        cookie = wire.WIRE.unpack(data)[6] if len(data) == wire.WIRE.size else 0
         number, handle, arg, pidfd = 0, 0, 0, -1
         try:
             request = packet.cut or wire.parse(data, len(self.profiles), carries=packet.carries)
@@ -235,10 +229,12 @@ class Launcher:
 
     def pass_over(self, client: Client, *, carries: bool) -> None:
         """Leave a request out, and see to it that nobody here gets what may have come with it."""
-        try:
-            self.custody.pass_over(client, carries=carries)
-        except OSError as error:
-            self.drop(client, f"nobody can take its request: {error.strerror}")
+        self.custody.pass_over(client, carries=carries, then=lambda: self.on_taken(client))
+
+    def on_taken(self, client: Client) -> None:
+        """The request that was left out is gone: look at the next."""
+        client.taker = 0
+        self.flush(client)
 
     def obey(self, client: Client, request: wire.Request) -> tuple[int, int, int]:
         """Carry a request out; return handle, argument and pidfd of the reply.
@@ -340,11 +336,9 @@ class Launcher:
     def harden(self) -> None:
         """As root: be the only one, empty the pool, keep only what profiles and the kill ladder need."""
         trust.check_closure()
-        keep = OWN
-        for profile, spec in zip(self.profiles, self.config.programs, strict=True):
-            keep |= profile.want * spec.present  # not for what is offered and not there
+        needed = profiling.needed(self.profiles, self.config)
         plain = all(profile.no_new_privs for profile in self.profiles)
-        self.have = door.harden(keep, self.custody, self.accounts.users, no_new_privs=plain)
+        self.have = door.harden(OWN | needed, self.custody, self.accounts.users, no_new_privs=plain)
 
     def start_supervisor(self, args: list[str], ids: tuple[int, int] | None, groups: tuple[int, ...]) -> None:
         """Start the built-in profile 0 with one end of a socket pair as descriptor 3, and serve the other."""
@@ -368,28 +362,35 @@ class Launcher:
         self.admit(Client(ours, "supervisor", -1))
 
     def on_connection(self, listener: socket.socket) -> None:
-        """Accept a connection if it comes from root, the supervisor's user, or one with an [[allow]] rule."""
+        """Accept who waits, so many in a turn that nobody can stand in root's way; all refused are let go at once."""
+        refused = list[Client]()
         try:
             self.custody.check_leftovers()
-            sock = listener.accept()[0]
+            for _ in range(MAX_ACCEPTED):
+                refused += self.accept(listener.accept()[0])
+        except BlockingIOError:
+            pass
         except OSError as error:
             self.say(f"cannot accept: {error.strerror}")
             self.loop.rest(listener.fileno())
-            return
+        self.custody.let_go(*refused)
+
+    def accept(self, sock: socket.socket) -> list[Client]:
+        """Serve who comes from root, the supervisor's user, or has an [[allow]] rule; return others."""
         pid, uid, gids = door.peer(sock)
         if not self.clients and conf.changed(self.config):  # nobody's numbers change under them
             try:
                 self.read()
             except HelperdError as error:
                 self.say(f"what was read before holds: {error}")
-        client = Client(sock, f"uid {uid} (pid {pid})", uid, self.quotas(uid, gids), gids)
-        like = [other.uid for other in self.clients if (other.quotas is None) == (client.quotas is None)]
-        full = like.count(uid) >= MAX_CLIENTS_PER_UID or len(like) >= MAX_CLIENTS
-        if client.quotas != {} and not full:
+        quotas = profiling.admission(self.config, self.accounts, uid, gids)
+        client = Client(sock, f"uid {uid} (pid {pid})", uid, quotas, gids)
+        why = "no [[allow]] rule for it" if client.quotas == {} else client.crowded(self.clients)
+        if not why:
             self.admit(client)
-            return
-        self.say(f"{client.name} refused: {'too many connections' if full else 'no [[allow]] rule for it'}")
-        self.custody.let_go(client)
+            return []
+        self.say(f"{client.name} refused: {why}")
+        return [client]
 
 
 def serve(options: dict[str, str], rest: list[str]) -> int:
@@ -406,8 +407,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
         if prctls.LACKING:
             text = f"the launcher of root needs python-prctl, {prctls.LACKING}: {cure('prctl')}"
             raise UnavailableError("not-installed", text)
-    path = os.path.abspath(options["--config"])
-    launcher = Launcher(path, root=root, delegated="--delegated" in options)
+    launcher = Launcher(os.path.abspath(options["--config"]), root=root, delegated="--delegated" in options)
     config = launcher.read()
     prctls.prctl.set_child_subreaper(1)
     if root:

@@ -20,7 +20,9 @@ FORKED_AHEAD = "helperd-next"
 """What a launcher's child is called that waits to become the next helper."""
 SWEEPER = "helperd-sweep"
 """What the child of root's launcher is called that ends all of a uid."""
-OWN = {FORKED_AHEAD, SWEEPER}
+TAKER = "helperd-take"
+"""What the child of a launcher is called that takes requests that nobody is to have."""
+OWN = {FORKED_AHEAD, SWEEPER, TAKER}
 """A launcher's children that are no helpers."""
 GRACE = 3.0
 """Seconds that processes which are about to end may take to do so; nothing waits if none is left."""

@@ -16,6 +16,8 @@ from helperd.config.capabilities import CAPABILITIES
 from helperd.errors import CannotDrop, ConfigError, ConfigRefused
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from helperd.config.specs import Config, DaemonSpec, HelperSpec, ServiceSpec
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -284,6 +286,14 @@ def may_reload(config: Config, accounts: Accounts, uid: int, gids: frozenset[int
     """Whether a user may have the configuration read again: who may start everything, and the daemon's admins."""
     admins = accounts.group(config.helperd.admin_group or "")
     return admins in gids or admission(config, accounts, uid, gids) is None
+
+
+def needed(profiles: Iterable[Profile], config: Config) -> int:
+    """Return the capabilities of all that may be started; not of what is offered and not there."""
+    bits = 0
+    for profile, spec in zip(profiles, config.programs, strict=True):
+        bits |= profile.want * spec.present
+    return bits
 
 
 def given(config: Config) -> list[tuple[str, str, str, int]]:

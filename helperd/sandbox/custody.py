@@ -21,9 +21,11 @@ from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadline
 from typing import TYPE_CHECKING, Any
 
 from helperd.errors import RequestRefused
-from helperd.sandbox import cgroup, processes
+from helperd.sandbox import cgroup, forks, processes
 from helperd.sandbox.become import HAS_UID, SETUID, TAKEN, UID_IN_USE, Child, differs
 from helperd.sandbox.forks import Blank, failure, fork_blank, fork_taker, quiet_fork
+from helperd.sandbox.post import LATE
+from helperd.sandbox.standby import Taker
 from helperd.sandbox.sweeper import Ranges, Sweeper
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 MOST_TAKERS = 64
 MANY = 64  # free uids; of fewer none are held for a launch besides its own, in case somebody has that
 LOOK_S = 0.05  # between two looks at all processes, each of which takes milliseconds
+AGAIN_S = 1.0  # between two looks for others with the uids of who does not end
+LATER_S = forks.LATER_MS / 1000  # between two children that take what connections have left
 MOST_TRIES = 3  # to remove what a uid has left
 TIDY_S = 1.0  # removing a directory that takes longer is given up
 
@@ -51,7 +55,7 @@ class Helper:
         errors: the error pipe; -1 once exec is confirmed.
         taken: it has the request that asked for it.
         swept: nothing of its uid was left after its end.
-        mixed: somebody that is not ours has its uid too.
+        mixed: somebody that is not ours has its uid too; ``seen``: that was looked for since it is dying.
         tidy: what it left in its directory is removed, or has been tried to be.
     """
 
@@ -68,6 +72,7 @@ class Helper:
         self.how = ""  # exited, signal, dumped, exec-failed, unverified
         self.code = 0  # of exec-failed: the errno
         self.taken = self.exited = self.dying = self.swept = self.tidy = self.mixed = self.cleaned = False
+        self.seen = False
         self.remover, self.remover_until = 0, 0.0
         self.sweeps = 0  # after which something of its uid was left
 
@@ -102,15 +107,17 @@ class Custody:
         self.shared: dict[str, int] = {}  # uids of helpers with uid = "shared", by name
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
-        self.looked_at = 0.0
+        self.looked_at = self.seen_at = self.let_at = 0.0
+        self.others = set[int]()  # uids that others have
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
         self.littered: dict[int, int] = {}  # uids whose leavings are to be removed; how often it was tried
         self.soiled: set[int] = set()  # uids of the pool that have left what is to stay
         self.cleaner, self.cleaning = 0, tuple[int, ...]()  # the child that removes it, and for whom
-        self.sweeper = Sweeper(loop, self.on_swept)
+        self.loop = loop
+        self.sweeper, self.taker = Sweeper(loop, self.on_swept), Taker(loop)
         self.blank: Blank | None = None  # the next helper, forked ahead
         self.ahead_at = 0.0  # when to fork it; 0: there is one, or nobody has asked for a helper yet
-        self.takers: dict[int, int] = {}  # children that take what nobody is to have, and whose it is
+        self.takers = set[int]()  # children that take what nobody is to have
         self.leftovers: list[Client] = []  # ended, with such in them: no child could be forked
 
     def use(self, ranges: Ranges, shared: list[str]) -> None:
@@ -227,24 +234,36 @@ class Custody:
             text = f"the group {rule} has {together} of profile {profile}"
             raise RequestRefused("launcher-busy", text, errno=errno.EAGAIN)
 
-    def pass_over(self, client: Client, *, carries: bool) -> None:
+    def pass_over(self, client: Client, *, carries: bool, then: Callable[[], None]) -> None:
         """Take a client's next request away; with descriptors, by a child of which the client has to wait for the end.
 
-        Raises:
-            OSError: none can be forked.
+        Where none can be forked the one in reserve does it for who may start everything, and calls ``then``; others
+        wait until one can be.
         """
-        if carries:
-            client.taker = self._taker(client, all_of_it=False)
-        else:
+        if not carries:
             client.skip()
+            return
+        client.taker = LATE
+        with contextlib.suppress(OSError):
+            try:
+                client.taker = self._taker(client, all_of_it=False)
+            except OSError:
+                client.taker = self.taker.take(client.sock, then) if client.quotas is None else LATE
+        if client.taker == LATE:
+            self.loop.rest(client.sock.fileno())
 
     def let_go(self, *clients: Client) -> None:
         """Close connections; those with descriptors that were never taken by a child, now or when one can be forked."""
         self.leftovers += [client for client in clients if not client.close()]
-        with contextlib.suppress(OSError):
-            while self.leftovers and len(self.takers) < MOST_TAKERS:
-                self._taker(self.leftovers[-1], all_of_it=True)
-                self.leftovers.pop().sock.close()
+        if self.leftovers and len(self.takers) < MOST_TAKERS and monotonic() >= self.let_at:
+            with contextlib.suppress(OSError):
+                self._taker(*self.leftovers, all_of_it=True)
+                for client in self.leftovers:
+                    client.sock.close()
+                self.leftovers.clear()
+            self.let_at = monotonic() + LATER_S
+        if self.leftovers:
+            self.sweep_at = min(self.sweep_at or self.let_at, self.let_at)
 
     def check_leftovers(self) -> None:
         """Refuse another connection while too many cannot be closed.
@@ -257,10 +276,10 @@ class Custody:
                 errno.EBUSY, "too many connections have ended with descriptors that hang whoever takes them"
             )
 
-    def _taker(self, client: Client, *, all_of_it: bool) -> int:
-        pid = fork_taker(client.sock, all_of_it=all_of_it)
+    def _taker(self, *clients: Client, all_of_it: bool) -> int:
+        pid = fork_taker([client.sock.fileno() for client in clients], all_of_it=all_of_it)
         self.spared.add(pid)
-        self.takers[pid] = client.uid
+        self.takers.add(pid)
         return pid
 
     def _become(self, child: Child) -> tuple[int, int, int]:
@@ -275,15 +294,21 @@ class Custody:
         return fork_blank().become(child)
 
     def fork_ahead(self) -> None:
-        """Fork the next helper before it is asked for: a fork takes longer than all else that a request waits for.
-
-        Where it cannot be, the next request tries again, and is told why not.
+        """Fork the next helper, if it is time to, before it is asked for: a fork takes longer than all else that a
+        request waits for. Where it cannot be, the next request tries again, and is told why not.
         """
+        if not self.ahead_at or monotonic() < self.ahead_at:
+            return
         self.ahead_at = 0.0
         if not self.blank:
             with contextlib.suppress(OSError):
                 self.blank = fork_blank()
                 self.spared.add(self.blank.pid)
+
+    def close(self) -> None:
+        """End the children that wait for orders; no helper is left."""
+        self.sweeper.end()
+        self.taker.end()
 
     def end_blank(self) -> None:
         """End what was forked ahead."""
@@ -371,14 +396,15 @@ class Custody:
     def on_end(self, pid: int, code: int, *, core: bool) -> None:
         """Note that a child of ours has ended and was reaped."""
         self.spared.discard(pid)
-        if self.takers.pop(pid, None) is not None:
-            self.let_go()
+        self.takers.discard(pid)
+        self.let_go()
         if self.blank and self.blank.pid == pid:
             self.blank.end()
             self.blank = None
-        if self.sweeper.pid == pid:
-            self.sweeper.pid = 0
-            self.sweeper.end()
+        for standby in (self.sweeper, self.taker):
+            if standby.pid == pid:
+                standby.pid = 0
+                standby.end()
         if self.cleaner == pid:
             self._cleaned(code)
         self._clean()
@@ -402,6 +428,15 @@ class Custody:
             if helper.swept:
                 self.sweep_at = monotonic()
 
+    def _see(self, asked: list[Helper], uids: range) -> None:
+        """Note whose uid others have, too: before the first kill of each helper, and from time to time."""
+        if monotonic() > self.seen_at + (AGAIN_S if all(helper.seen for helper in asked) else LOOK_S):
+            began, self.others = monotonic(), processes.of_others(uids, os.getpid())
+            self.seen_at = monotonic() * 2 - began  # it takes half of the time at most
+        for helper in asked:
+            helper.mixed |= helper.child.uid in self.others
+            helper.seen = True
+
     def _look(self, dying: list[Helper]) -> None:
         """Look for who is left of those with whom the kernel counts others: a container's, or zombies."""
         found = [helper for helper in dying if helper.exited and not helper.swept and helper.sweeps > 3]
@@ -410,6 +445,13 @@ class Custody:
             for helper in found:
                 helper.swept = helper.child.uid not in left
             self.looked_at = monotonic()
+
+    def kill_all(self, client: Client | None = None) -> None:
+        """Kill every helper, or those of a client that is gone."""
+        for helper in self.helpers.values():
+            if client in {None, helper.client}:
+                helper.client = helper.client if client is None else None
+                self.kill(helper)
 
     def kill(self, helper: Helper) -> None:
         """Kill a helper's whole tree, now and until nothing of it is left."""
@@ -427,9 +469,7 @@ class Custody:
         asked, blind = [h for h in dying if h.sweepable and not h.swept], False
         try:
             if asked and self.ranges:
-                others = processes.of_others(self.ranges[0], os.getpid())
-                for helper in asked:
-                    helper.mixed |= helper.child.uid in others
+                self._see(asked, self.ranges[0])
             strays = set() if all(helper.sweepable for helper in dying) else self._kill_strays()
         except OSError:  # no descriptor to look with: somebody may be left
             strays, blind = {0}, True
@@ -447,7 +487,7 @@ class Custody:
                 self._release(helper.child._replace(leaf=""))
                 self.tell(helper, "empty", 0)
         self.pause = min(self.pause * 2, 0.1)
-        ends = [h.until for h in self.helpers.values() if h.until]
+        ends = [h.until for h in self.helpers.values() if h.until] + [self.let_at] * bool(self.leftovers)
         ends += [monotonic() + self.pause for h in self.helpers.values() if h.dying]
         self.sweep_at = min(ends, default=0.0)
 
@@ -475,7 +515,7 @@ class Custody:
         """Kill the strays of dying helpers; return the main pids that had some, 0 for those that fit none."""
         rows, left = processes.table(), set[int]()
         mains = {helper.pid: helper for helper in self.helpers.values()}
-        spared = self.spared | ({self.sweeper.pid} - {0})
+        spared = self.spared | ({self.sweeper.pid, self.taker.pid} - {0})
         for pid, row in rows.items():
             owner = processes.owner(pid, rows, os.getpid(), set(mains) | spared)
             if owner is None or owner in spared or row.state in "ZX":

@@ -201,8 +201,8 @@ def _wait(orders: int, errors: int) -> NoReturn:
         os._exit(Code.UNSAFE if told else 0)
 
 
-def fork_taker(sock: socket.socket, *, all_of_it: bool) -> int:
-    """Fork a child that takes the next request of a connection, or all that is left in one that is shut, and ends.
+def fork_taker(socks: list[int], *, all_of_it: bool) -> int:
+    """Fork a child that takes the next request of a connection, or all that is left in some that are shut, and ends.
 
     What ends with them may take its time, which is the child's; a second, for what a signal ends. What has been forked
     just now still has the connection too, and must not be the last: so it lets go of all of them a little later.
@@ -210,14 +210,16 @@ def fork_taker(sock: socket.socket, *, all_of_it: bool) -> int:
     pid = quiet_fork()
     if pid == 0:
         try:
-            os.dup2(sock.fileno(), 3)
-            kernel.close_from(4)
+            kept = sorted(socks)
+            for below, fd in zip([2, *kept], kept, strict=False):
+                os.closerange(below + 1, fd)
+            kernel.close_from(kept[-1] + 1)
             if all_of_it:
                 select.poll().poll(LATER_MS)
             else:
                 signal.pthread_sigmask(signal.SIG_SETMASK, [])
                 signal.alarm(1)
-                socket.socket(fileno=3).recv(1)
+                socket.socket(fileno=kept[0]).recv(1)
         finally:
             os._exit(0)
     return pid

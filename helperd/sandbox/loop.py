@@ -33,12 +33,13 @@ class Loop:
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor."""
-        if self.calls.pop(fd, None) and self.resting.pop(fd, None) is None:
+        self.resting.pop(fd, None)
+        if self.calls.pop(fd, None):
             self.want(fd, 0)
 
     def rest(self, fd: int) -> None:
         """Look away from a descriptor that cannot be served now, for ``REST_S``: it stays ready meanwhile."""
-        self.poll.unregister(fd)
+        self.want(fd, 0)
         self.resting[fd] = monotonic() + REST_S
 
     def want(self, fd: int, events: int) -> None:

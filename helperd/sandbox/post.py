@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 QUESTIONS = 4  # of each profile at once, for list and probe
 UNLIMITED = 1 << 16  # the pool is smaller
+MOST_CLIENTS, MOST_OF_UID, MOST_OF_RULE = 64, 16, 32  # connections
+LATE = -1  # no child can take its request now
 MOST_QUEUED = 400  # packets in a socket: its buffer has 208 KiB, and each takes 768 bytes of it at least
 
 
@@ -39,7 +41,7 @@ class Client:
             that have it by the same rule; None: any.
         ready: it has sent a PING.
         strikes: malformed requests so far.
-        taker: pid of the child that takes its next request, before which nothing is read; 0: none.
+        taker: pid of the child that takes its next request, before which nothing is read; 0: none is to; or ``LATE``.
     """
 
     def __init__(
@@ -66,6 +68,19 @@ class Client:
             return UNLIMITED, UNLIMITED, ""
         most, together, rule = self.quotas.get(profile, (0, 0, ""))
         return min(most, 1) * QUESTIONS if question else most, together, rule
+
+    @property
+    def rules(self) -> set[str]:
+        """The groups by whose rules it may start something."""
+        return {rule for _, _, rule in (self.quotas or {}).values() if rule}
+
+    def crowded(self, others: list[Client]) -> str:
+        """Why there is no place for it beside others; empty: there is. Who may start everything has its own places."""
+        like = [other for other in others if (other.quotas is None) == (self.quotas is None)]
+        if sum(other.uid == self.uid for other in like) >= MOST_OF_UID or len(like) >= MOST_CLIENTS:
+            return "too many connections"
+        full = [r for r in self.rules if sum(r in other.rules for other in like) >= MOST_OF_RULE]
+        return f"the group {full[0]} has {MOST_OF_RULE} connections" if full else ""
 
     @property
     def wants(self) -> int:

@@ -76,16 +76,18 @@ def of_others(uids: range, launcher: int, old: int | None = None) -> set[int]:
     Raises:
         OSError: they cannot be looked at now; EMFILE.
     """
-    found = set[int]()
+    found, ours = set[int](), {launcher}  # what somebody descends from is looked at once
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             has, above = {uid for uid in _uids(pid) if uid in uids}, [pid]
-            while has and (found_row := row(above[-1])) and found_row.parent:
+            while has and above[-1] not in ours and (found_row := row(above[-1])) and found_row.parent:
                 above.append(found_row.parent)
+            if not has or above[-1] in ours:
+                ours.update(above * bool(has))
+                continue
             left = old is not None and len(status(pid)["NSpid"].split()) == 1
             left = left and not any(_is_launcher(each) for each in above[1:] if each != old)
-            if launcher not in above and not left:
-                found |= has
+            found |= set() if left else has
     return found
 
 

@@ -13,12 +13,11 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import struct
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
 from typing import TYPE_CHECKING
 
-from helperd.sandbox.forks import quiet_fork
+from helperd.sandbox.standby import Standby
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,64 +25,44 @@ if TYPE_CHECKING:
     from helperd.sandbox.loop import Loop
 
 ORDER = struct.Struct("=I?")  # a uid; in the answer: whether nobody else has it
-STUCK_S = 0.5  # one that has not answered for so long was stopped
+STUCK_S = 0.5  # one that has not answered for so long may have been stopped
 
 
 Ranges = tuple[range, range, range]
 """Uids of what may be swept, one for each process; of helpers that share theirs; of sweepers."""
 
 
-class Sweeper:
+class Sweeper(Standby):
     """The launcher's side.
 
     Attributes:
-        pid: ours to reap; 0: there is none now.
         asked: uids that it has not answered for yet.
     """
 
     def __init__(
         self, loop: Loop, answered: Callable[[int, bool], None], ranges: Ranges | None = None
     ) -> None:
-        self.loop = loop
+        super().__init__(loop)
         self.answered = answered
         self.ranges = ranges
-        self.pid, self.asked = 0, set[int]()
+        self.asked = set[int]()
         self.heard_at = 0.0
-        self.orders: socket.socket | None = None
 
-    def start(self) -> socket.socket:
-        """Fork it, unless there is one; return the socket it waits at.
+    def serve(self, orders: int) -> None:
+        """Do what ``sweeping`` says."""
+        from helperd.sandbox.sweeping import serve
 
-        Raises:
-            OSError: no process or descriptor is left.
-        """
-        if self.orders:
-            return self.orders
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                pid = quiet_fork()
-            except OSError:
-                ours.close()
-                raise
-            if pid == 0:
-                try:
-                    from helperd.sandbox.sweeping import serve
-
-                    prey, _, keepers = self.ranges or ((), (), ())
-                    keepers = keepers[1:]  # the first is the cleaner's, which it would kill
-                    serve(theirs.fileno(), prey, keepers[os.urandom(1)[0] % len(keepers)])
-                finally:
-                    os._exit(1)
-        ours.setblocking(False)  # noqa: FBT003
-        self.pid, self.orders = pid, ours
-        self.loop.watch(ours.fileno(), self._on_answer)
-        return ours
+        prey, _, keepers = self.ranges or ((), (), ())
+        keepers = keepers[1:]  # the first is the cleaner's, which it would kill
+        serve(orders, prey, keepers[os.urandom(1)[0] % len(keepers)])
 
     def ask(self, uid: int) -> None:
-        """Have a uid swept; ``answered`` is called with what came of it. Where it cannot be now: nothing, ask again."""
-        if self.asked and monotonic() > self.heard_at + STUCK_S:
-            self.end()
+        """Have a uid swept; ``answered`` is called with what came of it. Where it cannot be now: nothing, ask again.
+
+        One that does not answer goes on: it waits for a processor, or was stopped. There may be no room for another.
+        """
+        if self.asked and self.pid and monotonic() > self.heard_at + STUCK_S:
+            os.kill(self.pid, signal.SIGCONT)  # ours, and not reaped yet
         if uid in self.asked:
             return
         with contextlib.suppress(OSError):
@@ -110,18 +89,12 @@ class Sweeper:
         self.heard_at = monotonic()
         return uid, alone
 
-    def _on_answer(self, _: int) -> None:
+    def on_answer(self) -> None:
+        """Tell what came of an order."""
         if found := self._receive():
             self.answered(*found)
 
     def end(self) -> None:
-        """End it, whatever it is doing; the next order makes another one."""
-        if self.orders:
-            self.loop.unwatch(self.orders.fileno())
-            self.orders.close()
-            self.orders = None
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)  # ours, and not reaped yet
-            os.waitpid(self.pid, 0)
-        self.pid = 0
+        """End it; what it was asked is asked again."""
+        super().end()
         self.asked.clear()

@@ -22,21 +22,27 @@ if TYPE_CHECKING:
 _NAME = "helperd-sweep"
 
 
+def only(orders: int, name: str) -> socket.socket:
+    """In a forked child that waits for orders: let go of all else, and end with the launcher; return their socket."""
+    orders = os.dup2(fcntl.fcntl(orders, fcntl.F_DUPFD_CLOEXEC, 20), 3, inheritable=False)
+    kernel.close_from(orders + 1)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in range(3):
+        os.dup2(null, fd)
+    prctl.set_name(name)
+    prctl.set_pdeathsig(signal.SIGKILL)
+    return socket.socket(fileno=orders)
+
+
 def serve(orders: int, prey: Sequence[int], keeper: int) -> NoReturn:
     """In the forked child: become nobody, then sweep what the launcher names until it is gone."""
     try:
-        orders = os.dup2(fcntl.fcntl(orders, fcntl.F_DUPFD_CLOEXEC, 20), 3, inheritable=False)
-        kernel.close_from(orders + 1)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for fd in range(3):
-            os.dup2(null, fd)
-        prctl.set_name(_NAME)
+        waiting = only(orders, _NAME)
         prctl.set_keepcaps(1)
         os.setgroups([])
         os.setresgid(keeper, keeper, keeper)
         os.setresuid(keeper, keeper, keeper)
         kernel.capset(SETUID, 0)
-        waiting = socket.socket(fileno=orders)
         while kernel.capget() == (SETUID, SETUID, 0):
             prctl.set_pdeathsig(signal.SIGKILL)  # a change of ids has cleared it
             data = waiting.recv(ORDER.size)

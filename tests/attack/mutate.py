@@ -25,7 +25,7 @@ BECOME, CUSTODY, DOOR, FORKS = (f"sandbox/{name}.py" for name in ("become", "cus
 TRUST = "config/trust.py"
 LAUNCHER, PROCESSES, REQUEST = "privsep.py", "sandbox/processes.py", "config/request.py"
 SECCOMP, SWEEPING, CLEANER = "sandbox/seccomp.py", "sandbox/sweeping.py", "sandbox/cleaner.py"
-POST, LOCK = "sandbox/post.py", "sandbox/lock.py"
+POST, LOCK, SEALING = "sandbox/post.py", "sandbox/lock.py", "sandbox/sealing.py"
 
 
 class Mutation(NamedTuple):
@@ -106,12 +106,12 @@ MUTATIONS = [
     Mutation("a file that an open makes", SECCOMP, "CREATES = os.O_CREAT |", "CREATES =", "set_id"),
     Mutation("a nameless file", SECCOMP, "CREATES = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY", "CREATES = os.O_CREAT", "set_id"),
     Mutation("death signal stays", SECCOMP, '    rows += when_argument("prctl", 0,', '    when_argument("prctl", 0,', "death_signal"),
-    *(Mutation(f"sealed: {name}", SECCOMP, "0, written, refuse(errno.EPERM))", f"0, written, ALLOW if '{name}:' in entry else refuse(1))", "silent")
+    *(Mutation(f"sealed: {name}", SEALING, "0, written, refuse(errno.EPERM))", f"0, written, ALLOW if '{name}:' in entry else refuse(1))", "silent")
       for name in ("write", "writev", "sendto")),
-    *(Mutation(f"sealed: {name}", SECCOMP, "PASSING_NUMBERS for row in when(number, refuse(errno.EPERM))",
+    *(Mutation(f"sealed: {name}", SEALING, "PASSING_NUMBERS for row in when(number, refuse(errno.EPERM))",
                f"PASSING_NUMBERS for row in when(number, ALLOW if number == NUMBERS['{name}'] else refuse(1))", "silent")
       for name in ("sendmsg", "sendmmsg")),
-    Mutation("sealed: outputs", "sandbox/__init__.py", "outputs: Iterable[int] = (2, 4)", "outputs: Iterable[int] = range(64)", "silent"),
+    Mutation("sealed: outputs", SEALING, "outputs: Iterable[int] = (2, 4)", "outputs: Iterable[int] = range(64)", "silent"),
     Mutation("death signal", BECOME, "    prctl.set_pdeathsig(signal.SIGKILL if child.session else signal.SIGTERM)", "    pass", EXACT),
     Mutation("look at the parent", BECOME, "    if os.getppid() != child.parent:", "    if False:", "self_check"),
     Mutation("own check", BECOME, "        for name, good in check(child).items():", "        for name, good in ():", "self_check"),
@@ -135,6 +135,11 @@ MUTATIONS = [
     Mutation("processes of a shared uid", "config/profile.py", ', "shared": 512', "", EXACT),
     Mutation("ceilings", "config/profile.py", "LIMITS | CEILINGS | ", "LIMITS | ", EXACT),
     Mutation("a sweeper is there before", CUSTODY, "        self.sweeper.start()\n", "", "no_process_left"),
+    Mutation("a taker is there before", LAUNCHER, "        self.custody.taker.start()\n", "", "none_to_take"),
+    Mutation("it takes for root", CUSTODY, "self.taker.take(client.sock, then) if client.quotas is None else LATE", "LATE", "none_to_take"),
+    Mutation("for a second", "sandbox/taking.py", "            signal.alarm(LONGEST_S)\n", "", "none_to_take"),
+    Mutation("others wait for it to be", CUSTODY, "            self.loop.rest(client.sock.fileno())\n", "            pass\n", "none_to_take"),
+    Mutation("who leaves meanwhile is let go", LAUNCHER, "        if client.taker and event & select.POLLHUP:\n", "        if False:\n", "none_to_take"),
     Mutation("what is left is removed", CUSTODY, "                self.littered[child.uid] = 0\n                self._clean()\n", "                self.pool.append(child.uid)\n", "next_holder"),
     Mutation("before anybody has the uid", CUSTODY, "                self.littered[child.uid] = 0\n", "                self.littered[child.uid] = 0\n                self.pool.appendleft(child.uid)\n", "next_holder"),
     Mutation("when the last of a shared uid ends", CUSTODY, "                self.littered[uid] = 0  # the last of them\n", "                pass\n", "lock_file"),
@@ -164,7 +169,7 @@ MUTATIONS = [
     Mutation("sticky is no excuse", TRUST, "    sticky = not root and ", "    sticky = ", "planted_faults"),
     Mutation("symbolic links", TRUST, "    path = path if root else os.path.realpath(path)", "    path = os.path.realpath(path)", "planted_faults"),
     Mutation("program fits privilege", TRUST, "            _fit(profile, fd)\n", "", "programs"),
-    Mutation("rules", LAUNCHER, "        if client.quotas != {} and", "        if", "doors"),
+    Mutation("rules", LAUNCHER, "if client.quotas == {} else", "if False else", "doors"),
     Mutation("profiles of a rule", "sandbox/post.py", "self.quotas.get(profile, (0, 0, \"\"))", "(9, 9, \"\")", "doors"),
     Mutation("stale fingerprint", LAUNCHER, "        if request.arg != self.fingerprint:", "        if False:", "reload"),
     Mutation("quota of a helper", CUSTODY, ">= most:", ">= 99:", "quotas"),
@@ -173,12 +178,15 @@ MUTATIONS = [
     Mutation("quota of a group", CUSTODY, "h.rule == rule for h in alike) >= together", "h.rule == rule for h in alike) >= 999", "subuids"),
     Mutation("who is counted for a group", CUSTODY, "helper.profile, helper.rule = profile, client.share(profile, 0)[2]", "helper.profile = profile", "subuids"),
     Mutation("uids kept", CUSTODY, "0 if quotas is None else self.kept", "0", "subuids"),
-    Mutation("connections kept", LAUNCHER, "if (other.quotas is None) == (client.quotas is None)]", "]", "subuids"),
+    Mutation("connections kept", POST, "if (other.quotas is None) == (self.quotas is None)]", "]", "subuids"),
+    Mutation("connections of a group", POST, ">= MOST_OF_RULE]", ">= 999]", "subuids"),
+    Mutation("connections of a user", POST, ">= MOST_OF_UID or", ">= 999 or", "subuids"),
+    Mutation("connections of all", POST, "len(like) >= MOST_CLIENTS:", "len(like) >= 999:", "subuids"),
     Mutation("who has it read again", LAUNCHER, "if request.arg and profiling.may_reload(self.config, self.accounts, client.uid, client.gids):", "if request.arg:", "rereading"),
     Mutation("end of a question", CUSTODY, "            helper.until = monotonic() + question_s\n", "            helper.until = monotonic() + 1e6\n", "quotas"),
     Mutation("not while it is used", LAUNCHER, "        if not self.clients and conf.changed", "        if conf.changed", "read_when_idle"),
     Mutation("drop-ins are checked", TRUST, "    return open_checked(path, root=root, flags=os.O_RDONLY)\n", "    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)\n", "read_when_idle"),
-    Mutation("rules follow the table", LAUNCHER, "            client.quotas = self.quotas(client.uid, client.gids)\n", "            pass\n", "new_rules"),
+    Mutation("rules follow the table", LAUNCHER, "            client.quotas = profiling.admission(config, self.accounts, client.uid, client.gids)\n", "            pass\n", "new_rules"),
     Mutation("place of the socket", LAUNCHER, "        trust.check_folder(os.path.dirname(os.path.abspath(options[\"--listen\"])), root=root)\n", "", "places"),
     Mutation("only over a dead socket", DOOR, "            if probe.connect_ex(path) != errno.ECONNREFUSED and", "            if False and", "places"),
     Mutation("only over a socket", DOOR, "        if not stat.S_ISSOCK(os.lstat(path).st_mode):\n", "        if False:\n", "places"),
@@ -194,7 +202,7 @@ MUTATIONS = [
     Mutation("a socket of who was replaced", DOOR, " and not (old and peer(probe)[0] == old)", "", "foreign replaced"),
     Mutation("descriptors fit their places", BECOME, "        if not fits(position, fd):", "        if False:", "foreign descriptors"),
     Mutation("as many descriptors as said", BECOME, "    if len(fds) != child.asked or flags & socket.MSG_CTRUNC:", "    if False:", "foreign descriptors"),
-    Mutation("client gone, helpers gone", LAUNCHER, "                helper.client = None\n                self.custody.kill(helper)", "                helper.client = None", "leash"),
+    Mutation("client gone, helpers gone", LAUNCHER, "        self.custody.kill_all(client)\n", "", "leash"),
     Mutation("supervisor gone, all gone", LAUNCHER, "                self.supervisor = 0\n                self.end(", "                self.supervisor = 0\n                (lambda _: 0)(", "supervisor"),
     *(Mutation(f"shown: {file}: {line.strip()[:40]}", file, line, re.sub(r"\bvisible([(,])", r"str\1", line), SHOWN) for file, line in exits()),
     Mutation("control characters", "visible.py", "    if raw.isprintable():\n", "    if True:\n", SHOWN),

@@ -36,6 +36,7 @@ from tests.attack.stage import (
     DAEMON,
     LIBRARY,
     OTHER,
+    READERS,
     SOCKET,
     STAGE,
     STRANGER,
@@ -47,6 +48,7 @@ from tests.attack.stage import (
 )
 from tests.census import FORKED_AHEAD, name_of
 from tests.census import SWEEPER as SWEEPING
+from tests.census import TAKER as TAKING
 from tests.patience import HANGS_S
 
 PLAIN = '[[helper]]\nname = "plain"\ncommand = PROBE\n'
@@ -647,8 +649,11 @@ def no_process_left(stage: Stage) -> list[str]:
     wrong = Wrong()
     hog = PLAIN.replace("plain", "hog") + "limits = { nproc = 1000 }\n"
     with few_pids(60) as join, stage.launcher(own_pool() + PLAIN + hog, preexec_fn=join) as asker:
-        children = [pid for pid, row in processes.table().items() if row.parent == asker.launcher.pid]  # type: ignore[attr-defined]
-        wrong.same("a sweeper is there before it is needed", [*map(name_of, children)], [SWEEPING])
+        there, deadline = set[str](), time.monotonic() + HANGS_S
+        while there != {SWEEPING, TAKING} and time.monotonic() < deadline:
+            rows = processes.table().items()
+            there = {name_of(pid) for pid, row in rows if row.parent == asker.launcher.pid}  # type: ignore[attr-defined]
+        wrong.same("a sweeper and a taker are there before they are needed", there, {SWEEPING, TAKING})
         plain, other = Running(asker, 1), Running(asker, 2)
         plain.run("result = 1")
         other.run(HOG)
@@ -665,6 +670,84 @@ def no_process_left(stage: Stage) -> list[str]:
             helper.close()
         with Running(asker, 1) as again:
             wrong.same("and then", again.run("result = 1"), 1)
+    return wrong
+
+
+LINGERS = """
+server = socket.create_server(("127.0.0.1", 0))
+bad = socket.create_connection(server.getsockname())
+accepted = server.accept()
+bad.setblocking(False)
+try:
+    while True: bad.send(bytes(1 << 16))
+except BlockingIOError: pass
+bad.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 600))
+result = 1
+"""
+SEND_IT = """
+rights = array.array("i", [bad.fileno()] * 2)
+s.sendmsg([W.pack(b"HDL1", 1, 2, 1, 0, f, 7)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+bad.close()
+result = 1
+"""
+"""A socket whose end takes ten minutes, and a launch that comes with it, which is the last that has it."""
+
+
+@scene
+def none_to_take(stage: Stage) -> list[str]:
+    """No process is left, and what is refused comes with descriptors: nobody's connection ends for it, and root's waits
+    for nothing; who leaves meanwhile is let go.
+    """
+    wrong = Wrong()
+    hog = PLAIN.replace("plain", "hog") + "limits = { nproc = 1000 }\n"
+    rules = f'[[allow]]\nuid = {ALLOWED}\nhelpers = ["plain"]\nmax_running = 9\n'
+    told = "try: launch(s, f); result = 0\nexcept OSError as error: result = error.errno"
+    with (
+        few_pids(70) as join,
+        stage.listening(own_pool() + PLAIN + hog + rules, preexec_fn=join) as launcher,
+        connect(SOCKET) as asker,
+        contextlib.closing(seat(ALLOWED, (DAEMON,), SOCKET=SOCKET)) as member,
+        contextlib.closing(seat(ALLOWED, (DAEMON,), SOCKET=SOCKET)) as leaver,
+        contextlib.closing(seat(0, (), SOCKET=SOCKET)) as root,
+    ):
+        asker.ping()
+        member.run("s, f = ready(); result = 1")
+        root.run("s, f = ready(); result = 1")
+        root.run(LINGERS)
+        helper = leaver.run(
+            "s, f = ready(); fd = launch(s, f)[2]\n"
+            "result = int(open(f'/proc/self/fdinfo/{fd}').read().split('Pid:')[1].split()[0])"
+        )
+        other, kept = Running(asker, 2), list[Running]()
+        other.run(HOG)
+        deadline = time.monotonic() + HANGS_S
+        while can_fork(join) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        wrong.same("the control: something can be forked", can_fork(join), False)
+        with contextlib.suppress(Refused):
+            while True:  # those that were forked ahead
+                kept.append(Running(asker, 1))
+        for _ in range(3):
+            wrong.same("root is refused", refused(asker, 1), errno.EDQUOT)
+            wrong.same("and served", asker.ping(), 0)
+        wrong.same("a member is refused", member.run(told), errno.EDQUOT)
+        wrong.same("and not thrown out", member.run("result = select.select([s], [], [], 0.1)[0]"), [])
+        wrong.same("another is refused", leaver.run(told), errno.EDQUOT)
+        wrong.same("its helper", gone(helper), False)
+        leaver.run("s.close(); result = 1")
+        wrong.same("its helper, when it has left", gone(helper, HANGS_S), True)
+        launcher.send_signal(signal.SIGSTOP)
+        root.run(SEND_IT)
+        launcher.send_signal(signal.SIGCONT)
+        code = "result = W.unpack(s.recv(64))[3]"
+        wrong.same("what lingers is refused", root.run(code), errno.EDQUOT)
+        wrong.same("and root is served", root.run("result = ask(s, 3)[1] == f"), True)
+        asker.signal(other.handle, signal.SIGKILL)
+        asker.empty(other.handle)
+        wrong.same("then the member is served", member.run("result = ask(s, 3)[1] == f"), True)
+        wrong.same("and has helpers", member.run(told), 0)
+        for each in (other, *kept):
+            each.close()
     return wrong
 
 
@@ -1359,13 +1442,26 @@ def subuids(stage: Stage) -> list[str]:
     """One user with as many uids as it likes: a rule of its group holds for all of them, and root has its places."""
     wrong = Wrong()
     rules = '[[allow]]\ngroup = "capture"\nhelpers = ["plain"]\nmax_running = 1\nmax_together = 5\n'
+    both = (
+        rules
+        + rules.replace("capture", "helperd-read")
+        + f'[[allow]]\nuid = {ALLOWED}\nhelpers = ["plain"]\n'
+    )
     full, few = errno.EAGAIN, '[helperd]\nuid_pool = "60800-60823"\n'
     with (
-        stage.listening(PLAIN + PLAIN.replace("plain", "second") + rules),
+        stage.listening(PLAIN + PLAIN.replace("plain", "second") + both),
         contextlib.closing(subordinate((DAEMON, CAPTURE))) as place,
+        contextlib.closing(subordinate((DAEMON, READERS))) as second,
+        contextlib.closing(seat(ALLOWED, (DAEMON,), SOCKET=SOCKET)) as allowed,
     ):
         found = place.run("result = tries(range(70), come)")
-        wrong.same("connections that are served", found.count(0), 64)
+        wrong.same("connections of a group that are served", found.count(0), 32)
+        allowed.run(
+            "kept = []\nwhile len(kept) < 40:\n  try: kept.append(ready())\n  except OSError: break\nresult = 1"
+        )
+        wrong.same("connections of a user beside it", allowed.run("result = len(kept)"), 16)
+        found = second.run("result = tries(range(70), come)")
+        wrong.same("connections of another group beside these", found.count(0), 16)
         for name, uid in (("root", 0), ("the supervisor's user", DAEMON)):
             with contextlib.closing(seat(uid, (), SOCKET=SOCKET)) as other:
                 code = "s, f = ready(); result = launch(s, f, 1)[0] > 0 and launch(s, f, 2)[0] > 0"

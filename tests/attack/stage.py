@@ -213,9 +213,9 @@ class Stage:
             time.sleep(0.01)
 
     @contextlib.contextmanager
-    def listening(self, text: str, *args: str) -> Iterator[subprocess.Popen[bytes]]:
+    def listening(self, text: str, *args: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
         """A launcher at SOCKET."""
-        process = self.start(self.config(text), f"--listen={SOCKET}", *args)
+        process = self.start(self.config(text), f"--listen={SOCKET}", *args, **options)
         self.answered(process)
         try:
             yield process

@@ -107,7 +107,7 @@ def test_random_messages_of_64_users_change_nothing():
     assert row["health"] == {"health": "ok", "troubles": []}
 
 
-ELSEWHERE = {"delegated": "cgroup2", "no_process_left": "pids"}
+ELSEWHERE = {"delegated": "cgroup2", "no_process_left": "pids", "none_to_take": "pids"}
 
 
 @pytest.mark.parametrize("name", [name for name in SCENES if name not in {"subuids", *ELSEWHERE}])
