@@ -31,8 +31,9 @@ _SHOWN = (
     "env",
     "limits",
     "devices",
+    "private_tmp",
 )
-"""What a block of the same name has to have alike: all that its process is made of."""
+"""What a block of the same name has to have alike: all that its process is made of, and what is left of it."""
 SITE = "/etc/helperd/conf.d/site.toml"
 
 

@@ -36,6 +36,7 @@ OTHERS: dict[str, Any] = {
     "env": (("X", "1"),),
     "limits": (("nofile", 3),),
     "devices": ("/dev/x",),
+    "private_tmp": False,
 }
 
 

@@ -34,9 +34,8 @@ def test_no_escalation_succeeds_and_each_works_in_a_weaker_set_up(default):
     for row in rows:
         print(f"{row['position']:11} {row['name']:36} {row['how']:40.40} control: {row['control']:.40}")
     print(table(rows))
-    places = {"stranger", "reader", "allowed", "supervisor", "helper", "sealed"} | {"member"} * (
-        default == "own"
-    )
+    places = {"stranger", "reader", "allowed", "supervisor", "helper", "sealed"}
+    places |= {"member"} if default == "own" else set()
     assert {row["position"] for row in rows} == places
     assert len(rows) >= 500
     assert [row for row in rows if row["worked"]] == []

@@ -852,7 +852,7 @@ def road(stage: Stage) -> list[str]:
         walk(wrong, [INSTALL, START, JOIN], partial(my_capture, "--config", MINE))
         Path(CONFIG).write_text(Path(CONFIG).read_text().partition("[[allow]]")[0])
         for name in ("rtl_433", "tcpdump"):
-            Path(f"/etc/helperd/conf.d/{name}.toml").write_text("")
+            Path(f"/etc/helperd/conf.d/{name}.toml").write_text("# nothing of it here\n")
         walk(wrong, [START, RULE], my_run)
         os.unlink("/etc/helperd/conf.d/site.toml")
         with launcher():

@@ -511,7 +511,7 @@ def refused(victim: Victim, least: int) -> None:
     """The packets of a source that never opened: counted, and none passed on."""
     victim.order("Stop")
     row = victim.row
-    assert (row["routed"], row["lost"]) == (0, {"refused": row["packets"]})
+    assert (row["routed"], row["lost"]) == (0, {"refused": row["packets"]}), row
     assert row["packets"] >= least
     assert not victim.stage.reader.packets[victim.name]
     victim.remove()

@@ -145,7 +145,7 @@ def test_who_reads_from_a_daemon_that_dies_ends_with_69(rundir: Path, tmp_path: 
         for name, reader in readers.items():
             _, said = reader.communicate(timeout=HANGS_S)
             assert reader.returncode == 69, (name, said)
-            if name.startswith("tap"):
+            if name == "tap":  # the others may be at their start still
                 assert "no-daemon: the daemon has died" in said, said
                 assert said.endswith("what was written is whole\n"), said
         rig.process.wait(HANGS_S)

@@ -17,7 +17,7 @@ from helperd.wire import bulk
 from helperd.wire.frames import Kind, Run
 from helperd.wire.generations import named
 from helperd.wire.messages import Lost, OpenReport, Ping, Pong, Register
-from helperd.wire.session import Role, Session
+from helperd.wire.session import Phase, Role, Session
 from tests.patience import HANGS_S
 
 ENTRY = Path(helperd.__file__).parent / "helpers" / "__main__.py"
@@ -138,6 +138,8 @@ class Peer:
     def _number(self, dlt):
         """Give a link type's number, as helperd does."""
         if not self.helperd or self.interface is None or dlt in self.mute:
+            return
+        if self.session.phase is Phase.CLOSING:  # its goodbye came in the same read
             return
         if dlt in self.refuse:
             self.send(Register(BULK, None, dlt))
