@@ -39,7 +39,6 @@ AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 MOST_TAKERS = 64
 MANY = 64  # free uids; of fewer none are held for a launch besides its own, in case somebody has that
 LOOK_S = 0.05  # between two looks at all processes, each of which takes milliseconds
-AGAIN_S = 1.0  # between two looks for others with the uids of who does not end
 LATER_S = forks.LATER_MS / 1000  # between two children that take what connections have left
 MOST_TRIES = 3  # to remove what a uid has left
 TIDY_S = 1.0  # removing a directory that takes longer is given up
@@ -55,7 +54,7 @@ class Helper:
         errors: the error pipe; -1 once exec is confirmed.
         taken: it has the request that asked for it.
         swept: nothing of its uid was left after its end.
-        mixed: somebody that is not ours has its uid too; ``seen``: that was looked for since it is dying.
+        mixed: somebody that is not ours has its uid too.
         tidy: what it left in its directory is removed, or has been tried to be.
     """
 
@@ -72,7 +71,6 @@ class Helper:
         self.how = ""  # exited, signal, dumped, exec-failed, unverified
         self.code = 0  # of exec-failed: the errno
         self.taken = self.exited = self.dying = self.swept = self.tidy = self.mixed = self.cleaned = False
-        self.seen = False
         self.remover, self.remover_until = 0, 0.0
         self.sweeps = 0  # after which something of its uid was left
 
@@ -107,8 +105,7 @@ class Custody:
         self.shared: dict[str, int] = {}  # uids of helpers with uid = "shared", by name
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
-        self.looked_at = self.seen_at = self.let_at = 0.0
-        self.others = set[int]()  # uids that others have
+        self.looked_at = self.see_at = self.let_at = 0.0
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
         self.littered: dict[int, int] = {}  # uids whose leavings are to be removed; how often it was tried
         self.soiled: set[int] = set()  # uids of the pool that have left what is to stay
@@ -429,13 +426,11 @@ class Custody:
                 self.sweep_at = monotonic()
 
     def _see(self, asked: list[Helper], uids: range) -> None:
-        """Note whose uid others have, too: before the first kill of each helper, and from time to time."""
-        if monotonic() > self.seen_at + (AGAIN_S if all(helper.seen for helper in asked) else LOOK_S):
-            began, self.others = monotonic(), processes.of_others(uids, os.getpid())
-            self.seen_at = monotonic() * 2 - began  # it takes half of the time at most
+        """Note whose uid others have, too: now, for the next moment."""
+        began, others = monotonic(), processes.of_others(uids, os.getpid())
+        self.see_at = monotonic() * 2 - began  # it takes half of the time at most
         for helper in asked:
-            helper.mixed |= helper.child.uid in self.others
-            helper.seen = True
+            helper.mixed |= helper.child.uid in others
 
     def _look(self, dying: list[Helper]) -> None:
         """Look for who is left of those with whom the kernel counts others: a container's, or zombies."""
@@ -466,18 +461,18 @@ class Custody:
             if helper.until and not helper.dying and monotonic() >= helper.until:
                 self.kill(helper)
         dying = [helper for helper in self.helpers.values() if helper.dying]
-        asked, blind = [h for h in dying if h.sweepable and not h.swept], False
+        asked = [h for h in dying if h.sweepable and not h.swept and monotonic() >= self.see_at]
         try:
             if asked and self.ranges:
                 self._see(asked, self.ranges[0])
             strays = set() if all(helper.sweepable for helper in dying) else self._kill_strays()
         except OSError:  # no descriptor to look with: somebody may be left
-            strays, blind = {0}, True
+            strays, asked = {0}, []
         self._look(dying)
         for helper in dying:
             if helper.child.leaf:
                 cgroup.kill(helper.child.leaf)
-            if helper.sweepable and not helper.swept and not blind:
+            if helper in asked and helper.sweepable:
                 self.sweeper.ask(helper.child.uid or 0)
             gone = helper.swept if helper.sweepable else not {helper.pid, 0} & strays
             gone = gone and helper.exited and self._tidied(helper)

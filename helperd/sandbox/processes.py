@@ -48,20 +48,18 @@ def uids_in_use() -> set[int]:
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             for thread in os.listdir(f"/proc/{pid}/task"):  # one may have another uid, or outlive the first
-                found.update(_uids(f"{pid}/task/{thread}"))
+                found.update(_who(f"{pid}/task/{thread}")[1])
     return found
 
 
-def _uids(pid: int | str) -> list[int]:
-    """The uids of a process or thread, by one line of its status alone; none of one that has ended."""
+def _who(pid: int | str) -> tuple[int, list[int]]:
+    """The parent and the uids of a process or thread, by one look; no uids of one that has ended."""
     with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
         text = file.read(1 << 12)
-    at = text.index(b"\nUid:") + 5
-    return (
-        []
-        if b"\nState:\tZ" in text or b"\nState:\tX" in text
-        else [*map(int, text[at:].split(maxsplit=4)[:4])]
-    )
+    words = (b"\nPPid:", b"\nUid:")
+    parent, uids = (text[text.index(word) + len(word) :].split(maxsplit=4)[:4] for word in words)
+    ended = b"\nState:\tZ" in text or b"\nState:\tX" in text
+    return int(parent[0]), [] if ended else [*map(int, uids)]
 
 
 def of_others(uids: range, launcher: int, old: int | None = None) -> set[int]:
@@ -79,7 +77,8 @@ def of_others(uids: range, launcher: int, old: int | None = None) -> set[int]:
     found, ours = set[int](), {launcher}  # what somebody descends from is looked at once
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            has, above = {uid for uid in _uids(pid) if uid in uids}, [pid]
+            parent, own = _who(pid)
+            has, above = {uid for uid in own if uid in uids}, [pid] + [parent] * (parent > 0)
             while has and above[-1] not in ours and (found_row := row(above[-1])) and found_row.parent:
                 above.append(found_row.parent)
             if not has or above[-1] in ours:
@@ -92,7 +91,7 @@ def of_others(uids: range, launcher: int, old: int | None = None) -> set[int]:
 
 
 def _is_launcher(pid: int) -> bool:
-    return status(pid)["Name"] == LAUNCHER and 0 in _uids(pid)
+    return status(pid)["Name"] == LAUNCHER and 0 in _who(pid)[1]
 
 
 def hidden() -> bool:

@@ -92,7 +92,7 @@ MUTATIONS = [
     Mutation("uids of others stay theirs", CUSTODY, "set(self.pool) - others:", "set(self.pool):", "two_launchers"),
     Mutation("another pid namespace is another's", PROCESSES, "old is not None and len(status(pid)[\"NSpid\"].split()) == 1", "old is not None", "two_launchers"),
     Mutation("a launcher that lives is another", PROCESSES, "            left = left and not any(_is_launcher(each) for each in above[1:] if each != old)\n", "", "two_launchers"),
-    Mutation("only ours are killed by uid", CUSTODY, "                    helper.mixed |= helper.child.uid in others\n", "                    pass\n", "two_launchers"),
+    Mutation("only ours are killed by uid", CUSTODY, "            helper.mixed |= helper.child.uid in others\n", "            pass\n", "two_launchers"),
     Mutation("for pool uids", CUSTODY, "alone = bool(self.ranges and child.uid in self.ranges[0])", "alone = False", "uid_in_use"),
     Mutation("every thread", PROCESSES, "os.listdir(f\"/proc/{pid}/task\")", "[pid]", "uid_in_use"),
     Mutation("every kind of uid", PROCESSES, "split(maxsplit=4)[:4]", "split(maxsplit=4)[:1]", "uid_in_use"),
