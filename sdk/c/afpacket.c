@@ -27,6 +27,10 @@
 #define SO_TIMESTAMPNS 35
 #endif
 
+#ifndef TYPE
+#define TYPE "afpacket" /* under a Kismet server: the type that it stands in for */
+#endif
+
 static int sock = -1;
 
 static int list(hd_list *devices)
@@ -129,7 +133,7 @@ static int capture(void)
 int main(int argc, char **argv)
 {
     static const hd_option OPTIONS[] = {{"promisc", "false: only what is for this machine; default true"}, {NULL, NULL}};
-    static const hd_helper HELPER = {.type = "afpacket", .summary = "packets of a network interface", .version = "1",
+    static const hd_helper HELPER = {.type = TYPE, .summary = "packets of a network interface", .version = "1",
                                      .options = OPTIONS, .list = list, .open = open_interface, .capture = capture};
     return hd_run(argc, argv, &HELPER);
 }

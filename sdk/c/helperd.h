@@ -2,8 +2,16 @@
  *
  * Write a capture helper in C: a table of callbacks and one call.
  *
- *     static int capture(void) { while (hd_packet("tick", 4, NULL) == 0 && hd_wait(0.2) == 0) continue; return 0; }
- *     static int open_clock(const hd_definition *d, hd_device *device) { (void)d; device->dlt = 147; return 0; }
+ *     static int capture(void)
+ *     {
+ *         while (hd_packet("tick", 4, NULL) == 0 && hd_wait(0.2) == 0) continue;
+ *         return 0;
+ *     }
+ *     static int open_clock(const hd_definition *definition, hd_device *device)
+ *     {
+ *         device->dlt = 147;
+ *         return 0;
+ *     }
  *     int main(int argc, char **argv)
  *     {
  *         static const hd_helper clock = {.type = "clock", .open = open_clock, .capture = capture};
@@ -13,8 +21,8 @@
  * Build: cc -std=c99 -pthread clock.c helperd.c. Needs POSIX threads and the C library, nothing else.
  *
  * Rules:
- *   1. list, probe, open and capture run in a thread of their own and may block. channel_parse, channel_set and hop run
- *      in another, one at a time. The thread that called hd_run answers the server meanwhile, whatever the others do.
+ *   1. list, probe, open and capture run in a thread of their own and may block. channel_parse, channel_set
+ *      and hop run in another, one at a time. The thread that called hd_run answers the server meanwhile.
  *   2. What a callback refuses becomes the answer to the server: return hd_refuse(...).
  *   3. hd_packet and the like return -1 when the helper shall end: clean up and return from capture.
  *   4. A helper is a process: one table, one device, hd_run once.
@@ -51,9 +59,9 @@ typedef struct {
     const char *name, *meaning;
 } hd_option;
 
-/* What probe and open tell about a device. Texts must stay as they are until capture begins; all may be NULL. */
+/* What probe and open tell about a device. Texts must stay as they are until capture begins, or are NULL. */
 typedef struct {
-    int dlt;                         /* libpcap link type of its packets (127: 802.11 with radiotap); -1: it has none */
+    int dlt;                         /* libpcap link type of its packets (127: 802.11, radiotap); -1: none */
     const char *hardware;            /* chipset or model */
     const char *capture_interface;   /* the lower-level name, when it differs from the definition's */
     const char *uuid;                /* identity; NULL: made of the helper's type and the interface */
@@ -108,42 +116,42 @@ typedef struct {
     int (*channel_set)(const char *name, int64_t value);
     /* Tune for one hop, when that is done in another way. NULL: channel_set. */
     int (*hop)(const char *name, int64_t value);
-    /* Read packets until there are no more, or until a call says -1. hd_end(...), hd_refuse(...), or after -1 anything. */
+    /* Read packets until there are no more, or a call says -1. hd_end, hd_refuse, or after -1 anything. */
     int (*capture)(void);
     /* After capture, in its thread; also after an open that was refused. */
     void (*close)(void);
 } hd_helper;
 
-/* Be a helper, from the command line to the end. Returns the exit status: 0 whenever the conversation ended as it
- * should, whatever was answered; 1 when it did not, 64 for a wrong command line, 69 when nobody could be reached. */
+/* Be a helper, from the command line to the end. Returns the exit status: 0 if the conversation ended as it
+ * should, whatever was answered; 1: it did not; 64: a wrong command line; 69: nobody could be reached. */
 int hd_run(int argc, char **argv, const hd_helper *helper);
 
 /* For callbacks: say why not, and what to do. problem: a word of docs/protocol.md ("busy", "not-permitted",
- * "device-gone"...), or NULL. hd_refuse_errno makes word and text of an errno: "what: No such device". Both return -1. */
+ * "device-gone"...), or NULL. hd_refuse_errno makes word and text of an errno. Both return -1. */
 int hd_refuse(const char *problem, const char *format, ...) HD_PRINTF(2, 3);
 int hd_refuse_errno(int number, const char *what);
 
-/* The definition's interface; an option's value, or NULL; a whole number between two, into *value, which stays when the
- * option is absent (0, or -1: refused); whether true or false is said. */
+/* The definition's interface; an option's value, or NULL; a whole number between two, into *value, which
+ * stays when the option is absent (0, or -1: refused); whether true or false is said. */
 const char *hd_interface(const hd_definition *definition);
 const char *hd_get(const hd_definition *definition, const char *key);
 int hd_number(const hd_definition *definition, const char *key, long least, long most, long *value);
 int hd_flag(const hd_definition *definition, const char *key, int otherwise);
 
-/* For list: a device, as it stands before a definition's colon; options behind it; chipset or model. NULL: none. */
+/* For list: a device, as it stands before a definition's colon; options behind it; chipset or model. */
 void hd_list_add(hd_list *devices, const char *interface, const char *flags, const char *hardware);
 
-/* Send one packet; waits when the server does not read fast enough. meta NULL: now, whole, of the device's link type.
- * 0: taken. 1: not taken, and counted. -1: the helper shall end. From the capture thread only. */
+/* Send one packet; waits when the server does not read fast enough. meta NULL: now, whole, of the device's
+ * link type. 0: taken. 1: not taken, and counted. -1: the helper shall end. From the capture thread only. */
 int hd_packet(const void *data, size_t captured, const hd_meta *meta);
 
-/* The same, but never waits, for a device that does not: what is not taken (1) is counted as "helper-queue". */
+/* The same, but never waits, for a device that does not: what is not taken (1) is counted: "helper-queue". */
 int hd_offer(const void *data, size_t captured, const hd_meta *meta);
 
 /* Send one JSON record (one object) of a kind such as "RTL433"; ns 0: now. Returns as hd_packet. */
 int hd_json(const char *kind, const char *text, uint64_t ns);
 
-/* What the radio knew of the next packet or record; where everything from now on is heard (NULL: unknown again).
+/* What the radio knew of the next packet or record; where everything from now on is heard (NULL: unknown).
  * From the capture thread, before the call that sends it. */
 void hd_signal(const hd_radio *radio);
 void hd_gps(const hd_position *position);
@@ -151,15 +159,15 @@ void hd_gps(const hd_position *position);
 /* Show a line to the user; from any thread. */
 void hd_message(int severity, const char *format, ...) HD_PRINTF(2, 3);
 
-/* The device lost packets, or they were changed, since the last call: "kernel", "device", "bad-record", "too-long"; or
- * "cut", "bad-stamp", "not-finite" (docs/protocol.md, count report). From the capture thread. */
+/* The device lost packets, or they were changed, since the last call: "kernel", "device", "bad-record",
+ * "too-long"; or "cut", "bad-stamp", "not-finite" (docs/protocol.md). From the capture thread. */
 void hd_lost(uint64_t packets, const char *word);
 
 /* Let everything leave now. Sleep, or stop sleeping when the helper shall end. 0, or -1: it shall end. */
 int hd_flush(void);
 int hd_wait(double seconds);
 
-/* Whether the helper shall end; a descriptor that becomes readable then, for a poll that waits for the device too. */
+/* Whether the helper shall end; a descriptor that becomes readable then, for a poll that waits for both. */
 int hd_stopping(void);
 int hd_stop_fd(void);
 

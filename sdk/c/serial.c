@@ -16,11 +16,14 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <termios.h>
 #include <unistd.h>
 
 enum { LONGEST = 2048, END = 0xC0, ESC = 0xDB };
+
+#ifndef TYPE
+#define TYPE "serial" /* under a Kismet server: the type that it stands in for */
+#endif
 
 static int line = -1;
 static const char *const CHANNELS[] = {"11", "12", "13", "14", "15", "16", "17", "18", "19", "20", "21", "22", "23", "24",
@@ -88,14 +91,12 @@ static int take(const unsigned char *frame, size_t size)
 {
     unsigned char sum = 0;
     char channel[8];
-    hd_radio radio;
-    size_t at;
-    for (at = 0; at < size; at++) sum ^= frame[at];
+    hd_radio radio = {0};
+    for (size_t at = 0; at < size; at++) sum ^= frame[at];
     if (size < 4 || sum) {
         hd_lost(1, "bad-record");
         return 0;
     }
-    memset(&radio, 0, sizeof radio);
     snprintf(channel, sizeof channel, "%d", frame[0]);
     radio.channel = channel;
     radio.dbm = (signed char)frame[1];
@@ -139,7 +140,7 @@ int main(int argc, char **argv)
     static const hd_option OPTIONS[] = {{"baudrate", "bits a second: 9600, 57600, 115200 (default) or 230400"},
                                         {"dlt", "libpcap link type of the packets; default 195, IEEE 802.15.4"},
                                         {NULL, NULL}};
-    static const hd_helper HELPER = {.type = "serial", .summary = "a sniffer on a serial line", .version = "1",
+    static const hd_helper HELPER = {.type = TYPE, .summary = "a sniffer on a serial line", .version = "1",
                                      .options = OPTIONS, .list = list, .open = open_line, .channel_parse = channel_parse,
                                      .channel_set = channel_set, .capture = capture};
     return hd_run(argc, argv, &HELPER);

@@ -1,6 +1,8 @@
 /* Feeds the C SDK what a supervisor never should say: recorded conversations, damaged, in pieces; made for the sanitizers.
  *
- *     fuzz SECONDS EXECUTIONS SEED FILE...          ends with the first of the two limits that is not 0; prints executions, captures, and channels tuned to
+ *     fuzz SECONDS EXECUTIONS SEED FILE...
+ *
+ * It ends with the first of the two limits that is not 0, and prints executions, captures, and channels tuned to.
  *
  * The threads' work is done inline (HD_FUZZ), so that an execution is the whole conversation.
  */
@@ -54,7 +56,7 @@ static int capture(void)
     hd_meta meta = {1234567890123456789u, 5000, 0, 2};
     uint32_t number = pick(30), at;
     captures++;
-    if (hd.linktypes && pick(2)) hd.linktype[0].known = 1, hd.linktype[0].number = (int)pick(9) - 1;
+    if (hd.helperd && pick(2)) hd.number = (int)pick(9) - 1;
     for (at = 0; at < number; at++) {
         if (pick(3) == 0) hd_signal(&radio);
         if (pick(5) == 0) hd_gps(pick(2) ? &position : NULL);
@@ -72,22 +74,23 @@ static const hd_helper HELPER = {.type = "fuzz", .options = OPTIONS_, .list = li
 
 static void begin(void)
 {
-    int wake_[2], stop_[2], out = hd.out_fd;
     unsigned char *ring = hd.ring;
-    pthread_mutex_t lock = hd.lock;
+    pthread_mutex_t lock_ = hd.lock;
     pthread_cond_t changed = hd.changed;
-    memcpy(wake_, hd.wake, sizeof wake_);
-    memcpy(stop_, hd.stop, sizeof stop_);
-    memset(&hd, 0, (size_t)((char *)&hd.request - (char *)&hd)); /* what is behind it is large, and set before it is used */
-    hd.hopping = hd.has_before = hd.works = hd.first = hd.requests = 0;
-    hd.channel[0] = hd.before_channel[0] = '\0';
+    pthread_key_t key = hd.own_failure;
+    int wake_[2] = {hd.wake[0], hd.wake[1]}, stop_[2] = {hd.stop[0], hd.stop[1]}, out = hd.out_fd;
+    memset(&hd, 0, (size_t)((char *)&hd.run - (char *)&hd)); /* what is behind it is large, and set before it is used */
+    memset(&hd.plan, 0, offsetof(struct plan, at));
+    memset(&hd.before, 0, offsetof(struct plan, at));
     hd.helper = &HELPER;
-    hd.allocated = LEAST_RING, hd.capacity = SMALL_RING;
-    hd.ring = ring, hd.lock = lock, hd.changed = changed, hd.out_fd = out, hd.in_fd = -1;
+    hd.allocated = RING, hd.capacity = SMALL_RING;
+    hd.main = pthread_self();
+    hd.ring = ring, hd.lock = lock_, hd.changed = changed, hd.own_failure = key, hd.out_fd = out, hd.in_fd = -1;
     memcpy(hd.wake, wake_, sizeof wake_);
     memcpy(hd.stop, stop_, sizeof stop_);
     hd.listening = 1;
-    hd.dlt = -1;
+    hd.dlt = hd.number = -1;
+    hd.numbered = 1; /* nobody waits for it */
 }
 
 /* One conversation. */
@@ -104,7 +107,7 @@ static void execute(const unsigned char *data, size_t size)
         hd.buffered += piece;
         at += piece;
         if (frames()) break;
-        if (hd.hopping) hop_once();
+        if (is_hopping()) hop_once();
         drain();
     }
     if (hd.queued > hd.capacity || hd.buffered > sizeof hd.input) abort();
@@ -162,7 +165,8 @@ int main(int argc, char **argv)
         fcntl(hd.wake[at], F_SETFL, O_NONBLOCK);
         fcntl(hd.stop[at], F_SETFL, O_NONBLOCK);
     }
-    hd.ring = malloc(LEAST_RING);
+    hd.ring = malloc(RING);
+    pthread_key_create(&hd.own_failure, NULL);
     hd.out_fd = open("/dev/null", O_WRONLY);
     pthread_mutex_init(&hd.lock, NULL);
     pthread_condattr_init(&attributes);

@@ -1,6 +1,7 @@
 """The C SDK by its smallest helper: what the Python SDK does at each point, this one does."""
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -8,6 +9,7 @@ import subprocess
 import pytest
 
 from helperd.wire import identity, v3
+from helperd.wire.frames import Kind
 from helperd.wire.messages import (
     ConfigureReport,
     ConfigureRequest,
@@ -52,6 +54,19 @@ def test_it_builds_without_a_warning(cc):
 @pytest.mark.parametrize("name", ["hello", "serial", "afpacket"])
 def test_a_helper_is_short(name):
     assert len((SDK / f"{name}.c").read_text().splitlines()) < 150
+
+
+def says_something(line):
+    """Whether a line of C is more than brackets; its comments are gone already."""
+    return re.search(r"\w", line)
+
+
+def test_the_framework_is_small():
+    """Lines of code, without comments, empty lines and lone brackets: what there is to maintain and to audit."""
+    texts = [(SDK / name).read_text() for name in ("helperd.h", "helperd.c")]
+    code = [re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL).splitlines() for text in texts]
+    assert sum(len(list(filter(says_something, lines))) for lines in code) < 1500
+    assert max(len(line) for text in texts for line in text.splitlines()) <= 110
 
 
 @pytest.mark.parametrize("helperd", [True, False])
@@ -103,6 +118,14 @@ def test_it_sends_every_packet_in_order(hello, helperd, size):
             peer.until_eof()
         assert peer.wait() == 0
         assert peer.stderr() == ""
+
+
+@pytest.mark.parametrize("how", ["refuse", "mute"])
+def test_without_a_number_for_its_link_type_packets_go_as_data_reports(hello, how):
+    with Peer(argv=hello, **{how: {147}}) as peer:
+        peer.send(OpenRequest("hello:type=hello,count=2000"))
+        assert numbers(peer.until_packets(2000)) == list(range(2000))
+        assert {run.kind for run in peer.runs} == {Kind.PACKETS}
 
 
 @pytest.mark.parametrize(("helperd", "kept"), [(True, 262144 - 32), (False, 16383 - 512)])
@@ -266,7 +289,14 @@ def test_pings_are_answered_whatever_it_does(hello):
         (["--in-fd=x", "--out-fd=1"], 64, "--in-fd takes the number"),
         (["--connect=h:1"], 64, "--connect needs --source"),
         (["--connect=h", "--source=hello", "--disable-retry"], 64, "write HOST:PORT"),
-        (["--ssl", "--connect=h:1"], 64, "plain TCP only"),
+        (
+            ["--ssl", "--connect=h:1"],
+            64,
+            "unknown option '--ssl'; try --help. Remote capture is by plain TCP only",
+        ),
+        (["--daemonize", "--connect=h:1"], 64, "in foreground"),
+        (["--autodetect=10.0.0.1", "--source=hello"], 64, "to the server of --connect"),
+        (["--list=x"], 64, "unknown option '--list=x'"),
         (["--connect=h:1", "--source=hello", "--fixed-gps=north"], 64, "write latitude,longitude"),
         (
             ["--connect=127.0.0.1:1", "--source=hello", "--disable-retry"],
