@@ -1,7 +1,10 @@
 """The C SDK under a Kismet server: the recorded bytes of 2025-09, and definitions that such a server has mangled."""
 
+import contextlib
 import json
 import os
+import socket
+import tty
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,14 @@ from helperd.wire import v3
 from helperd.wire.frames import FrameScanner, Run
 from helperd.wire.generations import GENERATIONS
 from helperd.wire.messages import ListReport, OpenReport, OpenRequest, Ping, Pong, ProbeReport
+from tests.csdk import test_serial
 from tests.csdk.build import helper
-from tests.helpers.kismet import MAX_FRAME, Server, texts
+from tests.helpers.kismet import DRIVERS, MAX_FRAME, Server, texts
 from tests.helpers.peer import Peer
 from tests.helpers.test_recorded_servers import Listener
 
 pytestmark = pytest.mark.need("cc")
+HELPERS = ["hello", "serial", "afpacket"]
 VECTORS = Path(__file__).parents[1] / "vectors"
 RECORDED = {
     entry["id"]: entry
@@ -56,13 +61,14 @@ def asked(name):
 
 
 @pytest.mark.parametrize("name", named(GOOD))
-def test_what_a_server_of_2025_sent_is_answered(name):
+@pytest.mark.parametrize("program", HELPERS)
+def test_what_a_server_of_2025_sent_is_answered(program, name):
     """Each PING, and the request with its number; what its own capture helper answered decides nothing but that."""
     data, requests = asked(name)
     pings = [frame.seqno for frame in requests if frame.command == 2]
     wanted = [frame for frame in requests if frame.command in {10, 12, 14}]
     ours = Listener()
-    with Peer(argv=[helper("hello")], greet=False, helperd=False) as peer:
+    with Peer(argv=[helper(program)], greet=False, helperd=False) as peer:
         os.write(peer.to, data)
 
         def answered():
@@ -82,9 +88,10 @@ def test_what_a_server_of_2025_sent_is_answered(name):
 
 
 @pytest.mark.parametrize("name", named(BAD))
-def test_what_no_server_may_send_ends_it_with_a_word(name):
+@pytest.mark.parametrize("program", HELPERS)
+def test_what_no_server_may_send_ends_it_with_a_word(program, name):
     data = (VECTORS / RECORDED[name]["files"]["tosend"]).read_bytes()
-    with Peer(argv=[helper("hello")], greet=False, helperd=False) as peer:
+    with Peer(argv=[helper(program)], greet=False, helperd=False) as peer:
         os.write(peer.to, data)
         assert peer.wait() == 1
         assert BAD[RECORDED[name]["scenario"]] in peer.stderr()
@@ -93,11 +100,12 @@ def test_what_no_server_may_send_ends_it_with_a_word(name):
 @pytest.mark.parametrize(
     "name", [name for name in RECORDED if "2021-08-R1-ping" in name or "2023-07-R2-v0-ping" in name]
 )
-def test_an_older_server_is_told_that_this_is_no_helper_for_it(name):
+@pytest.mark.parametrize("program", HELPERS)
+def test_an_older_server_is_told_that_this_is_no_helper_for_it(program, name):
     data = (VECTORS / RECORDED[name]["files"]["tosend"]).read_bytes()
     if data[4:8] in {bytes.fromhex("abcd0002"), bytes.fromhex("a9a90003")}:
         pytest.skip("it begins in v2 or v3")
-    with Peer(argv=[helper("hello")], greet=False, helperd=False) as peer:
+    with Peer(argv=[helper(program)], greet=False, helperd=False) as peer:
         os.write(peer.to, data)
         assert peer.wait() == 1
         assert "wrong-generation" in peer.stderr()
@@ -105,13 +113,17 @@ def test_an_older_server_is_told_that_this_is_no_helper_for_it(name):
 
 @pytest.fixture
 def place(tmp_path):
-    """A server's helper directory with our program as one of its own."""
+    """A server's helper directory with our program as one of its own: hello as OpenBSD's, unless said otherwise."""
     folder = tmp_path / "helpers"
     folder.mkdir()
-    (folder / "kismet_cap_openbsd_wifi").symlink_to(helper("hello", None, '-DTYPE="openbsdwifi"'))
-    return lambda *sources: Server(
-        f"helper_binary_path={folder}\n" + "".join(f"source={source}\n" for source in sources), tmp_path
-    )
+
+    def make(*sources, program="hello", kind="openbsdwifi"):
+        (folder / DRIVERS[kind]).symlink_to(helper(program, None, f'-DTYPE="{kind}"'))
+        return Server(
+            f"helper_binary_path={folder}\n" + "".join(f"source={source}\n" for source in sources), tmp_path
+        )
+
+    return make
 
 
 MANGLED = [
@@ -126,23 +138,62 @@ MANGLED = [
 def test_it_is_opened_again_whatever_the_server_has_made_of_the_definition(place, written):
     [source] = place(written).sources
     for _ in range(3):
-        report = source.open()
-        peer = source.helper
-        try:
-            assert report.success
+        with opened(source) as peer:
             peer.until_packets(3)
             said = " ".join(texts(peer))
             mangled = source.text.partition(":")[2].startswith(("6,", " north"))
             assert ("belong to no option" in said) == mangled, (source.text, said)
             assert ("given twice" in said) == mangled
             assert ("no option 'vif'" in said) == ("vif" in source.text)
-            peer.close()
-        finally:
-            peer.end()
-            for fd in (peer.to, peer.source):
-                if fd is not None:
-                    os.close(fd)
-            peer.process.stderr.close()
+
+
+@contextlib.contextmanager
+def opened(source):
+    """The helper of a source that the server has opened, until the server closes it."""
+    report = source.open()
+    peer = source.helper
+    try:
+        assert report.success, report
+        yield peer
+        peer.close()
+    finally:
+        peer.end()
+        for fd in (peer.to, peer.source):
+            if fd is not None:
+                os.close(fd)
+        peer.process.stderr.close()
+
+
+@pytest.mark.parametrize("options", ['channels="11,15",name=syn', "vif=mon0", 'name="roof, north",retry'])
+def test_the_serial_sniffer_is_opened_again_by_a_server(place, options):
+    ours, theirs = os.openpty()
+    tty.setraw(ours)
+    try:
+        text = f"{os.ttyname(theirs)}:{options},dlt=230,type=radview"
+        [source] = place(text, program="serial", kind="radview").sources
+        for number in range(3):
+            with opened(source) as peer:
+                packet = b"\xc0packet %d" % number
+                os.write(ours, test_serial.frame(15, -60, packet))
+                assert [(dlt, content) for dlt, _, content, _ in peer.until_packets(1)] == [(230, packet)]
+                peer.ping()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.need("packet-socket")
+@pytest.mark.parametrize("options", ["promisc=false,name=syn", 'channels="1,6",promisc=false', "vif=mon0"])
+def test_the_packet_socket_is_opened_again_by_a_server(place, options):
+    [source] = place(f"lo:{options},type=linuxwifi", program="afpacket", kind="linuxwifi").sources
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for number in range(3):
+            with opened(source) as peer:
+                wanted = b"under a server %d" % number
+                sender.sendto(wanted, ("127.0.0.1", 9))
+                while wanted not in [content[42:] for _, _, content, _ in peer.packets()]:
+                    assert peer.read()
+                peer.ping()
 
 
 def test_frames_are_what_the_server_takes(place):
