@@ -65,6 +65,7 @@ _helperd() {
         conformance:--definition) COMPREPLY=(); return ;;
         conformance:--check) mapfile -t COMPREPLY < <(compgen -W "greeting list probe open refuse channel hop ping bytewise coalesced big unknown twice full-pipe eof unheard sigterm garbage payload bulk" -- "$cur"); return ;;
         conformance:--limit) COMPREPLY=(); return ;;
+        conformance:--jobs) COMPREPLY=(); return ;;
     esac
     case $command in
         run) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --launcher --unprivileged" -- "$cur"); fi ;;
@@ -88,7 +89,7 @@ _helperd() {
         launcher) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --listen --systemd" -- "$cur"); fi ;;
         doctor) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help -c --config --runtime-dir --security --json" -- "$cur"); fi ;;
         check) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --json" -- "$cur"); else mapfile -t COMPREPLY < <(compgen -f -- "$cur"); compopt -o filenames; fi ;;
-        conformance) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --definition --check --limit --json" -- "$cur"); fi ;;
+        conformance) if [[ $cur == -* ]]; then mapfile -t COMPREPLY < <(compgen -W "-h --help --definition --check --limit --jobs --json" -- "$cur"); fi ;;
         "") mapfile -t COMPREPLY < <(compgen -W "run demo status top list probe start stop pause resume restart channel hop tap messages wait reload capture launcher doctor check conformance -h --help --version" -- "$cur") ;;
     esac
 }

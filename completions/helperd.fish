@@ -139,4 +139,5 @@ complete -c helperd -n '__fish_seen_subcommand_from conformance' -s h -l help -d
 complete -c helperd -n '__fish_seen_subcommand_from conformance' -l definition -x -d 'what it shall open'
 complete -c helperd -n '__fish_seen_subcommand_from conformance' -l check -xa 'greeting list probe open refuse channel hop ping bytewise coalesced big unknown twice full-pipe eof unheard sigterm garbage payload bulk' -d 'this check alone; repeatable'
 complete -c helperd -n '__fish_seen_subcommand_from conformance' -l limit -x -d 'how long an answer, and an end, may take'
+complete -c helperd -n '__fish_seen_subcommand_from conformance' -l jobs -x -d 'checks at a time, for a helper whose device may be open several times at once'
 complete -c helperd -n '__fish_seen_subcommand_from conformance' -l json -d 'print one JSON object for scripts'

@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=5.0,
         help="how long an answer, and an end, may take (default: 5)",
     )
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=1,
+        help="checks at a time, for a helper whose device may be open several times at once (default: 1)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object for scripts")
     parser.add_argument(
         "helper",
@@ -69,13 +76,16 @@ def main(args: argparse.Namespace) -> int:
     if not 0.1 <= args.limit <= 600:
         raise UsageError("usage", f"--limit {args.limit:g}: from 0.1 to 600 seconds")
 
+    if not 1 <= args.jobs <= 64:
+        raise UsageError("usage", f"--jobs {args.jobs}: from 1 to 64")
+
     def progress(text: str) -> None:
         if sys.stderr.isatty():
             write(f"\r{text}\x1b[K", sys.stderr, flush=True)
 
     subject = Subject(command, answer_s=args.limit, definition=args.definition)
     try:
-        findings = table.examine(subject, args.check, progress)
+        findings = table.examine(subject, args.check, progress, args.jobs)
     except OSError as error:
         raise UsageError("exec-failed", f"{command[0]}: {error.strerror}") from error
     except Fault as fault:

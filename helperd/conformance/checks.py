@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import signal
+from time import monotonic  # noqa: TID251 - one process at a time is watched, without trio
 from typing import TYPE_CHECKING, NamedTuple
 
 from helperd.conformance.subject import Fault
@@ -40,6 +41,10 @@ GROWTH_KIB = 32 << 10
 
 PIPE = 32 << 10
 """Bytes unread that count as a pipe that is full: who writes frames of any size leaves some of its 64 KiB free."""
+
+
+GREETED_S, GREETED_TIMES = 2.0, 20.0
+"""Who has answered one greeting gets so many seconds for the next, or so many times as long if that is more."""
 
 
 class Untried(Exception):  # noqa: N818 - no fault
@@ -384,13 +389,17 @@ def generations_of(subject: Subject) -> list[Subject]:
     """
     found: list[Subject] = []
     said: list[str] = []
+    patience = subject.answer_s
     for generation in (None, generations.named("v0")):
         candidate = subject._replace(generation=generation)
+        began = monotonic()
         try:
-            with candidate.start():
+            with candidate._replace(answer_s=patience).start():
                 found.append(candidate)
         except Fault as fault:
             said.append(str(fault))
+        else:
+            patience = min(patience, max(GREETED_S, GREETED_TIMES * (monotonic() - began)))
     if not found:
         raise Fault(said[0])
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from helperd.conformance.checks import CHECKS, Untried, definition_of, generations_of
@@ -10,6 +11,7 @@ from helperd.conformance.subject import Fault
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from helperd.conformance.checks import Check
     from helperd.conformance.subject import Subject
 
 GOOD, BAD, UNTRIED = "ok", "FAULT", "-"
@@ -25,7 +27,10 @@ class Finding(NamedTuple):
 
 
 def examine(
-    subject: Subject, only: Collection[str] = (), progress: Callable[[str], None] = lambda _: None
+    subject: Subject,
+    only: Collection[str] = (),
+    progress: Callable[[str], None] = lambda _: None,
+    jobs: int = 1,
 ) -> list[Finding]:
     """Lead a helper through the checks.
 
@@ -33,22 +38,26 @@ def examine(
         subject: the helper; without a definition the first device that it lists is tried.
         only: names of checks; empty: all.
         progress: told what is done next.
+        jobs: checks at a time; more than one for a helper that may be open several times at once.
 
     Raises:
         Fault: it answers in no generation at all.
     """
-    found = []
+    todo = []
     for one in generations_of(subject):
         with one.start() as talk:
             name = talk.session.generation.name if talk.session.generation else ""
         if not one.definition:
             one = one._replace(definition=definition_of(one))
-        for check in CHECKS:
-            if only and check.name not in only:
-                continue
-            progress(f"{name} {check.name}")
-            found.append(Finding(check.name, name, *_judge(check.run, one)))
-    return found
+        todo += [(name, check, one) for check in CHECKS if not only or check.name in only]
+
+    def judge(item: tuple[str, Check, Subject]) -> Finding:
+        name, check, one = item
+        progress(f"{name} {check.name}")
+        return Finding(check.name, name, *_judge(check.run, one))
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(judge, todo))
 
 
 def _judge(run: Callable[[Subject], None], subject: Subject) -> tuple[str, str]:

@@ -34,7 +34,7 @@ def verdicts(findings):
 
 @pytest.mark.timeout(600)
 def test_a_sound_helper_has_no_fault():
-    found = table.examine(broken("none", 20.0))
+    found = table.examine(broken("none", 20.0), jobs=JOBS)
     assert [finding for finding in found if finding.verdict == "FAULT" and finding.check != "bulk"] == []
     assert {finding.check for finding in found if finding.verdict == "ok"} >= set(FAULTS.values())
 
@@ -60,6 +60,7 @@ def test_what_is_no_helper_is_told(capsys):
     assert "which helper?" in capsys.readouterr().err
     assert main(["conformance", "--definition", ":", "true"]) == 64
     assert main(["conformance", "--limit", "0", "true"]) == 64
+    assert main(["conformance", "--jobs", "0", "true"]) == 64
 
 
 def test_the_command_prints_the_table_and_its_faults(capsys):
@@ -70,10 +71,12 @@ def test_the_command_prints_the_table_and_its_faults(capsys):
     assert shown[0].split()[:2] == ["check", "v3"]
     assert [line.split()[:2] for line in shown[1:3]] == [["list", "ok"], ["channel", "FAULT"]]
     assert shown[3] == "channel (v3): channel no-such-channel: done"
-    assert main([*words, "--json", *command]) == 1
+    assert main([*words, "--json", "--jobs", "2", *command]) == 1
     assert [row["verdict"] for row in json.loads(capsys.readouterr().out)["findings"]] == ["ok", "FAULT"]
 
 
+JOBS = 6
+"""Checks at a time: most of their time they wait."""
 SUBJECTS = ["C SDK", "Python SDK", "pipe", "jsonlines", "kismetexternal"]
 
 
@@ -111,7 +114,7 @@ def test_the_table_in_the_docs_is_what_it_finds(name, tmp_path, root, need):
     if name == "C SDK":
         need("cc")
     rows = printed(root)
-    found = table.examine(subject(name, tmp_path))
+    found = table.examine(subject(name, tmp_path), jobs=JOBS)
     told = {}
     for finding in found:
         told.setdefault(finding.check, set()).add(finding.verdict)

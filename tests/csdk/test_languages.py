@@ -43,7 +43,7 @@ def test_the_kit_finds_no_fault_in_it(root, language, tmp_path, need):
     assert done.returncode == 0, done.stderr
     (tmp_path / "ticks").chmod(0o755)
     command = (str(tmp_path / "ticks"),) if language != "javascript" else ("node", str(tmp_path / "ticks"))
-    found = table.examine(Subject(command, answer_s=20.0, definition="clock:type=ticks"))
+    found = table.examine(Subject(command, answer_s=20.0, definition="clock:type=ticks"), jobs=6)
     assert [one for one in found if one.verdict == "FAULT"] == []
     untried = {one.check for one in found if one.verdict == "-"}
     assert untried <= {"full-pipe", "bulk"}
