@@ -52,6 +52,11 @@ LATE_S: Final = 0.5
 """Seconds past the deadline after which an answer is not waited for any more, were the launcher that slow."""
 LEAVE_S: Final = 0.25
 """Seconds that a helper has to end by itself behind its answer."""
+MAX_NAMES: Final = 1024
+MAX_NAME: Final = 100
+"""Names of channels that a helper may have, and characters of one."""
+MAX_TEXT: Final = 1000
+"""Characters that are kept of what a helper says about itself."""
 MAX_MESSAGES: Final = 1000
 """Messages that a helper may send before its answer."""
 MAX_STDERR: Final = 256 << 10
@@ -275,6 +280,16 @@ class Asked:
         self.failure = Failure(self.helper.name, error.problem, text + words)
 
 
+def kept(text: str) -> str:
+    """As much as is kept of a text of a helper's."""
+    return text[:MAX_TEXT]
+
+
+def cut_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """As many names as are kept of what a helper says, each as long as is kept."""
+    return tuple(name[:MAX_NAME] for name in names[:MAX_NAMES])
+
+
 class _Talk:
     """What a helper says before its answer; ``is_ours``: it offers helperd's own extension."""
 
@@ -292,12 +307,12 @@ class _Talk:
         """
         self.messages += 1
         if isinstance(message, ErrorReport):
-            self.complaint = message.message
+            self.complaint = kept(message.message)
             self.problem = reason_word(message.problem, "")
         elif isinstance(message, Register):
             self.is_ours = message.subsystem == bulk.SUBSYSTEM
         elif isinstance(message, Shutdown):
-            self.complaint = self.complaint or message.reason
+            self.complaint = self.complaint or kept(message.reason)
         if self.messages > MAX_MESSAGES:
             raise RemoteProtocolError("babble", f"{MAX_MESSAGES} messages came instead of an answer")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from helperd.asking import Asked, Failure
+from helperd.asking import Asked, Failure, cut_names, kept
 from helperd.config import INSTALLED
 from helperd.errors import UsageError
 from helperd.threads import in_thread
@@ -78,8 +78,8 @@ class Device:
             "type": self.type,
             "interface": found.name,
             "definition": self.definition,
-            "hardware": found.hardware,
-            "flags": found.flags,
+            "hardware": kept(found.hardware),
+            "flags": kept(found.flags),
             "in_use": in_use.get(found.name) or in_use.get(found.capture_interface),
         }
 
@@ -116,9 +116,9 @@ class Probing:
             "definition": self.definition,
             "helper": self.helper.name if self.helper else None,
             "type": self.helper.types[0] if self.helper and self.helper.types else None,
-            "hardware": report.hardware if report else "",
-            "channels": list(report.channels) if report else [],
-            "channel": report.channel if report else "",
+            "hardware": kept(report.hardware) if report else "",
+            "channels": list(cut_names(report.channels)) if report else [],
+            "channel": kept(report.channel) if report else "",
             "refused": [failure.as_dict() for failure in self.refused],
             "failed": [failure.as_dict() for failure in self.failed],
         }
@@ -271,7 +271,7 @@ async def list_devices(
 def _refusal(name: str, report: ListReport | ProbeReport, problem: str, text: str) -> Failure:
     """A no, in the helper's own word where it gave one that says more than no."""
     word = reason_word(report.problem, problem)
-    return Failure(name, problem if word == "open-refused" else word, report.message or text)
+    return Failure(name, problem if word == "open-refused" else word, kept(report.message) or text)
 
 
 def _says_yes(asked: Asked) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 import trio
 
 from helperd import cgroups, replay
+from helperd.asking import MAX_TEXT, cut_names, kept
 from helperd.bell import Bell
 from helperd.claim import Claim, claim_of, devices_of
 from helperd.complaint import with_cure
@@ -94,13 +95,8 @@ if TYPE_CHECKING:
 BUSY_S: Final = 30.0
 """Seconds that a source waits for another that is opening its device, where that may take as long as it likes."""
 _SAMPLE_S: Final = 1.0
-MAX_NAMES: Final = 1024
-MAX_NAME: Final = 100
-"""Names of channels that a helper may have, and characters of one."""
 MAX_WORDS: Final = 400
 """Characters of last words in the line that says how a helper ended."""
-MAX_TEXT: Final = 1000
-"""Characters that are kept of what a helper says about itself."""
 
 
 class Shell(Protocol):
@@ -529,12 +525,12 @@ class Source:
             raise self._unacceptable
         if not report.success:
             word = reason_word(report.problem, "open-refused")
-            raise OpenRefused(word, with_cure(report.message[:MAX_TEXT]) or "the helper gave no reason")
+            raise OpenRefused(word, with_cure(kept(report.message)) or "the helper gave no reason")
         watch.run(trio.current_time())
         life.post(Event.OPENED, trio.current_time(), number)
         life.enter(State.RUNNING, trio.current_time())
         self.shell.log(
-            "info", self.name, f"running: {report.message or report.hardware or self.spec.definition}"
+            "info", self.name, f"running: {kept(report.message or report.hardware) or self.spec.definition}"
         )
 
     def _definition_for_helper(self) -> str:
@@ -689,10 +685,10 @@ class Source:
 
     def _take(self, report: OpenReport) -> None:
         opened = self.opened
-        opened.hardware = report.hardware[:MAX_TEXT]
-        opened.channel = report.channel[:MAX_TEXT]
-        opened.capture_interface = report.capture_interface[:MAX_TEXT]
-        opened.version = report.version[:MAX_TEXT]
+        opened.hardware = kept(report.hardware)
+        opened.channel = kept(report.channel)
+        opened.capture_interface = kept(report.capture_interface)
+        opened.version = kept(report.version)
         opened.dlt = report.dlt
         opened.channels = self.reported = cut_names(report.channels)
         self._has_opened = True
@@ -825,7 +821,7 @@ class Source:
             if not report.success:
                 raise HelperdError(
                     reason_word(report.problem, "open-refused"),
-                    f"{self.name}: {report.message or 'the helper gave no reason'}",
+                    f"{self.name}: {kept(report.message) or 'the helper gave no reason'}",
                 )
             return report
         raise PeerTimedOut(
@@ -860,7 +856,7 @@ class Source:
 
     def _on_message(self, message: Message) -> None:
         if isinstance(message, Text):
-            self._said = message.text[:MAX_TEXT]
+            self._said = kept(message.text)
             self._hear(_SEVERITIES[message.severity], message.text)
         elif isinstance(message, WarningReport):
             self._hear("warning", message.warning)
@@ -878,7 +874,7 @@ class Source:
         elif isinstance(message, Register):
             self._on_register(message)
         elif isinstance(message, Shutdown):
-            self._shutdown = message.reason[:MAX_TEXT]
+            self._shutdown = kept(message.reason)
             self._hear_the_last()
         elif isinstance(message, ConfigureReport):
             self._note_tuning(message)
@@ -888,7 +884,7 @@ class Source:
         if not report.success:
             self._failed = report
             self._hear_the_last()
-        text = report.message or "the helper reports an error without words"
+        text = kept(report.message) or "the helper reports an error without words"
         if text != self._said:
             self._hear("error", text)
 
@@ -929,9 +925,9 @@ class Source:
         """Show what the helper says it is tuned to, asked or not."""
         order = self.standing
         if order is not None and not report.request and order.contradicted(report.channel, report.hopping):
-            self._drop(order, report.message or "its helper hops over other channels")
+            self._drop(order, kept(report.message) or "its helper hops over other channels")
         if report.channel:
-            self.opened.channel = report.channel[:MAX_TEXT]
+            self.opened.channel = kept(report.channel)
             self.opened.hop_channels = ()
             self.opened.hop_rate = self.opened.hop_offset = None
         else:
@@ -1023,7 +1019,7 @@ class Source:
         failed = self._failed
         if failed is None:
             return {"said": None, "said_problem": ""}
-        return {"said": failed.message[:MAX_TEXT], "said_problem": reason_word(failed.problem, "")}
+        return {"said": kept(failed.message), "said_problem": reason_word(failed.problem, "")}
 
     def _has_spoken(self) -> bool:
         """Whether it said that it is over, be it in place of its greeting."""
@@ -1107,11 +1103,6 @@ def is_end(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(map(is_end, error.exceptions))
     return isinstance(error, LauncherGone)
-
-
-def cut_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """As many names as are kept of what a helper says, each as long as is kept."""
-    return tuple(name[:MAX_NAME] for name in names[:MAX_NAMES])
 
 
 def _short(text: str, most: int) -> str:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,19 @@ def test_files_named_in_the_architecture_exist() -> None:
     assert top <= names, f"not in the picture: {sorted(top - names)}"
     folders = {path.name for path in (ROOT / "helperd").iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert folders <= set(re.findall(r"(?m)^  ([a-z]+)/", tree)), "a room is missing in the picture"
+
+
+def test_every_test_that_the_texts_name_is_there() -> None:
+    tests: defaultdict[str, str] = defaultdict(str)  # two may have one name
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tests[path.name] += path.read_text()
+    named = 0
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for file, name in re.findall(r"`(test_\w+\.py)::(test_\w+)`", page.read_text()):
+            assert re.search(rf"^(async )?def {name}\(", tests[file], re.MULTILINE), (
+                page.name,
+                file,
+                name,
+            )
+            named += 1
+    assert named >= 40

@@ -262,6 +262,7 @@ FAULTS = [  # file, the line before which it fails once, what is named; and once
     ("control/room.py", "await self.daemon.wait_change()", "the control server's changes", "0", "True"),
     ("control/room.py", "await self.daemon.wait_message()", "the control server's messages", "0", "True"),
     ("control/server.py", "stream = await listener.accept()", "the control server", "0", "True"),
+    ("control/crowd.py", "if not waiting:", "the control server's refusals", "0", "True"),
     ("daemon.py", "before, done = done, self._done()", "the end of streams", "0", "True"),
     ("daemon.py", "self.told_at = now", "the service manager's watchdog", "0", "True"),
     ("view.py", "width, height = shutil", "the live view", "0", "True"),
