@@ -156,19 +156,14 @@ static void lock(void) { pthread_mutex_lock(&hd.lock); }
 static void unlock(void) { pthread_mutex_unlock(&hd.lock); }
 static int has(const char *text) { return text != NULL && *text != '\0'; }
 
-static double monotonic(void)
+static uint64_t clock_ns(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-static uint64_t realtime_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
+
+static double monotonic(void) { return (double)clock_ns(CLOCK_MONOTONIC) * 1e-9; }
 
 /* Wait for `changed`, until a moment unless that is 0. Locked. */
 static void wait_changed(double until)
@@ -1016,7 +1011,7 @@ static int packet(const void *data, size_t captured, const hd_meta *given, int w
     unsigned char head[768], options[OPTIONS_ROOM];
     hd_meta meta = {0};
     if (given) meta = *given;
-    if (!meta.ns) meta.ns = realtime_ns();
+    if (!meta.ns) meta.ns = clock_ns(CLOCK_REALTIME);
     if (!meta.original) meta.original = captured > 0xFFFFFFFFu ? 0xFFFFFFFFu : (uint32_t)captured;
     if (!meta.dlt) meta.dlt = hd.dlt;
     if (meta.dlt < 0 || meta.dlt > 0xFFFF) {
@@ -1073,7 +1068,7 @@ int hd_json(const char *kind, const char *text, uint64_t ns)
 {
     unsigned char data[1024];
     size_t size = strlen(text), most = hd.helperd ? MAX_BLOCK : REPORT - 512;
-    if (!ns) ns = realtime_ns();
+    if (!ns) ns = clock_ns(CLOCK_REALTIME);
     struct out out = report_head(data, sizeof data, ns);
     hd.has_radio = 0;
     put_uint(&out, 5);
@@ -1881,8 +1876,9 @@ static int dial(const char *to, const char *host, const char *port)
     if (error) return complain(-1, "%s: %s", to, gai_strerror(error));
     for (struct addrinfo *one = found; one && fd < 0 && !signalled; one = one->ai_next) {
         fd = socket(one->ai_family, one->ai_socktype, one->ai_protocol);
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-        if (fd >= 0 && connect(fd, one->ai_addr, one->ai_addrlen) == 0) break;
+        if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) == 0 &&
+            connect(fd, one->ai_addr, one->ai_addrlen) == 0)
+            break;
         error = errno == EINPROGRESS ? ETIMEDOUT : errno;
         close(fd);
         fd = -1;
@@ -1977,6 +1973,7 @@ int hd_run(int argc, char **argv, const hd_helper *helper)
         if (!status) status = descriptor(OUT_FD, given[OUT_FD], &hd.out_fd);
         if (!status) status = start() ? 1 : serve();
     }
+    if (!hd.working) fflush(NULL);
     if (hd.working || hd.tuning) _exit(status); /* a thread still waits for its device; nobody waits for it */
     return status;
 }
