@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
+from tests.patience import HANGS_S
 from tests.rig import ROOT
 
 UNITS = ("helperd", "helperd-launcher")
@@ -91,3 +95,104 @@ def test_each_point_of_its_exposure_has_a_reason(unit: str) -> None:
 
 def test_the_points_that_are_named_are_points() -> None:
     assert {unit: len(points) for unit, points in named().items()} == {"helperd": 8, "helperd-launcher": 18}
+
+
+WITHOUT = {  # what would take points away: lines that go, lines that come, and the figure then
+    "SystemCallFilter=~@chown": (("SystemCallFilter=@chown",), (), 0.6),
+    "PrivateUsers=yes": ((), ("PrivateUsers=yes",), 0.5),
+    "both": (("SystemCallFilter=@chown",), ("PrivateUsers=yes",), 0.4),
+}
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt install systemd"
+)
+@pytest.mark.parametrize("change", WITHOUT)
+def test_what_would_lower_the_exposure_of_the_supervisor(tmp_path: Path, change: str) -> None:
+    """The points whose price docs/privsep.md says are all there is between the figure and 0.4."""
+    gone, more, most = WITHOUT[change]
+    text = (ROOT / "packaging" / "helperd.service").read_text().splitlines()
+    assert set(gone) <= set(text)
+    kept = [line for line in text if line not in gone]
+    at = kept.index("PrivateMounts=yes")
+    file = tmp_path / "helperd.service"
+    file.write_text("\n".join([*kept[:at], *more, *kept[at:]]) + "\n")
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(file)]
+    told = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if told.returncode and "unrecognized option" in told.stderr:
+        pytest.skip("this systemd-analyze reads no files: systemd 250 is needed")
+    (figure,) = re.findall(r"Overall exposure level for .*: ([0-9.]+)", told.stdout)
+    assert float(figure) <= most
+
+
+DAEMON, READERS = 60000, 60001
+IN_A_NAMESPACE = f"""
+import ctypes, errno, os, socket, struct, sys
+uids, peer, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+os.chmod(folder, 0o777)
+path = os.path.join(folder, "socket")
+ready, mapped = os.pipe(), os.pipe()
+if os.fork() == 0:
+    os.setgroups([{READERS}])
+    os.setresgid({DAEMON}, {DAEMON}, {DAEMON})
+    os.setresuid({DAEMON}, {DAEMON}, {DAEMON})
+    ctypes.CDLL(None).prctl(4, 1)  # dumpable: its map is in a file of its own in /proc
+    if uids:
+        assert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0, ctypes.get_errno()
+    os.write(ready[1], b"x")
+    os.read(mapped[0], 1)
+    head, none = struct.pack("Ii", 0x20080522, 0), bytes(24)
+    assert ctypes.CDLL(None).capset(head, none) == 0  # as the unit: without any capability
+    door = socket.socket(socket.AF_UNIX)
+    door.bind(path)
+    os.chmod(path, 0o666)
+    door.listen()
+    os.write(ready[1], b"x")
+    sock, _ = door.accept()
+    seen = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+    def tried(work):
+        try:
+            work()
+        except OSError as error:
+            return errno.errorcode[error.errno]
+        return "done"
+    print(seen, tried(lambda: os.chown(path, -1, {READERS})), tried(lambda: os.setegid({READERS})), flush=True)
+    os.unlink(path)
+    os._exit(0)
+child = os.read(ready[0], 1) and int(open(f"/proc/self/task/{{os.getpid()}}/children").read().split()[0])
+if uids:
+    for kind in ("uid_map", "gid_map"):
+        with open(f"/proc/{{child}}/{{kind}}", "w") as file:
+            file.write(uids)
+os.write(mapped[1], b"x")
+os.read(ready[0], 1)
+os.setresgid(peer, peer, peer)
+os.setresuid(peer, peer, peer)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(path)
+    os.waitpid(child, 0)
+"""
+ONLY_ITSELF = f"0 0 1\n{DAEMON} {DAEMON} 1\n"
+IDENTITY = "0 0 65536\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: maps the ids of a user namespace")
+@pytest.mark.parametrize(
+    ("ids", "peer", "seen", "given"),
+    [
+        ("", 60005, 60005, "done"),
+        (ONLY_ITSELF, 60005, 65534, "EINVAL"),
+        (ONLY_ITSELF, DAEMON, DAEMON, "EINVAL"),
+        (IDENTITY, 60005, 60005, "done"),
+        (IDENTITY, 200_000, 65534, "done"),
+    ],
+    ids=["no namespace", "yes", "yes, the daemon itself", "identity", "identity, a user of a directory"],
+)
+def test_what_private_users_costs(rundir: Path, ids: str, peer: int, seen: int, given: str) -> None:
+    """Who asks has no name, and no group but the unit's own can be had; nor can a process take a group for a moment."""
+    argv = [sys.executable, "-c", IN_A_NAMESPACE, ids, str(peer), str(rundir)]
+    told = subprocess.run(argv, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    if "unshare" in told.stderr:
+        pytest.skip("this machine has no user namespaces")
+    denied = "EINVAL" if ids == ONLY_ITSELF else "EPERM"
+    assert told.stdout.split() == [str(seen), given, denied], told.stderr
