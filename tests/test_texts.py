@@ -21,11 +21,12 @@ import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 from helperd.helpers.sdk import Device, Helper, Interface, Refused, main
 mode, long = "MODE", "x" * {LONG}
-CHANNELS = ["c" * 1000 + str(n) for n in range(3)] if mode == "names" else [str(n) for n in range(1500)]
+COUNT = 5000 if mode == "more" else 1500
+CHANNELS = ["c" * 1000 + str(n) for n in range(3)] if mode == "names" else [str(n) for n in range(COUNT)]
 class Wordy(Helper):
     TYPE = "wordy"
     def list(self):
-        return [Interface("radio0", hardware=long)]
+        return [Interface("radio" + str(n), hardware=long) for n in range(5 if mode == "more" else 1)]
     def probe(self, definition):
         if mode == "refuses":
             raise Refused(long)
@@ -81,6 +82,14 @@ def test_names_of_channels(rundir: Path, mode: str, count: int, each: int) -> No
         assert longest(probed) == MAX_TEXT
         assert longest(rig.call("ListDevices")) == MAX_TEXT
         assert longest(rig.status()) == MAX_TEXT
+
+
+def test_an_answer_that_no_server_would_take_is_told_with_its_size(rundir: Path) -> None:
+    with daemon(rundir, wordy(rundir, "more")) as rig:
+        for method, what in (("Probe", {"definition": "radio0:type=wordy"}), ("ListDevices", {})):
+            (failed,) = rig.call(method, **what)["failed"]
+            assert "its answer is too long: " in failed["text"]
+            assert "bytes, the peer takes 16383" in failed["text"]
 
 
 def test_the_reasons_of_refusals(rundir: Path) -> None:

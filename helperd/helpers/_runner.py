@@ -322,8 +322,15 @@ class Runner:
             if self._writer is not None:
                 self._writer.seal()
             self._session.last_seqno = next(self._seqnos) - 1
-            with contextlib.suppress(LocalProtocolError):  # the server has gone on meanwhile: nobody to tell
+            try:
                 self._port.put(self._session.send(message))
+            except LocalProtocolError as error:
+                if error.problem == "frame-too-long" and isinstance(
+                    message, ListReport | ProbeReport | OpenReport
+                ):
+                    said = ErrorReport(message.request, f"its answer is too long: {error.text}")
+                    self._port.put(self._session.send(said))
+                # else the server has gone on meanwhile: nobody to tell
         if threading.current_thread() is not threading.main_thread():
             self._wake()
 
