@@ -224,6 +224,14 @@ def ask_as_root() -> None:
         assert asker.ping() == 0
 
 
+def launches() -> bool:
+    """Whether root's helper runs."""
+    with connect(SOCKET) as asker:
+        asker.ping()
+        with Running(asker, 1) as helper:
+            return asker.exited(helper.handle) == ("exited", 0)
+
+
 def senders(count: int, seed: int) -> list[int]:
     """Users of every position, who send together."""
     places = [(0, []), (ALLOWED, [DAEMON]), (ALLOWED, [DAEMON]), (OTHER, [DAEMON]), (STRANGER, [])]
@@ -239,16 +247,14 @@ def over_the_socket(count: int, seed: int) -> None:
     stage = Stage()
     with stage.listening(CONFIG) as process:
         meanwhile(senders(5000, seed + 1), ask_as_root)
+        assert launches(), "one is forked ahead from now on"
         settled(process.pid)
         before, started = vitals(process.pid), time.monotonic()
         longest, times = meanwhile(senders(count, seed), ask_as_root)
         seconds = round(time.monotonic() - started, 1)
         settled(process.pid)
         after = vitals(process.pid)
-        with connect(SOCKET) as asker:
-            asker.ping()
-            with Running(asker, 1) as helper:
-                works = asker.exited(helper.handle) == ("exited", 0)
+        works = launches()
         said = stage.said()
     say(sent=count, seconds=seconds, before=before, after=after, root_s=round(longest, 3), root_times=times, works=works,
         traceback="Traceback" in said, log=said[-300:])  # fmt: skip
