@@ -135,6 +135,7 @@ MUTATIONS = [
     Mutation("processes of a shared uid", "config/profile.py", ', "shared": 512', "", EXACT),
     Mutation("ceilings", "config/profile.py", "LIMITS | CEILINGS | ", "LIMITS | ", EXACT),
     Mutation("a sweeper is there before", CUSTODY, "        self.sweeper.start()\n", "", "no_process_left"),
+    Mutation("a sweeper goes on", "sandbox/sweeper.py", "            os.kill(self.pid, signal.SIGCONT)", "            pass", "no_process_left"),
     Mutation("a taker is there before", LAUNCHER, "        self.custody.taker.start()\n", "", "none_to_take"),
     Mutation("it takes for root", CUSTODY, "self.taker.take(client.sock, then) if client.quotas is None else LATE", "LATE", "none_to_take"),
     Mutation("for a second", "sandbox/taking.py", "            signal.alarm(LONGEST_S)\n", "", "none_to_take"),
