@@ -16,6 +16,10 @@ _BROKEN: Final = frozenset(
 """Errors that no permission and no name explains: the device, or the way to it (a card that dies is read-only then)."""
 
 
+GONE: Final = (FileNotFoundError, NotADirectoryError)
+"""What a path says that somebody has removed, or a directory of it; a file may be in the directory's place."""
+
+
 class Changed(Exception):  # noqa: N818 - nobody has failed here
     """Somebody else has removed, moved, replaced or cut the file that is being written; says which."""
 
@@ -31,6 +35,10 @@ def failed(error: OSError, doing: str, *, opening: bool = False) -> SinkError:
     why = error.strerror or str(error)
     if error.errno in FULL:
         return SinkError("disk-full", f"{doing}: {why}; make room, or let the sink keep fewer files")
+    if error.errno == errno.EEXIST:
+        return SinkError(
+            "sink-failed", f"{doing}: somebody else has put {error.filename} there; move that away"
+        )
     if opening and error.errno not in _BROKEN:
         return SinkError("sink-failed", f"{doing}: {why}")
     return SinkError(

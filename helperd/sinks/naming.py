@@ -146,7 +146,7 @@ class Series:
         return list(self._files)
 
     def remove_oldest(self, keep: int) -> list[tuple[str, OSError]]:
-        """Remove finished files until ``keep`` are left, those being written included.
+        """Remove finished files until ``keep`` are left, those included that are not finished.
 
         Returns:
             Those that could not be removed; they are tried again, one each time.
@@ -155,8 +155,12 @@ class Series:
         if stubborn:
             files.appendleft(stubborn.popleft())
         refused = []
-        while len(files) + len(stubborn) > keep and files and files[0] not in self._unfinished:
+        unfinished: list[str] = []  # few: no more are begun when too many wait
+        while files and len(files) + len(stubborn) + len(unfinished) > keep:
             path = files.popleft()
+            if path in self._unfinished:
+                unfinished.append(path)
+                continue
             try:
                 os.unlink(path)
             except FileNotFoundError:
@@ -164,6 +168,7 @@ class Series:
             except OSError as error:
                 stubborn.append(path)
                 refused.append((path, error))
+        files.extendleft(reversed(unfinished))
         return refused
 
 

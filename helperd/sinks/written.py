@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from helperd import pcapng
 from helperd.reports import MESSAGES
-from helperd.sinks.disk import Changed, sync_folder
+from helperd.sinks.disk import GONE, Changed, sync_folder
 from helperd.sinks.forms import Lines, Pcapng
 from helperd.sinks.naming import PACKED, PART
 from helperd.sinks.zst import whole_frames
@@ -191,7 +191,7 @@ class Written:
         about = os.fstat(self._fd)
         try:
             there = os.lstat(self.part)
-        except FileNotFoundError:
+        except GONE:
             how = "moved away" if about.st_nlink else "removed"
         else:
             if (there.st_dev, there.st_ino) != self._identity:
@@ -241,12 +241,12 @@ class Written:
             self.leave()
             return
         if not self.safe.packets:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(*GONE):
                 os.unlink(self.part)
         else:
             try:
                 publish(self.part, self.path)
-            except FileNotFoundError:
+            except GONE:
                 self.broken, self.safe = Changed(f"{self.part} was removed before it was finished"), Mark()
         self.leave()
 
@@ -277,7 +277,7 @@ class Written:
         """Whether the file of this name is still the one that was written."""
         try:
             there = os.lstat(self.part)
-        except FileNotFoundError:
+        except GONE:
             return False
         return (there.st_dev, there.st_ino) == self._identity
 
@@ -356,11 +356,13 @@ class Written:
 
 
 def publish(part: str, path: str) -> None:
-    """Give a file on the disk its name, and bring that to the disk too.
+    """Give a file on the disk its name, and bring that to the disk too. What somebody else has put there stays.
 
     Raises:
         OSError: it has it not, or not for certain; it may be tried again.
     """
+    if os.path.lexists(path) and os.path.lexists(part):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
     try:
         os.rename(part, path)
     except FileNotFoundError:

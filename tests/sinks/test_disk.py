@@ -278,6 +278,13 @@ def replaced(part: Path) -> None:
     part.write_bytes(b"of somebody else")
 
 
+def linked(part: Path) -> None:
+    other = part.parent.parent / "other"
+    other.write_bytes(bytes(4 << 20))
+    part.unlink()
+    part.hardlink_to(other)
+
+
 def cut(part: Path) -> None:
     os.truncate(part, 2000)
 
@@ -294,7 +301,9 @@ def folder_moved(part: Path) -> None:
     part.parent.rename(part.parent.with_name("gone"))
 
 
-@pytest.mark.parametrize("how", [removed, moved, replaced, cut, emptied, folder_removed, folder_moved])
+@pytest.mark.parametrize(
+    "how", [removed, moved, replaced, linked, cut, emptied, folder_removed, folder_moved]
+)
 def test_a_file_that_somebody_else_changes_is_told_and_counted(
     rundir: Path, tmp_path: Path, how: Callable[[Path], None]
 ) -> None:
@@ -312,11 +321,68 @@ def test_a_file_that_somebody_else_changes_is_told_and_counted(
         rig.call("Start", source="radio0")
         rig.wait(lambda _: consumer(rig, path)["packets"] > before["packets"] - lost + 100)
         row = balanced(quiet(rig), path)
-        if how is replaced:
-            assert part.read_bytes() == b"of somebody else"
+        if how in {replaced, linked}:
+            assert part.read_bytes() == (b"of somebody else" if how is replaced else bytes(4 << 20))
             part.unlink()
         remove(rig, path)
         assert held(path.parent) == row["packets"]
+
+
+def test_a_file_in_the_directorys_place_is_no_fault_of_the_disk(rundir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a" / "x.pcapng"
+    with running(rundir, path) as rig:
+        before = quiet(rig)["consumers"][0]["packets"]
+        path.parent.rename(tmp_path / "gone")
+        path.parent.write_text("of somebody else")
+        rig.wait(lambda _: consumer(rig, path)["lost_by"] == {"file-changed": before})
+        rig.call("Start", source="radio0")
+        rig.wait(in_trouble(path, "sink-failed"))
+        assert path.parent.read_text() == "of somebody else"
+        path.parent.unlink()
+        rig.wait(lambda _: consumer(rig, path)["packets"] > 100)
+        row = balanced(quiet(rig), path)
+        assert "disk-error" not in row["lost_by"]
+        remove(rig, path)
+    assert held(path.parent) == row["packets"]
+
+
+def by_a_file(name: Path) -> None:
+    name.write_text("of somebody else")
+
+
+def by_a_folder(name: Path) -> None:
+    name.mkdir()
+
+
+def by_a_link(name: Path) -> None:
+    name.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("taken", [by_a_file, by_a_folder, by_a_link])
+def test_what_somebody_has_put_at_a_files_name_stays(
+    rundir: Path, tmp_path: Path, taken: Callable[[Path], None]
+) -> None:
+    """The file waits for its name, and holds up neither the next ones nor their number."""
+    path = tmp_path / "x.pcapng"
+    with running(rundir, path, 'rotate_size = "50KiB"', "keep = 3") as rig:
+        quiet(rig)
+        while not (parts := list(tmp_path.glob("*.part"))):  # the last packet was the last of a file
+            rig.call("Start", source="radio1")
+            quiet(rig)
+        name = parts[0].with_suffix("")
+        taken(name)
+        there = os.lstat(name).st_ino
+        rig.call("Start", source="radio0")
+        rig.wait(in_trouble(path, "sink-failed"))
+        (trouble,) = troubles(rig, path)
+        assert f"somebody else has put {name} there; move that away" in trouble["text"]
+        begun = sink_row(rig, path)["files"]
+        rig.wait(lambda _: sink_row(rig, path)["files"] > begun + 6)
+        assert os.lstat(name).st_ino == there
+        until(lambda: len(list(tmp_path.glob("x_*.pcapng"))) <= 3)
+        name.rename(tmp_path / "elsewhere")
+        rig.wait(lambda status: all(not row.get("problem") for row in status["sinks"]))
+        balanced(quiet(rig), path)
 
 
 def test_a_file_is_never_cut_by_what_somebody_else_has_put_behind_it(rundir: Path, tmp_path: Path) -> None:
