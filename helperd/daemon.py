@@ -529,6 +529,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"helperd: {error}", file=sys.stderr)
         return error.exit_code
     finally:
+        for number in (
+            *END_SIGNALS,
+            signal.SIGHUP,
+        ):  # Python gives the handlers up before the process has ended
+            signal.signal(number, signal.SIG_IGN)
         leave_runtime_dir(made)
 
 

@@ -7,6 +7,7 @@ small, and everything else is loaded compiled.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -43,7 +44,10 @@ def begin() -> int:
             raise
         sys.stderr.write(f"helperd-launcher: {sys.executable!a} has no tomli: {cure('tomli')}\n")
         return 69
-    return main(sys.argv[1:])
+    try:
+        return main(sys.argv[1:])
+    finally:  # Python gives the handlers up before the process has ended: what comes now is no reason for the end
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import json
 import os
 import signal
 import socket
@@ -291,6 +292,21 @@ def test_other_signals_do_what_the_manual_says(tmp_path: Path, number: int) -> N
         assert rig.source("radio0")["incarnation"] == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_storm_of_signals_while_it_stops_is_no_reason_for_the_end(tmp_path: Path, number: int) -> None:
+    """At both processes, to the last moment of each."""
+    log = tmp_path / "log"
+    with daemon(tmp_path, RADIO0, log=log) as rig:
+        supervisor = rig.wait_running()["pid"]
+        rig.process.terminate()
+        while rig.process.poll() is None:
+            for pid in (supervisor, rig.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        assert rig.process.returncode == 0, log.read_text()
+        assert "ended by signal" not in log.read_text()
+
+
 def test_a_hangup_while_it_starts_is_no_end(tmp_path: Path) -> None:
     """To the launcher, which is one as soon as its command line says so, and over it to a supervisor of any age."""
     with daemon(tmp_path, RADIO0, wait=False) as rig:
@@ -304,6 +320,61 @@ def test_a_hangup_while_it_starts_is_no_end(tmp_path: Path) -> None:
             time.sleep(0.01)
         rig.wait_running("radio0")
         assert rig.status()["bugs"] == 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("ends", ["closes", "only stops sending", "expects no answer"])
+def test_an_order_that_waits_for_a_reload_is_given_up_with_its_client(tmp_path: Path, ends: str) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    with mounted(tmp_path / "disk") as disk:
+        disk.path.chmod(0o755)
+        file = disk.path / "helpers.toml"
+        file.write_text(RADIO0)
+        with daemon(runtime, file) as rig:
+            rig.wait_running("radio0")
+            rig.call("AddSource", definition="radio1:type=synthetic,rate=100")
+            disk.freeze("read", "open")
+            answers: list[str] = []
+
+            def reload() -> None:
+                try:
+                    rig.call("Reload")
+                except ControlError as error:
+                    answers.append(str(error))
+
+            thread = threading.Thread(target=reload)
+            thread.start()
+            while not disk.held:
+                time.sleep(0.01)
+            kept: list[socket.socket] = []
+            orders = [
+                ("AddSource", {"definition": "radio2:type=synthetic,rate=100"}),
+                ("RemoveSource", {"source": "radio1"}),
+            ]
+            for method, parameters in orders:
+                with rig.connect("control.sock") as sock:
+                    call = {"method": f"io.helperd.{method}", "parameters": parameters}
+                    if ends == "expects no answer":
+                        call["oneway"] = True
+                    sock.sendall(json.dumps(call).encode() + b"\0")
+                    if ends == "only stops sending":
+                        sock.shutdown(socket.SHUT_WR)
+                        kept.append(sock.dup())
+                rig.status()  # it has been heard by now
+            disk.thaw()
+            thread.join(HANGS_S)
+            assert not answers
+            if ends == "closes":
+                rig.call(
+                    "AddSource", definition="radio3:type=synthetic,rate=100"
+                )  # in the same queue, behind them
+                names = {row["name"] for row in rig.status()["sources"]}
+                assert names == {"radio0", "radio1", "radio3"}
+            else:
+                rig.wait(lambda status: {row["name"] for row in status["sources"]} == {"radio0", "radio2"})
+            for sock in kept:
+                sock.close()
 
 
 @pytest.mark.timeout(120)

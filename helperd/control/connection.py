@@ -294,7 +294,7 @@ class Connection:
                 await self._upgrade(entry, call)
             elif call.more and entry.stream is not None and not call.oneway:
                 await self._attend(self._stream, entry, call)
-            elif entry.attended:
+            elif entry.attended and not call.oneway:
                 await self._attend(self._reply, entry, call)
             else:
                 await self._reply(entry, call)
