@@ -279,7 +279,16 @@ def test_the_last_file_wins_however_fast_they_come(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGQUIT, signal.SIGPIPE]
+    "number",
+    [
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGALRM,
+        signal.SIGQUIT,
+        signal.SIGPIPE,
+        signal.SIGSTKFLT,
+        signal.SIGRTMAX,
+    ],
 )
 def test_other_signals_do_what_the_manual_says(tmp_path: Path, number: int) -> None:
     """Nothing, at either process."""

@@ -31,7 +31,7 @@ ADAPTERS = frozenset({"pipe", "jsonlines", "extcap"})
 """Builtin helpers that start a program."""
 INLINE = {"python": "cm", "perl": "eE", "ruby": "e", "node": "ep", "sh": "c", "bash": "c", "dash": "c"}
 """Interpreters, and the options of theirs that take the place of a script."""
-_IDLE = "USR1 USR2 ALRM QUIT VTALRM PROF IO PWR PIPE XFSZ"
+_IDLE = "USR1 USR2 ALRM QUIT VTALRM PROF IO PWR PIPE XFSZ STKFLT"
 END_SIGNALS = (signal.SIGINT.value, signal.SIGTERM.value)  # numbers, as a forked child is told them
 """What ends a supervisor in order; blocked when it is started, because until it has handlers they would kill it."""
 IDLE_SIGNALS = (
