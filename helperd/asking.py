@@ -52,6 +52,8 @@ LATE_S: Final = 0.5
 """Seconds past the deadline after which an answer is not waited for any more, were the launcher that slow."""
 LEAVE_S: Final = 0.25
 """Seconds that a helper has to end by itself behind its answer."""
+CLOSED_S: Final = 2.0
+"""Seconds for which one that closed its output is waited for: how it ended says more, and comes after its output's end."""
 MAX_NAMES: Final = 1024
 MAX_NAME: Final = 100
 """Names of channels that a helper may have, and characters of one."""
@@ -212,7 +214,7 @@ class Asked:
                 self.failure = self._timed_out(incarnation, talk)
         except* HelperExited:
             ended = True
-            with trio.move_on_after(LEAVE_S):
+            with trio.move_on_after(CLOSED_S):
                 await incarnation.wait_ended()
             text = _how(incarnation)
         except* ProtocolError as group:
