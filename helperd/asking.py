@@ -53,7 +53,7 @@ LATE_S: Final = 0.5
 LEAVE_S: Final = 0.25
 """Seconds that a helper has to end by itself behind its answer."""
 CLOSED_S: Final = 2.0
-"""Seconds for which one that closed its output is waited for: how it ended says more, and comes after its output's end."""
+"""Seconds for which one that closed its output is waited for: how it ended says more, and comes a little later."""
 MAX_NAMES: Final = 1024
 MAX_NAME: Final = 100
 """Names of channels that a helper may have, and characters of one."""
