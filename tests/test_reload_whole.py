@@ -51,7 +51,9 @@ def file(path: Path, more: str = "") -> str:
 
 
 def write(rig: Rig, text: str) -> None:
-    (rig.runtime / "helpers.toml").write_text(text)
+    new = rig.runtime / "helpers.toml.new"
+    new.write_text(text)
+    new.replace(rig.runtime / "helpers.toml")  # never seen half written, as editors see to it
 
 
 def picture(rig: Rig) -> Any:
@@ -312,6 +314,7 @@ def test_a_storm_of_signals_while_it_stops_is_no_reason_for_the_end(tmp_path: Pa
             for pid in (supervisor, rig.process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
+            time.sleep(0.03)  # handlers that never come to their end nest without end
         assert rig.process.returncode == 0, log.read_text()
         assert "ended by signal" not in log.read_text()
 

@@ -245,7 +245,7 @@ signal.signal(signal.SIGTERM, leave)
 sys.stdout.buffer.write(open(DATA, 'rb').read())
 sys.stdout.flush()
 while True:
-    signal.pause()
+    time.sleep(0.05)  # signal.pause() would sleep through one that comes just before it
 """
 
 
