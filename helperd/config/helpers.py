@@ -5,6 +5,7 @@ starts does not depend on them.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from helperd.config import values as v
@@ -22,28 +23,18 @@ OPEN_S = 30.0
 """Seconds that others have to open, as under Kismet's servers."""
 
 
-def types(value: object) -> tuple[str, ...]:
-    """Return source types, lower-cased as servers do."""
-    found = [one_line(item, "an array of source types").lower() for item in texts(value, "source types")]
+def _lowered(value: object, what: str, one: str) -> tuple[str, ...]:
+    """Return names, lower-cased as servers do, each once; ``what`` they are, and what ``one`` is."""
+    found = [one_line(item, f"an array of {what}").lower() for item in texts(value, what)]
     for item in found:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", item):
-            msg = f"has {item!r}, which is no source type (letters, digits, _ . -)"
+            msg = f"has {item!r}, which is no {one} (letters, digits, _ . -)"
             raise ValueError(msg)
     return tuple(dict.fromkeys(found))
 
 
-def options(value: object) -> tuple[str, ...]:
-    """Return names of a definition's options, lower-cased as servers do."""
-    found = [one_line(item, "an array of option names").lower() for item in texts(value, "option names")]
-    for item in found:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", item):
-            msg = f"has {item!r}, which is no name of an option (letters, digits, _ . -)"
-            raise ValueError(msg)
-    return tuple(dict.fromkeys(found))
-
-
-TYPES = Kind("array of source types", types)
-OPTIONS = Kind("array of option names", options)
+TYPES = Kind("array of source types", partial(_lowered, what="source types", one="source type"))
+OPTIONS = Kind("array of option names", partial(_lowered, what="option names", one="name of an option"))
 HELPER: tuple[Key, ...] = (
     Key(
         "helper",
