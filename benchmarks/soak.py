@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.footprint import cpu_s, memory_mb
+from benchmarks.report import report
 from helperd.errors import HelperdError
 from tests.faults.stage import BUILTIN, HEAD, helper
 from tests.faults.witness import Account, Reader, Witness, balance
@@ -207,13 +207,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hd-") as name:
         found, wrong = run(options, Path(name))
-    for word, value in found.items():
-        print(f"{word:20} {value}")
-    for line in wrong:
-        print(f"WRONG: {line}")
-    if options.json:
-        options.json.write_text(json.dumps(found))
-    return 1 if wrong else 0
+    return report(found, wrong, options.json)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import subprocess
@@ -29,6 +28,7 @@ from typing import Any, Final
 
 from benchmarks.footprint import cpu_s, memory_mb
 from benchmarks.happenings import SOURCES, Happenings, Settings, packets_in
+from benchmarks.report import report
 from benchmarks.restart import compiled
 from tests.faults.witness import Account, Reader, balance, listening
 from tests.rig import Rig, daemon
@@ -291,13 +291,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="hd-") as name:
         found, wrong = run(options, Path(name))
-    for word, value in found.items():
-        print(f"{word:20} {value}")
-    for line in wrong:
-        print(f"WRONG: {line}")
-    if options.json:
-        options.json.write_text(json.dumps(found))
-    return 1 if wrong else 0
+    return report(found, wrong, options.json)
 
 
 if __name__ == "__main__":
