@@ -39,6 +39,7 @@ MAX_ANSWER: Final = 1 << 20  # bytes of an answer to a question
 KEPT_LINES: Final = 8
 MAX_LINE: Final = 2000
 REOPEN_S: Final = 0.1  # between two looks at a FIFO that a program opened, closed, and wrote nothing to
+LATE_S: Final = 3.0  # that what a program left behind has, once it has ended, to come to the FIFO
 _DEFAULTS: Final = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _OURS: Final = "HELPERD_"
 
@@ -221,6 +222,18 @@ def _kill(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
+def _members(group: int) -> bool:
+    """Whether a process group has a live member beside its leader; False where /proc does not tell."""
+    with contextlib.suppress(OSError):
+        for entry in os.listdir("/proc"):
+            if entry.isdigit() and int(entry) != group:
+                with contextlib.suppress(OSError, ValueError), open(f"/proc/{entry}/stat", "rb") as file:
+                    state, _, its_group = file.read().rpartition(b")")[2].split()[:3]  # proc_pid_stat(5)
+                    if int(its_group) == group and state not in b"ZX":
+                        return True
+    return False
+
+
 def readable(fd: int, seconds: float) -> bool:
     """Whether a descriptor is readable, or becomes so in time; that of a process, when it has ended."""
     poll = select.poll()
@@ -314,6 +327,7 @@ class Program:
         self._fifo = bool(fifo)
         self._awaited = self._fifo
         self._wrote = False
+        self._ended_at: float | None = None
         self._status: int | None = None
         self._told_at: float | None = None
         self._lock = threading.Lock()
@@ -358,12 +372,20 @@ class Program:
             return None
         if data:
             self._wrote = True
-        elif (
-            not self._wrote and not gone
-        ):  # it opened the FIFO, or a child of its did, to look whether it can
-            readable(self._pidfd, REOPEN_S)
-            return None
+        elif not self._wrote:
+            if not gone:  # it opened the FIFO, or a child of its did, to look whether it can
+                readable(self._pidfd, REOPEN_S)
+                return None
+            if self._left_behind():  # and that may be what captures, not come to the FIFO yet
+                readable(self.fd, REOPEN_S)
+                return None
         return data
+
+    def _left_behind(self) -> bool:
+        """Whether the ended program's process group has members that may open the FIFO yet; for a while only."""
+        if self._ended_at is None:
+            self._ended_at = monotonic()
+        return monotonic() - self._ended_at < LATE_S and _members(self.pid)
 
     def stop(self) -> None:
         """Ask it to end; ``close`` insists."""

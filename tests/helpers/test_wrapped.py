@@ -97,6 +97,7 @@ WAYS = {
     "itself": "capture()",
     "a child": "subprocess.run(['/bin/sh', '-c', f'exec cat {DATA} > {fifo}'], check=True)",
     "a grandchild that outlives it": "subprocess.Popen(['/bin/sh', '-c', f'(sleep 0.3; cat {DATA}) > {fifo} &'])",
+    "a grandchild that comes late": "subprocess.Popen(['/bin/sh', '-c', f'(sleep 0.3; exec cat {DATA} > {fifo}) &'])",
     "another name": "os.symlink(fifo, DATA + '.link'); capture(DATA + '.link')",
     "a second look": "open(fifo, 'wb').close(); time.sleep(0.05); open(fifo, 'wb').close(); capture()",
     "a child in another session": "subprocess.run(['setsid', '-w', 'cp', DATA, fifo], check=True)",
