@@ -190,7 +190,8 @@ class Conversation:
         self.write(data)
         until = monotonic() + self.subject.answer_s
         while _unread(self.to):
-            if self.process.poll() is not None and _unread(self.to):  # else it read this first, and then ended
+            ended = self.process.poll() is not None
+            if ended and _unread(self.to):  # else it read this first, and then ended
                 raise Fault(f"it has ended{self._why()}")
             if monotonic() > until:
                 raise Fault("it does not read its input")
