@@ -10,14 +10,21 @@ Left alone are the tests' own programs and one-liners, and helpers that the laun
 test starts them itself, because here their start is timed and their last word is said in a sandbox. A process that is
 killed writes nothing. Data is kept in memory and written through a descriptor from the start: a sealed helper opens
 no files. `python cover.py DATA` turns what was written into data files for `coverage combine`.
+
+The import of coverage takes ten times as long as the start of Python, and the tests start thousands of processes: a
+process loads its C tracer alone, and only what gathers the data knows the rest of it.
 """
 
 import atexit
 import contextlib
+import importlib.machinery
+import importlib.util
+import marshal
 import os
 import runpy
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -28,6 +35,8 @@ INTERPRETERS = {
     os.path.realpath(getattr(sys, "_base_executable", sys.executable)),
 }
 WITH_VALUE = {"-X", "-W"}
+OURS = os.path.join(ROOT, "helperd") + os.sep
+GENERATED = os.path.join(OURS, "wire", "pb") + os.sep
 TESTS = os.path.dirname(HERE) + os.sep
 DUMP = ".dump"
 SUPERVISOR = "--launcher-fd="  # in the command line of a supervisor only
@@ -122,6 +131,63 @@ def open_still(fd, kept):
     return (now.st_dev, now.st_ino) == (kept.st_dev, kept.st_ino)
 
 
+class Light:
+    """coverage's C tracer without coverage: arcs of our files, as `{file name: {packed arc}}`.
+
+    Args:
+        tracer: the module that has it.
+    """
+
+    def __init__(self, tracer):
+        self.module, self.data, self.known, self.started = tracer, {}, {}, []
+
+    def judge(self, filename, _frame):
+        found = self.module.CFileDisposition()
+        path = os.path.abspath(filename)
+        found.original_filename = filename
+        found.canonical_filename = found.source_filename = path
+        found.trace = path.startswith(OURS) and not path.startswith(GENERATED)
+        found.reason, found.file_tracer, found.has_dynamic_filename = "", None, False
+        return found
+
+    def one(self):
+        """Measure this thread; returns its trace function."""
+        tracer = self.module.CTracer()
+        tracer.data, tracer.trace_arcs = self.data, True
+        tracer.should_trace, tracer.should_trace_cache = self.judge, self.known
+        tracer.lock_data = tracer.unlock_data = lambda: (
+            None
+        )  # nothing runs between two looks at the data: the GIL
+        tracer.warn = lambda *_: None
+        tracer.check_include = lambda *_: True
+        tracer.concur_id_func = tracer.should_start_context = tracer.switch_context = None
+        tracer.disable_plugin, tracer.file_tracers = lambda _: None, {}
+        self.started.append(tracer)
+        return tracer.start()
+
+    def start(self):
+        def first(frame, event, argument):
+            sys.settrace(None)
+            trace = self.one()
+            return trace and trace(frame, event, argument)
+
+        threading.settrace(first)
+        self.one()
+
+    def stop(self):
+        threading.settrace(None)
+        sys.settrace(None)
+
+    def dumps(self):
+        return marshal.dumps({name: set(arcs) for name, arcs in self.data.copy().items()})
+
+
+def unpacked(arc):
+    """The two line numbers of an arc as the C tracer packs it."""
+    before, after = arc & 0xFFFFFFF, arc >> 28 & 0xFFFFFFF
+    return (-before if arc & 1 << 56 else before, -after if arc & 1 << 57 else after)
+
+
 def gather(data):
     """Turn each dump into a data file."""
     import coverage
@@ -133,7 +199,9 @@ def gather(data):
             os.unlink(os.path.join(data, name))
             if content:
                 found = coverage.CoverageData(os.path.join(data, f".coverage.{name}"))
-                found.loads(content)
+                arcs = marshal.loads(content)
+                found.add_arcs({file: [unpacked(arc) for arc in those] for file, those in arcs.items()})
+                found.write()
 
 
 def main():
@@ -144,21 +212,13 @@ def main():
         return
     if not sys.flags.isolated:
         del sys.path[0]  # this file's directory, which Python put there
-    before, site = (
-        list(sys.path),
-        f"{ROOT}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages",
-    )
-    sys.path.append(site)
-    import sqlite3.dump  # noqa: F401 - coverage imports it late, which a sealed process cannot
-
-    import coverage
-    import coverage.sqldata
-
-    measured = coverage.Coverage(data_file=None, config_file=os.path.join(ROOT, "pyproject.toml"))
-    measured.set_option("run:patch", [])
-    measured.set_option("run:source", [os.path.join(ROOT, "helperd")])
+    place = f"{ROOT}/.venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages/coverage"
+    file = f"{place}/tracer{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    loader = importlib.machinery.ExtensionFileLoader("coverage.tracer", file)
+    tracer = importlib.util.module_from_spec(importlib.util.spec_from_loader("coverage.tracer", loader))
+    loader.exec_module(tracer)
+    measured = Light(tracer)
     measured.start()
-    sys.path[:] = before
 
     name = os.path.join(data, f"{os.getpid()}-{time.monotonic_ns()}{DUMP}")
     spare = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -167,7 +227,7 @@ def main():
     def save():
         with contextlib.suppress(Exception):  # who closes all descriptors and may open none is not counted
             measured.stop()
-            content, fd = measured.get_data().dumps(), spare
+            content, fd = measured.dumps(), spare
             if not open_still(spare, kept):
                 fd = os.open(name, os.O_WRONLY)
             os.write(fd, content)
