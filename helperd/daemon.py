@@ -22,7 +22,6 @@ import trio
 from helperd import __version__, config, pcapng
 from helperd.alone import describe
 from helperd.bell import Bell
-from helperd.config.profile import BLOCKED, END_SIGNALS, IDLE_SIGNALS
 from helperd.config.sinks import SinkSpec
 from helperd.config.sources import SourceSpec, source_name
 from helperd.control.api import Reader
@@ -48,6 +47,7 @@ from helperd.runtime import (
     default_runtime_dir,
     leave_runtime_dir,
 )
+from helperd.signals import Signals
 from helperd.sinks.all import Sinks
 from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
 from helperd.sinks.file import FileSink
@@ -57,6 +57,7 @@ from helperd.sinks.stream import MOST, RESERVE, StreamSink
 from helperd.standing import StandingOrder
 from helperd.status import account, log_status, snapshot
 from helperd.supervisor import Supervisor
+from helperd.trimming import Trimming
 from helperd.view import LiveView
 from helperd.wire.definition import SourceDefinition, split_interface
 
@@ -325,7 +326,7 @@ async def run(
     runtime_dir: str,
     log: Log,
     view: LiveView | None,
-    early: _EarlySignals,
+    signals: Signals,
 ) -> Code:
     """Run until SIGINT or SIGTERM.
 
@@ -333,7 +334,7 @@ async def run(
         SinkError: a socket cannot be opened.
         LauncherGone: the launcher ended; so have all helpers.
     """
-    notifier = Notifier()
+    notifier, trimming = Notifier(), Trimming()
     async with _launchers(launcher_fd, settings, installed) as launcher:
         table = RouteTable()
         write = partial(_write, log) if view is None else view.write
@@ -350,43 +351,38 @@ async def run(
         )
         reloads = _Reloads(daemon, notifier, write)
         tell_account = partial(_tell_account, daemon, write)
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-            early.listening = True
-            async with trio.open_nursery() as outer, _control(daemon):
-                daemon.nursery = daemon.inventory.nursery = outer
-                daemon.sinks.start(outer, settings)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(supervisor.run)
-                    if view is not None:
-                        view.snapshot = daemon.snapshot
-                        nursery.start_soon(supervisor.tending.keep, "the live view", view.show)
-                    nursery.start_soon(supervisor.tending.keep, "the end of streams", daemon.end_readers)
-                    nursery.start_soon(supervisor.tending.keep, "reloads for signals", reloads.run)
-                    nursery.start_soon(_end_with_launcher, launcher, tell_account)
-                    supervisor.on_beat += [
-                        ("the service manager's watchdog", _Pulse(notifier, supervisor).beat),
-                        ("the look at sockets", daemon.presence.look),
-                    ]
-                    notifier.ready(f"{len(settings.sources)} sources")
-                    daemon.serving = True
-                    if early.reload:
-                        reloads.asked.ring()
-                    async for number in signals:
-                        if number != signal.SIGHUP:
-                            break
-                        reloads.asked.ring()
-                    notifier.stopping()
-                    write("info", "helperd", "stopping")
-                    with trio.move_on_after(supervisor.patience_s()):
-                        await supervisor.stop()
-                    left = supervisor.left()
-                    await _flush(daemon)
-                    tell_account()
-                    daemon.serving = launcher.is_gone  # its end may be why we were told to end
-                    if left:
-                        raise _abandoned(launcher, left)
-                    nursery.cancel_scope.cancel()
-                outer.cancel_scope.cancel()
+        async with trio.open_nursery() as outer, _control(daemon):
+            daemon.nursery = daemon.inventory.nursery = outer
+            daemon.sinks.start(outer, settings)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(supervisor.run)
+                if view is not None:
+                    view.snapshot = daemon.snapshot
+                    nursery.start_soon(supervisor.tending.keep, "the live view", view.show)
+                nursery.start_soon(supervisor.tending.keep, "the end of streams", daemon.end_readers)
+                nursery.start_soon(supervisor.tending.keep, "reloads for signals", reloads.run)
+                nursery.start_soon(_end_with_launcher, launcher, tell_account)
+                supervisor.on_beat += [
+                    ("the service manager's watchdog", _Pulse(notifier, supervisor).beat),
+                    ("the look at sockets", daemon.presence.look),
+                    ("memory that is free again", trimming.beat),
+                ]
+                notifier.ready(f"{len(settings.sources)} sources")
+                daemon.serving = True
+                while await signals.next() == signal.SIGHUP:
+                    reloads.asked.ring()
+                notifier.stopping()
+                write("info", "helperd", "stopping")
+                with trio.move_on_after(supervisor.patience_s()):
+                    await supervisor.stop()
+                left = supervisor.left()
+                await _flush(daemon)
+                tell_account()
+                daemon.serving = launcher.is_gone  # its end may be why we were told to end
+                if left:
+                    raise _abandoned(launcher, left)
+                nursery.cancel_scope.cancel()
+            outer.cancel_scope.cancel()
     return Code.DONE
 
 
@@ -504,7 +500,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--demo", action="store_true")
     parser.add_argument("--made", action="append", default=[])  # for this run; goes with it
     options = parser.parse_args(argv)
-    early = _EarlySignals()
+    signals = Signals()
     made: list[str] = options.made
     try:
         settings = config.load(options.config)
@@ -515,12 +511,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         made += claim_runtime_dir(runtime_dir)
         _raise_fd_limit()
+        signals.block()
         view = LiveView() if sys.stdout.isatty() else None
         with Log(form=settings.helperd.log_format, level=settings.helperd.log_level) as log:
             if options.demo:
                 _invite(runtime_dir, settings)
             return trio.run(
-                _run_quietly, settings, options.launcher_fd, options.installed, runtime_dir, log, view, early
+                _run_quietly,
+                settings,
+                options.launcher_fd,
+                options.installed,
+                runtime_dir,
+                log,
+                view,
+                signals,
             )
     except ConfigRefused as refused:
         say(*refused.mistakes, file=sys.stderr)
@@ -529,37 +533,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"helperd: {error}", file=sys.stderr)
         return error.exit_code
     finally:
-        for number in (
-            *END_SIGNALS,
-            signal.SIGHUP,
-        ):  # Python gives the handlers up before the process has ended
-            signal.signal(number, signal.SIG_IGN)
+        signals.block()
         leave_runtime_dir(made)
-
-
-class _EarlySignals:
-    """Ends in order before the loop listens, or remembers that the configuration is to be read again; afterwards a
-    second signal (terminal and launcher) changes nothing.
-
-    Whoever started this process has blocked the signals: one that came while modules were imported is answered now.
-    """
-
-    def __init__(self) -> None:
-        self.listening = False
-        self.reload = False
-        for number in END_SIGNALS:
-            signal.signal(number, self._answer)
-        signal.signal(signal.SIGHUP, self._note)
-        for number in IDLE_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
-
-    def _note(self, _number: int, _frame: object) -> None:
-        self.reload = True  # what has been read by then may be older
-
-    def _answer(self, number: int, _frame: object) -> None:
-        if not self.listening:
-            raise SystemExit(Code.INTERRUPTED if number == signal.SIGINT else Code.DONE)
 
 
 async def _run_quietly(
@@ -569,11 +544,11 @@ async def _run_quietly(
     runtime_dir: str,
     log: Log,
     view: LiveView | None,
-    early: _EarlySignals,
+    signals: Signals,
 ) -> Code:
     """Turn a group of one into the error it holds."""
     try:
-        return await run(settings, launcher_fd, installed, runtime_dir, log, view, early)
+        return await run(settings, launcher_fd, installed, runtime_dir, log, view, signals)
     except BaseExceptionGroup as group:
         known, other = group.split(HelperdError)
         if other is None and known is not None:

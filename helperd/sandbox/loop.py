@@ -55,7 +55,7 @@ class Loop:
         bell, ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
         for number in numbers:
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, dict[int, object]().get)  # not in Python: those would nest in a storm
         self.watch(bell, lambda _: call(os.read(bell, 256)))
         signal.pthread_sigmask(signal.SIG_SETMASK, [])  # whoever started us may have blocked some
 
