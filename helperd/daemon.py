@@ -67,7 +67,8 @@ if TYPE_CHECKING:
     from helperd.config.specs import Config, DaemonSpec
 
 FLUSH_S: Final = 1.0
-"""Seconds that consumers have to read what is queued when the daemon stops."""
+GIVEN_UP_S: Final = 0.2
+"""Seconds that consumers have to read what is queued when the daemon stops; and files to go when they did not end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -483,7 +484,7 @@ async def _flush(daemon: Daemon) -> None:
             sink.dismiss(consumer)
     for file in files:
         file.scope.cancel()
-    with trio.move_on_after(FLUSH_S):
+    with trio.move_on_after(GIVEN_UP_S):
         while any(file.consumers for file in files):  # noqa: ASYNC110 - for so long at most
             await trio.sleep(0.01)
 

@@ -128,7 +128,7 @@ class Launcher:
         """Begin the end: the supervisor first, by a signal; without one, kill every helper and return ``status``."""
         if self.supervisor:
             os.kill(self.supervisor, number)
-            self.end_at = self.end_at or monotonic() + 15
+            self.end_at = self.end_at or monotonic() + profiling.END_S
             return
         self.ending, self.end_at = status if self.ending is None else self.ending, monotonic() + 5
         self.custody.kill_all()

@@ -26,6 +26,7 @@ CEILINGS = {"fsize": 1 << 30, "data": 1 << 30}  # bytes; more than a helper need
 NPROC = {"pool": 128, "shared": 512}
 """Processes and threads by rule for the uid; the kernel counts by uid, so those of somebody else's are not limited."""
 QUESTION_S = 10.0  # a helper that was launched for a question has at least so long to answer and go
+END_S = 14.5  # the launcher's patience with its supervisor; then it kills, within the 15 s that its unit has
 LEAVE_S = 2.0  # and so long behind the limits that its block gives
 ADAPTERS = frozenset({"pipe", "jsonlines", "extcap"})
 """Builtin helpers that start a program."""

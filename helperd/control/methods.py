@@ -56,6 +56,8 @@ class Entry(NamedTuple):
         stream: gives the replies of ``more``; None: ``more`` gets one reply.
         changes: only admins may call it.
         needs: name of the daemon's function without which it is not implemented; empty: always there.
+        attended: it may wait before it has done anything, and is given up when its client goes away meanwhile. What
+            is done, or handed to a source, as soon as it is heard needs no such care.
         upgrade: makes something else of the connection, for as long as its context lasts; given up when the client goes
             away before it is made. A method with it needs ``upgrade``, and has no other answer.
     """
@@ -418,7 +420,7 @@ METHODS: Final[Mapping[str, Entry]] = {
     "RemoveSource": Entry(remove_source, changes=True, needs="remove_source", attended=True),
     "SetChannel": Entry(set_channel, changes=True, needs="set_channel"),
     "Hop": Entry(hop, changes=True, needs="hop"),
-    "Reload": Entry(reload, changes=True, needs="reload"),
+    "Reload": Entry(reload, changes=True, needs="reload", attended=True),
     "ListHelpers": Entry(list_helpers, needs="helpers"),
     "ListDevices": Entry(list_devices, attended=True),
     "Probe": Entry(probe, attended=True),

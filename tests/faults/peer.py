@@ -70,7 +70,7 @@ class Peer(bad_helper.BadHelper):
                 while True:
                     os.write(2, b"help, I drown\n" * 100)
             while True:
-                signal.pause()
+                time.sleep(1)
         if path := self.options.get("pid-file"):
             with open(path + ".new", "w", encoding="ascii") as file:
                 file.write(f"{pid}\n")
@@ -95,7 +95,7 @@ class Peer(bad_helper.BadHelper):
             self.bad, self.streaming = True, False
             os.close(self.out_fd)
             while True:
-                signal.pause()
+                time.sleep(1)
         elif self.mode == "eat":
             while not os.path.exists(self.options["go"]):
                 time.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from helperd.config.profile import END_S
+from helperd.daemon import FLUSH_S, GIVEN_UP_S
+from helperd.sinks.file import FLUSH_S as FILE_FLUSH_S
+from helperd.supervisor import STOP_S
 from tests.faults.stage import BUILTIN, HEAD, gone, helper
 from tests.faults.test_starved_helpers import Freezer, group
 from tests.faults.test_surroundings import synthetic
@@ -202,6 +207,30 @@ def test_a_supervisor_ends_although_the_launcher_stands_still(rundir: Path, tmp_
         assert all(map(gone, helpers))
     assert "theirs (" in (rundir / "log").read_text()
     assert "left to the launcher" in (rundir / "log").read_text()
+
+
+def test_the_launcher_ends_although_the_supervisor_stands_still(rundir: Path) -> None:
+    log = rundir / "log.of.the.dead"
+    with daemon(rundir, CONFIG, ends_with=None, log=log) as rig:
+        supervisor = rig.wait_running()["pid"]
+        others = below(rig.process.pid)
+        os.kill(supervisor, signal.SIGSTOP)
+        with promptly("the end of the launcher", 15.0):
+            rig.process.terminate()
+            assert rig.process.wait(HANGS_S) == 128 + signal.SIGKILL
+        assert all(map(gone, others))
+    put_away(rundir)
+    assert "the supervisor was ended by signal 9 (" in log.read_text()
+
+
+@pytest.mark.parametrize("unit", ["helperd.service", "helperd-launcher.service"])
+def test_all_patience_together_is_less_than_the_units(unit: str) -> None:
+    """One that stands still is waited for, and killed, before the service manager kills all of us."""
+    text = (ROOT / "packaging" / unit).read_text()
+    (patience,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)s$", text)
+    ours = STOP_S + FLUSH_S + FILE_FLUSH_S + GIVEN_UP_S
+    assert ours + 0.2 < END_S, "the supervisor says what is left before it is killed"
+    assert int(patience) > END_S + 0.4, "its helpers are killed, and the launcher ends"
 
 
 def test_a_supervisor_ends_although_an_installed_launcher_stands_still(rundir: Path) -> None:

@@ -309,7 +309,8 @@ class BadHelper:
                 number = int(self.number("signal", signal.SIGSEGV))
                 signal.signal(number, signal.SIG_DFL) if number not in {9, 19} else None
                 os.kill(os.getpid(), number)
-                signal.pause()
+                while True:
+                    time.sleep(1)
             case "orphan" | "hold-fd":
                 self.fork(keep=self.mode == "hold-fd")
             case "says-error" | "says-shutdown":
@@ -340,7 +341,7 @@ class BadHelper:
             os.write(told, b"!")
             os.close(told)
             while True:
-                signal.pause()
+                time.sleep(1)
         os.close(told)
         os.read(ready, 1)
         os.close(ready)

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
@@ -141,7 +142,8 @@ class Broken:
                 if fd == OUT and event & select.POLLERR:
                     poll.unregister(OUT)
                     self.out, self.open = b"", False
-                    signal.pause()
+                    while True:
+                        time.sleep(1)
                 if fd == OUT and event & select.POLLOUT:
                     self.write()
                 if fd == IN and listening:
