@@ -24,6 +24,7 @@ from helperd.alone import describe
 from helperd.bell import Bell
 from helperd.config.sinks import SinkSpec
 from helperd.config.sources import SourceSpec, source_name
+from helperd.config.whole import UNENDED, unended
 from helperd.control.api import Reader
 from helperd.control.peer import Admins
 from helperd.control.server import PLACES
@@ -248,7 +249,8 @@ class Daemon:
             ConfigRefused: with all mistakes. HelperdError: what cannot be had.
         """
         what = await (self.reloading.check() if check else self.reloading.reload())
-        return {field.name: list(getattr(what, field.name)) for field in fields(what)}
+        parts: dict[str, object] = {each.name: list(getattr(what, each.name)) for each in fields(what)}
+        return parts | {"gone": [row._asdict() for row in what.gone]}
 
     async def list_devices(self, max_age_s: float | None = None) -> dict[str, object]:
         """The devices of all helpers; those of running sources are marked ``in_use``."""
@@ -346,6 +348,8 @@ async def run(
             application=f"helperd {__version__}",
         )
         supervisor.runtime_dir = runtime_dir
+        for path in unended(settings.files):
+            supervisor.say("warning", f"{path} {UNENDED}")
         launcher.tend_with(supervisor.tending.keep)
         daemon = Daemon(
             supervisor, launcher, runtime_dir, settings.helperd, log, trio.current_time(), header=header
@@ -441,7 +445,7 @@ class _Reloads:
                 parts = [
                     f"{word} {len(names)}"
                     for word, names in what.items()
-                    if isinstance(names, list) and names
+                    if isinstance(names, list) and names and word != "gone"
                 ]
                 self.write("info", "helperd", f"reloaded: {', '.join(parts) or 'nothing to do'}")
             finally:

@@ -20,10 +20,12 @@ import trio
 
 from helperd import config
 from helperd.config.profile import Accounts, compile_profiles
+from helperd.config.whole import UNENDED, unended
 from helperd.drivers import driver_for
 from helperd.errors import ConfigError, ConfigRefused, HelperdError, RequestRefused, SinkError, UsageError
 from helperd.sinks.hands import hangs
 from helperd.sinks.trial import trial
+from helperd.table import gone
 from helperd.threads import in_thread
 from helperd.wire.definition import SourceDefinition
 
@@ -48,8 +50,8 @@ it, how often it is tried, and seconds between the tries."""
 _Result = TypeVar("_Result")
 
 
-def _load(path: str) -> Config:
-    """Read a configuration, and see what the launcher and the helpers would say of it.
+def _load(path: str) -> tuple[Config, dict[str, int]]:
+    """Read a configuration, and see what the launcher and the helpers would say of it; and its files that have no end.
 
     Raises:
         ConfigRefused: with all mistakes.
@@ -69,7 +71,7 @@ def _load(path: str) -> Config:
     if mistakes:
         raise ConfigRefused(mistakes)
     compile_profiles(new, Accounts(), config.__path__[0], "")
-    return new
+    return new, unended(new.files)
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +86,7 @@ class Reloading:
     _begun: int = 0
     _outcome: Plan | HelperdError | None = None
     _asked_at: float = -math.inf
+    _unended: dict[str, int] = field(default_factory=dict)
     _threads: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(2))
 
     async def reload(self) -> Plan:
@@ -147,7 +150,13 @@ class Reloading:
                 refused[new.fingerprint] = error  # it has read another one, perhaps the next one
             else:
                 change.take()
-                return what, self.supervisor.switch(new, what)
+                leaving = self.supervisor.switch(new, what)
+                if what.gone:
+                    text = gone([row._asdict() for row in what.gone])
+                    self.supervisor.say("warning", f"reloaded; configured no more: {text}")
+                for path in self._unended:
+                    self.supervisor.say("warning", f"{path} {UNENDED}")
+                return what, leaving
 
     async def _prepare(self) -> tuple[Config, Plan, Change]:
         """Do everything that can fail but for the launcher's part."""
@@ -176,7 +185,8 @@ class Reloading:
         """
         text = f"cannot read the configuration: the disk has not answered for {READ_S:g} s"
         stuck = ConfigRefused([ConfigError("no-config", text, file=path)])
-        return await self._in_time(partial(_load, path), stuck)
+        new, self._unended = await self._in_time(partial(_load, path), stuck)
+        return new
 
     async def _in_time(self, work: Callable[[], _Result], stuck: HelperdError) -> _Result:
         with trio.move_on_after(READ_S):

@@ -31,6 +31,7 @@ _SHORT: Final = {"stalled-by-consumer": "stalled"}
 _ORDERLY: Final = {"asked", "done"}
 UNWANTED: Final = frozenset({"no-consumer", "paused"})
 """Reasons for which packets were not passed on although nothing failed: nobody asked for them."""
+_NAMED: Final = 8
 _ENDLESS: Final = 10**30
 _UNITS: Final = ("", "k", "M", "G", "T", "P", "E")
 
@@ -208,6 +209,15 @@ def in_words(reason: str) -> str:
     """Why packets were lost, for people, with the word that the documentation has it under."""
     said = LOST_IN_WORDS.get(reason)
     return f"{said} ({reason})" if said else reason
+
+
+def gone(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What a reload found configured no more, by kind; empty when nothing is."""
+    return "; ".join(
+        f"{len(row['names'])} of {row['before']} {row['kind']}{'' if row['before'] == 1 else 's'} "
+        f"({', '.join(map(visible, row['names'][:_NAMED]))}{', ...' if len(row['names']) > _NAMED else ''})"
+        for row in rows
+    )
 
 
 def losses(source: Mapping[str, Any]) -> int:

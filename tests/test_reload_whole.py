@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from helperd.config.whole import UNENDED
 from helperd.control.client import ControlError
 from tests.faults.witness import listening
 from tests.fuse import mounted
@@ -166,6 +167,70 @@ def test_the_command_says_what_a_reload_would_do(tmp_path: Path) -> None:
             assert done.returncode != 0
             assert words in done.stderr
         assert [row["name"] for row in rig.status()["sources"]] == ["radio0"]
+
+
+CUT = RADIO0 + RADIO1 + unix("a.sock") + unix("b.sock")
+PLACES = (CUT.index(SOURCE.format(name="radio1")), CUT.index(unix("a.sock")), CUT.index(unix("b.sock")))
+WORDS = ("1 of 2 sources (radio1); 2 of 2 sinks (a.sock, b.sock)", "2 of 2 sinks (", "1 of 2 sinks (b.sock)")
+
+
+@pytest.mark.parametrize("how", ["order", "signal", "command"])
+def test_what_a_file_that_was_cut_between_blocks_takes_away_is_told(tmp_path: Path, how: str) -> None:
+    """It is a good file, and shows in nothing else."""
+    with daemon(tmp_path, CUT) as rig:
+        rig.wait_running()
+        for place, words in zip(PLACES, WORDS, strict=True):
+            write(rig, CUT)
+            assert rig.call("Reload")["gone"] == []
+            write(rig, CUT[:place])
+            planned = rig.call("Reload", check=True)["gone"]
+            before = len(told(rig))
+            if how == "order":
+                assert rig.call("Reload")["gone"] == planned
+            elif how == "command":
+                argv = [*HELPERD, "reload", f"--runtime-dir={tmp_path}"]
+                done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=HANGS_S)
+                assert f"configured no more: {words}" in done.stdout
+            else:
+                rig.process.send_signal(signal.SIGHUP)
+            rig.wait(lambda _, before=before: len(told(rig)) == before + 1)  # type: ignore[misc]
+            assert f"reloaded; configured no more: {words}" in told(rig)[-1]
+            assert f"reloaded; configured no more: {words}" in (tmp_path / "log").read_text()
+            assert planned[-1]["kind"] == "sink"
+            assert planned[-1]["before"] == 2
+
+
+def told(rig: Rig) -> list[str]:
+    return [
+        message["text"]
+        for message in rig.call("GetMessages")["messages"]
+        for _ in range(message["repeated"] + 1)
+        if "configured no more" in message["text"]
+    ]
+
+
+def test_a_file_that_may_be_cut_within_a_line_is_told(tmp_path: Path) -> None:
+    """``rotate_packets = 1000`` becomes ``100``: at the start, at a reload, and to who checks it."""
+    whole = RADIO0 + file(tmp_path / "a.pcapng", "rotate_packets = 1000")
+    cut = whole.rstrip()[:-1]
+    words = "does not end with a newline"
+    with daemon(tmp_path, cut) as rig:
+        rig.wait_running()
+        said = [message["text"] for message in rig.call("GetMessages")["messages"]]
+        assert [text for text in said if words in text] == [f"{tmp_path}/helpers.toml {UNENDED}"]
+        number = rig.call("GetMessages")["last"]
+        write(rig, whole)
+        rig.call("Reload")
+        assert not [row for row in rig.call("GetMessages", since=number)["messages"] if words in row["text"]]
+        drop_in = tmp_path / "conf.d" / "more.toml"
+        drop_in.parent.mkdir()
+        drop_in.write_text(RADIO1.rstrip())
+        write(rig, '[helperd]\ninclude = ["conf.d"]\n' + whole)
+        rig.call("Reload")
+        assert rig.wait(lambda _: f"{drop_in} {words}" in (tmp_path / "log").read_text())
+        argv = [*HELPERD, "check", str(tmp_path / "helpers.toml")]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=HANGS_S)
+        assert f"{drop_in}:{RADIO1.rstrip().count(chr(10)) + 1}: warning: {UNENDED}" in done.stderr
 
 
 def test_a_sink_that_stays_where_it_is_keeps_its_socket(tmp_path: Path) -> None:

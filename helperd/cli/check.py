@@ -16,6 +16,7 @@ from helperd.cli.feasible import check_definition, implicit_doubt, socket_doubts
 from helperd.config import trust
 from helperd.config.profile import Accounts, compile_profiles, daemon_groups, given
 from helperd.config.sources import source_name
+from helperd.config.whole import UNENDED, unended
 from helperd.errors import Code, ConfigError, ConfigRefused, RequestRefused, UsageError
 from helperd.helpers._template import Template
 from helperd.helpers.jsonlines import SETTINGS
@@ -134,6 +135,8 @@ def warnings(settings: Config) -> Iterator[ConfigError]:
             yield ConfigError(
                 "bad-definition", text, file=source.file, line=source.line, key=f"source[{number}].name"
             )
+    for file, line in unended(settings.files).items():
+        yield ConfigError("bad-syntax", UNENDED, file=file, line=line)
     yield from _group_doubts(settings)
     too_long = implicit_doubt(settings)
     if too_long:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from helperd.cli import running
 from helperd.errors import Code
 from helperd.printing import say, say_json
+from helperd.table import gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         say_json(plan, 2)
         return Code.DONE
+    if plan.get("gone"):
+        say(f"configured no more: {gone(plan['gone'])}")
     for key, word in _WORDS.items():
         if plan.get(key):
             say(f"{'would be ' * args.check}{word}: {', '.join(plan[key])}")

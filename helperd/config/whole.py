@@ -8,6 +8,8 @@ from helperd.config import daemon, helpers, keys, sinks, sources
 from helperd.config.check import Check, Place, fields_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from helperd.config.check import Entry
 
 _FOR_ALL = tuple(key for key in keys.KEYS if key.table != "sink")
@@ -18,6 +20,25 @@ KEYS = tuple(
     if key.table == table.name
 )
 """Every key of every table, in the order of the manual."""
+
+
+UNENDED = (
+    "does not end with a newline, as a file that was cut: see whether its last line is whole, and end it"
+)
+
+
+def unended(files: Iterable[str]) -> dict[str, int]:
+    """Return the files whose last line has no end, and its number: one that is cut within a number may be good."""
+    found = {}
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                text = file.read()
+        except OSError:
+            continue  # it was there a moment ago; who reads it next says what is wrong
+        if text and not text.endswith(b"\n"):
+            found[path] = text.count(b"\n") + 1
+    return found
 
 
 class Whole(Check):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -31,6 +31,26 @@ class _Config(Protocol):
     @property
     def sources(self) -> Sequence[_Source]: ...
 
+    @property
+    def sinks(self) -> Sequence[_Spec]: ...
+
+    @property
+    def services(self) -> Sequence[_Spec]: ...
+
+
+class Gone(NamedTuple):
+    """What was configured and is no more, of one kind.
+
+    Attributes:
+        kind: ``helper``, ``source``, ``sink`` or ``service``.
+        names: in the order of the old configuration; a sink's is its path or address.
+        before: how many there were.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    before: int
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -42,6 +62,8 @@ class Plan:
         replace: needs a new process: its definition, or the command or privilege of its helper, changed.
         adjust: policy, limits or routes changed: taken over in place.
         keep: nothing changed.
+        gone: of every kind, what the old configuration had and the new one has not. A file that was cut between two
+            blocks is a good one: only this shows it.
     """
 
     stop: tuple[str, ...] = ()
@@ -49,6 +71,7 @@ class Plan:
     replace: tuple[str, ...] = ()
     adjust: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    gone: tuple[Gone, ...] = field(default=(), compare=False)
 
     @property
     def empty(self) -> bool:
@@ -96,13 +119,30 @@ def plan(
         replace=tuple(parts["replace"]),
         adjust=tuple(parts["adjust"]),
         keep=tuple(parts["keep"]),
+        gone=_gone(old, new),
     )
+
+
+def _gone(old: _Config, new: _Config) -> tuple[Gone, ...]:
+    """What is configured no more."""
+    kinds: tuple[tuple[str, Sequence[_Spec], Sequence[_Spec]], ...] = (
+        ("helper", old.helpers, new.helpers),
+        ("source", old.sources, new.sources),
+        ("sink", old.sinks, new.sinks),
+        ("service", old.services, new.services),
+    )
+    found = []
+    for kind, before, after in kinds:
+        names = tuple(spec.name for spec in before if spec.name not in {other.name for other in after})
+        if names:
+            found.append(Gone(kind, names, len(before)))
+    return tuple(found)
 
 
 def _differences(old: _Spec, new: _Spec) -> list[str]:
     """Names of the fields whose values differ."""
     return [
-        field.name
-        for field in fields(new)
-        if field.compare and getattr(old, field.name) != getattr(new, field.name)
+        each.name
+        for each in fields(new)
+        if each.compare and getattr(old, each.name) != getattr(new, each.name)
     ]

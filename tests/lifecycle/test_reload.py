@@ -28,9 +28,19 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Thing:
+    """A sink, or a service."""
+
+    name: str
+    limit: int = 1
+
+
+@dataclass(frozen=True)
 class Config:
     helpers: tuple[Helper, ...] = (Helper("h"), Helper("other"))
     sources: tuple[Source, ...] = (Source("a"), Source("b"))
+    sinks: tuple[Thing, ...] = (Thing("s"), Thing("t"), Thing("u"))
+    services: tuple[Thing, ...] = (Thing("e"),)
 
 
 NEEDS = {("source", "definition"), ("source", "helper"), ("helper", "command")}
@@ -44,6 +54,20 @@ def planned(new: Config, **more) -> Plan:
 def test_nothing_changed():
     assert planned(OLD) == Plan(keep=("a", "b"))
     assert planned(OLD).empty
+
+
+def test_what_is_configured_no_more_is_told_by_kind():
+    assert planned(OLD).gone == ()
+    more = replace(OLD, sources=(*OLD.sources, Source("c")), sinks=(*OLD.sinks, Thing("v")))
+    assert planned(more).gone == ()
+    assert planned(replace(OLD, sinks=(Thing("t", 2), Thing("s"), Thing("u")))).gone == ()
+    less = Config((Helper("other"),), (Source("b"),), (Thing("t"), Thing("new")), ())
+    assert planned(less).gone == (
+        ("helper", ("h",), 2),
+        ("source", ("a",), 2),
+        ("sink", ("s", "u"), 3),
+        ("service", ("e",), 1),
+    )
 
 
 def test_comments_and_order_change_nothing():
