@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +64,10 @@ class Look:
             len(account.processes),
             len(account.zombies),
         )
+
+    def back_at(self, first: Look) -> bool:
+        """Whether it is as at first; an idle thread that first look saw may have gone since."""
+        return self.threads <= first.threads and replace(self, threads=first.threads) == first
 
 
 def lies(status: dict[str, Any]) -> list[str]:
@@ -124,10 +128,10 @@ class Year:
             return
         limit = time.monotonic() + SETTLES_S
         now = Look.at(self.rig, self.supervisor)
-        while now != look and time.monotonic() < limit:
+        while not now.back_at(look) and time.monotonic() < limit:
             time.sleep(0.2)
             now = Look.at(self.rig, self.supervisor)
-        if now != look:
+        if not now.back_at(look):
             self.wrong.append(f"as at first: {look}\n  now: {now}")
 
     def least(self) -> Look:

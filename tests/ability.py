@@ -152,6 +152,9 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "user-veth": lambda: _runs(
         "unshare", "-r", "-n", "ip", "link", "add", "hd0", "type", "veth", "peer", "name", "hd1"
     ),
+    "tun": lambda: (
+        None if os.path.exists("/dev/net/tun") else "there is no /dev/net/tun: modprobe tun makes it"
+    ),
     "bluetooth": _bluetooth,
     "landlock": _landlock,
     "seccomp": _seccomp,

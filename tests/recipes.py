@@ -110,6 +110,9 @@ class Kitchen:
             ("/var/lib/helperd", DAEMON),
             ("/var/captures", 0),
         ):
+            shutil.rmtree(
+                path, ignore_errors=True
+            )  # of this machine's own helperd; it stays, under the overlay
             os.mkdir(path)
             os.chown(path, owner, owner)
         self.environment = {

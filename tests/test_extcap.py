@@ -515,7 +515,10 @@ def in_tshark(
     if not link.exists():
         link.symlink_to(shim)
     told = subprocess.run(["tshark", "-G", "folders"], capture_output=True, text=True, check=True).stdout
-    place = next(line.partition(":")[2].strip() for line in told.splitlines() if "xtcap path" in line)
+    places = [line.partition(":")[2].strip() for line in told.splitlines() if "xtcap path" in line]
+    place = next(
+        place for place in places if os.path.isdir(place)
+    )  # the user's own, since Wireshark 4, seldom is
     script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
     argv = ["unshare", "-m", "sh", "-c", script, "sh", str(folder), place, *become, "tshark", *words]
     return subprocess.run(

@@ -389,8 +389,15 @@ def steps(work: Callable[[], object]) -> int:
 @pytest.mark.parametrize("named", [False, True])
 def test_leaving_takes_as_long_among_many_and_with_a_full_queue_as_alone(named):
     """By count: of others, of what is queued, and, for a reader of one source, of the other sources."""
-    found = set()
-    for others, queued, sources in ((0, 0, 1), (1000, 0, 1), (10, 1000, 1), (10, 10, 500 if named else 1)):
+    counted = []
+    rehearsed = (0, 0, 1)  # Python 3.13 traces the opcodes of a function from its second call on
+    for others, queued, sources in (
+        rehearsed,
+        (0, 0, 1),
+        (1000, 0, 1),
+        (10, 1000, 1),
+        (10, 10, 500 if named else 1),
+    ):
         table = RouteTable()
         for number in range(sources):
             table.route(f"s{number}")
@@ -407,8 +414,9 @@ def test_leaving_takes_as_long_among_many_and_with_a_full_queue_as_alone(named):
             table.disconnect(leaver)
             leaver.clear("consumer-left")
 
-        found.add(steps(leave) - (10 if taken else 0))  # with something to count
+        counted.append(steps(leave) - (10 if taken else 0))  # with something to count
         assert (leaver.lost, leaver.queued, leaver.inflight, leaver.pinned) == (queued, 0, 0, 0)
         assert all(leaver not in route.taps for route in table.routes.values())
+    _, *found = counted
     assert max(found) - min(found) < 20, found
     assert min(found) > 20

@@ -159,7 +159,10 @@ if os.fork() == 0:
     print(seen, tried(lambda: os.chown(path, -1, {READERS})), tried(lambda: os.setegid({READERS})), flush=True)
     os.unlink(path)
     os._exit(0)
-child = os.read(ready[0], 1) and int(open(f"/proc/self/task/{{os.getpid()}}/children").read().split()[0])
+os.close(ready[1])  # so that the end of a child that could not is seen
+if not os.read(ready[0], 1):
+    sys.exit(1)
+child = int(open(f"/proc/self/task/{{os.getpid()}}/children").read().split()[0])
 if uids:
     for kind in ("uid_map", "gid_map"):
         with open(f"/proc/{{child}}/{{kind}}", "w") as file:

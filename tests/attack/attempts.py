@@ -137,7 +137,7 @@ KERNEL = {
     "kcmp": "result = call(312, VICTIM, LAUNCHER, 1, 0, 0) >= 0",
     "type into a terminal": "import pty; m, s = pty.openpty(); fcntl.ioctl(s, 0x5412, b'x'); result = True",
     "real-time priority": "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)); result = True",
-    "higher priority": "os.setpriority(os.PRIO_PROCESS, 0, -5); result = True",
+    "higher priority": "os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) - 1); result = True",
     "vsock family": "result = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) is not None",
     "low port": "s = socket.socket(); s.bind(('127.0.0.1', 80)); result = True; s.close()",
     "device down": "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"

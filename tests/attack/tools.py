@@ -100,7 +100,7 @@ def machine() -> None:
         rows = [
             row
             for row in path.read_text().splitlines()
-            if row.split(":")[0] not in {"helperd", "helperd-read"}
+            if row.split(":")[0] not in {"helperd", "helperd-read", "me", "third"} and f":{ME}:" not in row
         ]
         path.write_text("\n".join(rows) + "\n")
     os.makedirs("/usr/local/bin")

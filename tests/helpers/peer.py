@@ -141,6 +141,10 @@ class Peer:
             return
         if self.session.phase is Phase.CLOSING:  # its goodbye came in the same read
             return
+        with contextlib.suppress(BrokenPipeError):  # it has ended meanwhile, as the next read will tell
+            self._answer(dlt)
+
+    def _answer(self, dlt):
         if dlt in self.refuse:
             self.send(Register(BULK, None, dlt))
             return

@@ -10,6 +10,8 @@ import struct
 import subprocess
 from pathlib import Path
 
+from tests.conftest import demand
+
 CLONE_NEWNET = 0x40000000
 PROTOCOL = 0x88B5  # for local experiments
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -96,6 +98,7 @@ class Tun:
     TUN = 1
 
     def __init__(self, kind, name="hdt"):
+        demand("tun")
         self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.ioctl(self.fd, self.SET_DEVICE, struct.pack("16sH22x", name.encode(), self.TUN))
