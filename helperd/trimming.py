@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-EVERY_S: Final = 60.0
+EVERY_S: Final = 10.0
 _ARENA_MAX: Final = -8  # of <malloc.h>
 
 
