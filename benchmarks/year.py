@@ -21,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,10 +66,6 @@ class Look:
             len(account.zombies),
         )
 
-    def back_at(self, first: Look) -> bool:
-        """Whether it is as at first; an idle thread that first look saw may have gone since."""
-        return self.threads <= first.threads and replace(self, threads=first.threads) == first
-
 
 def lies(status: dict[str, Any]) -> list[str]:
     """What a status says that cannot be, whenever it is asked."""
@@ -88,6 +85,15 @@ def lies(status: dict[str, Any]) -> list[str]:
     return wrong
 
 
+def kinds_of_descriptors(pid: int) -> Counter[str]:
+    """What a process has open: paths, and kinds of what has none."""
+    found: Counter[str] = Counter()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found[os.readlink(entry).partition(":[")[0]] += 1
+    return found
+
+
 class Year:
     """The run."""
 
@@ -102,6 +108,7 @@ class Year:
         self.began = time.monotonic()
         self.well(None)
         self.before = self.least()
+        self.descriptors = kinds_of_descriptors(self.supervisor)
 
     def well(self, look: Look | None) -> None:
         """Wait until all is as at first."""
@@ -128,11 +135,14 @@ class Year:
             return
         limit = time.monotonic() + SETTLES_S
         now = Look.at(self.rig, self.supervisor)
-        while not now.back_at(look) and time.monotonic() < limit:
+        while now != look and time.monotonic() < limit:
             time.sleep(0.2)
             now = Look.at(self.rig, self.supervisor)
-        if not now.back_at(look):
-            self.wrong.append(f"as at first: {look}\n  now: {now}")
+        if now != look:
+            more = kinds_of_descriptors(self.supervisor) - self.descriptors
+            self.wrong.append(
+                f"as at first: {look}\n  now: {now}, after {self.happenings.last}: {dict(more)}"
+            )
 
     def least(self) -> Look:
         """How it looks when nothing is under way."""
