@@ -138,7 +138,7 @@ class Year:
             return
         limit = time.monotonic() + SETTLES_S
         other = set(look._fields)
-        while True:  # each by itself: a file that is just finished is one more for a moment, on a slow machine for a while
+        while True:  # each by itself: what is just finished is one more for a moment, or for a while
             now = Look.at(self.rig, self.supervisor)
             other = {name for name in other if not now.is_like(look, name)}
             if not other or time.monotonic() >= limit:

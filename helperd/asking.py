@@ -41,6 +41,7 @@ from helperd.wire.messages import (
     Shutdown,
 )
 from helperd.wire.reasons import reason_word
+from helperd.wire.session import Phase
 
 if TYPE_CHECKING:
     from helperd.config.specs import HelperSpec
@@ -207,6 +208,9 @@ class Asked:
                     found = incarnation.channel.session.generation
                     if self._programs is not None and self._program is not None and found is not None:
                         self._programs.learn(self._program, found.name)
+                    talks = incarnation.channel.session.phase is not Phase.CLOSING
+                    if talk.is_ours and talks:  # its answer may be as long as any frame of ours then
+                        incarnation.channel.send(Register(bulk.SUBSYSTEM))
                     kind = ListReport if isinstance(self._request, ListRequest) else ProbeReport
                     self.report = await incarnation.channel.request(self._question(talk), kind)
                 nursery.cancel_scope.cancel()

@@ -21,17 +21,20 @@ import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 from helperd.helpers.sdk import Device, Helper, Interface, Refused, main
 mode, long = "MODE", "x" * {LONG}
-COUNT = 5000 if mode == "more" else 1500
+COUNT = {{"more": 5000, "most": 200_000}}.get(mode, 1500)
 CHANNELS = ["c" * 1000 + str(n) for n in range(3)] if mode == "names" else [str(n) for n in range(COUNT)]
 class Wordy(Helper):
     TYPE = "wordy"
     def list(self):
-        return [Interface("radio" + str(n), hardware=long) for n in range(5 if mode == "more" else 1)]
+        return [Interface("radio" + str(n), hardware=long) for n in range({{"more": 5, "most": 500}}.get(mode, 1))]
     def probe(self, definition):
         if mode == "refuses":
             raise Refused(long)
         return Device(dlt=147, channels=tuple(CHANNELS), channel=CHANNELS[0], hardware=long)
     def open(self, definition):
+        if mode == "opens":
+            self.say("x" * 20_000)
+            self.say("y" * 2_000_000)
         if mode == "refuses":
             raise Refused(long)
         return Device(dlt=147, channels=tuple(CHANNELS), channel=CHANNELS[0], hardware=long)
@@ -84,12 +87,21 @@ def test_names_of_channels(rundir: Path, mode: str, count: int, each: int) -> No
         assert longest(rig.status()) == MAX_TEXT
 
 
-def test_an_answer_that_no_server_would_take_is_told_with_its_size(rundir: Path) -> None:
+def test_an_answer_that_only_helperd_takes_is_heard(rundir: Path) -> None:
+    """Kismet's servers refuse a frame of 16 KiB; helperd says before it asks that it takes more."""
     with daemon(rundir, wordy(rundir, "more")) as rig:
+        probed = rig.call("Probe", definition="radio0:type=wordy")
+        assert (probed["failed"], len(probed["channels"])) == ([], MAX_NAMES)
+        listed = rig.call("ListDevices")
+        assert (listed["failed"], len(listed["devices"])) == ([], 5)
+
+
+def test_an_answer_that_is_longer_than_a_frame_is_told_with_its_size(rundir: Path) -> None:
+    with daemon(rundir, wordy(rundir, "most")) as rig:
         for method, what in (("Probe", {"definition": "radio0:type=wordy"}), ("ListDevices", {})):
             (failed,) = rig.call(method, **what)["failed"]
             assert "its answer is too long: " in failed["text"]
-            assert "bytes, the peer takes 16383" in failed["text"]
+            assert "bytes, the peer takes 1048576" in failed["text"]
 
 
 def test_the_reasons_of_refusals(rundir: Path) -> None:
@@ -109,6 +121,14 @@ def test_messages(rundir: Path) -> None:
     with daemon(rundir, wordy(rundir, "says")) as rig:
         rig.wait_running()
         assert longest(said(rig, "xxx")) == MAX_MESSAGE
+
+
+def test_messages_longer_than_a_frame(rundir: Path) -> None:
+    """Also before it is told that helperd takes more than others."""
+    with daemon(rundir, wordy(rundir, "opens")) as rig:
+        rig.wait_running()
+        assert longest(said(rig, "xxx")) == MAX_MESSAGE
+        assert longest(said(rig, "yyy")) == MAX_MESSAGE
 
 
 @pytest.mark.parametrize("mode", ["dies", "fails"])

@@ -325,11 +325,8 @@ class Runner:
             try:
                 self._port.put(self._session.send(message))
             except LocalProtocolError as error:
-                if error.problem == "frame-too-long" and isinstance(
-                    message, ListReport | ProbeReport | OpenReport
-                ):
-                    said = ErrorReport(message.request, f"its answer is too long: {error.text}")
-                    self._port.put(self._session.send(said))
+                if error.problem == "frame-too-long":
+                    self._port.put(self._session.send(_in_place_of(message, error.text)))
                 # else the server has gone on meanwhile: nobody to tell
         if threading.current_thread() is not threading.main_thread():
             self._wake()
@@ -666,6 +663,13 @@ class Runner:
             self._send(ConfigureReport(request.seqno, success=False, message=text, problem="not-supported"))
             return
         self._make_tuner().request(request)
+
+
+def _in_place_of(message: Message, why: str) -> Message:
+    """What is said when a message is longer than the peer takes, and has no words that could be cut."""
+    if request := getattr(message, "request", 0):
+        return ErrorReport(request, f"its answer is too long: {why}")
+    return Text(Severity.ERROR, f"not sent: {why}")
 
 
 _VERSION = f"helperd {__version__}"

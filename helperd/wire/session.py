@@ -184,8 +184,20 @@ def step(role: Role, phase: Phase, message: Message, asked: int = 0) -> Phase | 
             return after
 
 
+CUT: Final = " ... (cut here: more than a frame takes)"
 HELPER_LIMIT: Final = (1 << 16) - 1
 """Largest frame a C helper takes (kismet-protocol.md, 1.8)."""
+
+
+def _shorter(message: Message, excess: int) -> Message | None:
+    """A message with its longest words for people cut by so many bytes and some; None when that is not enough."""
+    words = {name: getattr(message, name, None) for name in ("text", "reason", "message", "warning")}
+    raw = {name: text.encode(errors="replace") for name, text in words.items() if isinstance(text, str)}
+    name = max(raw, key=lambda each: len(raw[each]), default="")
+    if not name or len(raw[name]) < excess + len(CUT) + 16:
+        return None
+    kept = raw[name][: -(excess + len(CUT) + 16)].decode(errors="ignore")
+    return replace(message, **{name: kept + CUT})
 
 
 class Session:
@@ -317,7 +329,7 @@ class Session:
         return frame
 
     def _fit(self, message: Message, generation: Generation, seqno: int) -> bytes:
-        """Encode a message so that the peer takes it: a packet is cut, its length on the air kept."""
+        """Encode a message so that the peer takes it: a packet is cut, its length kept; words, too, and marked."""
         frame = generation.encode(message, seqno)
         limit = self.send_limit
         if len(frame) <= limit:
@@ -331,6 +343,10 @@ class Session:
             frame = generation.encode(cut, seqno)
             if len(frame) <= limit:
                 self.truncated += 1
+                return frame
+        elif shorter := _shorter(message, len(frame) - limit):
+            frame = generation.encode(shorter, seqno)
+            if len(frame) <= limit:
                 return frame
         raise LocalProtocolError(
             "frame-too-long", f"{type(message).__name__} needs {len(frame)} bytes, the peer takes {limit}"

@@ -7,7 +7,7 @@ from helperd.wire import messages as m
 from helperd.wire import v0, v2, v3
 from helperd.wire.frames import MAX_FRAME, Run
 from helperd.wire.generations import GENERATIONS
-from helperd.wire.session import ALLOWED, LATE, V2_PING, Phase, Role, Session, render_table, step
+from helperd.wire.session import ALLOWED, CUT, LATE, V2_PING, Phase, Role, Session, render_table, step
 from tests.wire import recordings as rec
 
 each = pytest.mark.parametrize("generation", GENERATIONS, ids=lambda generation: generation.name)
@@ -375,9 +375,36 @@ def test_our_own_supervisor_takes_whole_packets():
 
 
 @pytest.mark.parametrize(
+    ("generation", "phase", "message", "name"),
+    [
+        (v3, Phase.OPEN, m.Text(m.Severity.INFO, "x" * 20000), "text"),
+        (v3, Phase.OPEN, m.Text(m.Severity.INFO, "\u20ac" * 20000), "text"),
+        (v3, Phase.OPEN, m.Text(m.Severity.INFO, "x" * 16384), "text"),
+        (v2, Phase.OPEN, m.Text(m.Severity.ALERT, "x" * 9000), "text"),
+        (v0, Phase.OPEN, m.Text(m.Severity.ALERT, "x" * 9000), "text"),
+        (v3, Phase.LISTING, m.ListReport(1, success=False, message="x" * 20000), "message"),
+        (v3, Phase.PROBING, m.ProbeReport(1, success=False, message="x" * 20000), "message"),
+        (v3, Phase.OPEN, m.ConfigureReport(1, success=False, channel="6", message="x" * 99000), "message"),
+        (v3, Phase.OPEN, m.ErrorReport(0, "x" * 20000), "message"),
+        (v3, Phase.OPEN, m.Shutdown("x" * 20000), "reason"),
+    ],
+)
+def test_words_too_long_for_the_peer_are_cut_and_marked(generation, phase, message, name):
+    helper, supervisor = at(Role.HELPER, phase, generation), at(Role.SUPERVISOR, phase, generation)
+    frame = helper.send(message)
+    assert helper.send_limit - 200 <= len(frame) <= helper.send_limit
+    (heard,) = supervisor.receive(frame)
+    words = getattr(heard, name)
+    assert words.endswith(CUT)
+    assert getattr(message, name).startswith(words.removesuffix(CUT))
+    assert type(heard) is type(message)
+
+
+@pytest.mark.parametrize(
     ("role", "phase", "message"),
     [
-        (Role.HELPER, Phase.OPEN, m.Text(m.Severity.INFO, "x" * 20000)),
+        (Role.HELPER, Phase.LISTING, m.ListReport(1, interfaces=(m.Interface("x" * 20000),))),
+        (Role.HELPER, Phase.OPEN, m.ConfigureReport(1, channel="x" * 20000, message="why")),
         (Role.HELPER, Phase.OPEN, m.DataReport(m.Packet(b"", 1, 2, 3), json=m.Json("t", "x" * 20000))),
         (Role.SUPERVISOR, Phase.READY, m.OpenRequest("x" * 70000)),
     ],
