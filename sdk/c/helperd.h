@@ -1,24 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Write a capture helper in C: a table of callbacks and one call.
+ * Write a capture helper in C: a table of callbacks, and hd_run(argc, argv, &table). An example, and what is
+ * done for you: docs/writing-a-helper-in-c.md. On the wire: docs/protocol.md.
  *
- *     static int capture(void)
- *     {
- *         while (hd_packet("tick", 4, NULL) == 0 && hd_wait(0.2) == 0) continue;
- *         return 0;
- *     }
- *     static int open_clock(const hd_definition *definition, hd_device *device)
- *     {
- *         device->dlt = 147;
- *         return 0;
- *     }
- *     int main(int argc, char **argv)
- *     {
- *         static const hd_helper clock = {.type = "clock", .open = open_clock, .capture = capture};
- *         return hd_run(argc, argv, &clock);
- *     }
- *
- * Build: cc -std=c99 -pthread clock.c helperd.c. Needs POSIX threads and the C library, nothing else.
+ * Build: cc -std=c99 -pthread mine.c helperd.c. Needs POSIX threads and the C library, nothing else.
  *
  * Rules:
  *   1. list, probe, open and capture run in a thread of their own and may block. channel_parse, channel_set
@@ -26,8 +11,6 @@
  *   2. What a callback refuses becomes the answer to the server: return hd_refuse(...).
  *   3. hd_packet and the like return -1 when the helper shall end: clean up and return from capture.
  *   4. A helper is a process: one table, one device, hd_run once.
- *
- * What the SDK does with the rest: docs/writing-a-helper-in-c.md. What is on the wire: docs/protocol.md.
  */
 #ifndef HELPERD_H
 #define HELPERD_H
@@ -38,26 +21,19 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-#if defined(__GNUC__)
+#ifdef __GNUC__
 #define HD_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #else
 #define HD_PRINTF(text, first)
 #endif
 
-/* How loud a message is. */
-enum { HD_DEBUG = 1, HD_INFO = 2, HD_ERROR = 4, HD_ALERT = 8, HD_FATAL = 16 };
+enum { HD_DEBUG = 1, HD_INFO = 2, HD_ERROR = 4, HD_ALERT = 8, HD_FATAL = 16 }; /* how loud a message is */
 
-/* A source definition, "interface:key=value,...", read. */
-typedef struct hd_definition hd_definition;
-
-/* What a list callback adds devices to. */
-typedef struct hd_list hd_list;
+typedef struct hd_definition hd_definition; /* a source definition, "interface:key=value,...", read */
+typedef struct hd_list hd_list;             /* what a list callback adds devices to */
 
 /* An option of a definition; a table of them ends with one without a name. */
-typedef struct {
-    const char *name, *meaning;
-} hd_option;
+typedef struct { const char *name, *meaning; } hd_option;
 
 /* What probe and open tell about a device. Texts must stay as they are until capture begins, or are NULL. */
 typedef struct {
@@ -94,7 +70,7 @@ typedef struct {
     uint32_t flags;                  /* pcapng's: bits 0 and 1 are the direction, 1 inbound, 2 outbound */
 } hd_meta;
 
-/* The author's part of a helper; what is NULL is left out. open and capture are needed. */
+/* The author's part of a helper; what is NULL is left out. type, open and capture are needed. */
 typedef struct {
     const char *type;                /* the source type it serves, "linuxwifi" */
     const char *summary;             /* one line for --help */
@@ -104,22 +80,18 @@ typedef struct {
     int shared;                      /* any number of sources may open one device at a time, as with files */
     size_t ring;                     /* bytes between capture and the server, when more than 327680 */
 
-    /* The devices there are: hd_list_add for each. 0, or hd_refuse(...). */
-    int (*list)(hd_list *devices);
-    /* Is this definition mine? 1 yes, 0 no, or hd_refuse(...). NULL: mine if type= says so. */
+    /* Each returns 0, or hd_refuse(...); probe 1: mine, 0: not mine; NULL: mine if type= says so. */
+    int (*list)(hd_list *devices);   /* the devices there are: hd_list_add for each */
     int (*probe)(const hd_definition *definition, hd_device *device);
-    /* Open the device. 0, or hd_refuse(...). */
     int (*open)(const hd_definition *definition, hd_device *device);
-    /* Translate a channel's name once. 0, or hd_refuse(...). NULL: every name is good, its value 0. */
+    /* Translate a channel's name once. NULL: every name is good, its value 0. */
     int (*channel_parse)(const char *name, int64_t *value);
-    /* Tune and stay. 0, or hd_refuse(...). NULL: the device has no channels. */
+    /* Tune and stay (NULL: the device has no channels); tune for one hop (NULL: as to stay). */
     int (*channel_set)(const char *name, int64_t value);
-    /* Tune for one hop, when that is done in another way. NULL: channel_set. */
     int (*hop)(const char *name, int64_t value);
     /* Read packets until there are no more, or a call says -1. hd_end, hd_refuse, or after -1 anything. */
     int (*capture)(void);
-    /* After capture, in its thread; also after an open that was refused. */
-    void (*close)(void);
+    void (*close)(void);             /* after capture, in its thread; also after an open that was refused */
 } hd_helper;
 
 /* Be a helper, from the command line to the end. Returns the exit status: 0 if the conversation ended as it

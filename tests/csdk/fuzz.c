@@ -4,10 +4,40 @@
  *
  * It ends with the first of the two limits that is not 0, and prints executions, captures, and channels tuned to.
  *
- * The threads' work is done inline (HD_FUZZ), so that an execution is the whole conversation.
+ * The threads' work is done inline, so that an execution is the whole conversation.
  */
-#define HD_FUZZ
+#define _GNU_SOURCE
+#include <pthread.h>
+
+static int run_inline(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *of);
+static int end_waiting(pthread_cond_t *changed, pthread_mutex_t *lock);
+#define pthread_create run_inline
+#define pthread_cond_wait end_waiting
+#define pthread_cond_timedwait(changed, lock, until) ((void)(until), end_waiting(changed, lock))
 #include "helperd.c"
+
+static int thread_waits; /* what a thread waits for does not come while it runs inline: it ends */
+
+static int end_waiting(pthread_cond_t *changed, pthread_mutex_t *lock_)
+{
+    (void)changed, (void)lock_;
+    hd.stopping = thread_waits = 1;
+    return 0;
+}
+
+static int run_inline(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *of)
+{
+    int stopping = hd.stopping;
+    (void)attributes;
+    *thread = hd.main;
+    thread_waits = 0;
+    unlock();
+    run(of);
+    lock();
+    if (thread_waits) hd.stopping = stopping;
+    hd.tuning = 0;
+    return 0;
+}
 
 static uint64_t state;
 static unsigned long captures, tuned; /* how deep the conversations go */
@@ -79,9 +109,10 @@ static void begin(void)
     pthread_cond_t changed = hd.changed;
     pthread_key_t key = hd.own_failure;
     int wake_[2] = {hd.wake[0], hd.wake[1]}, stop_[2] = {hd.stop[0], hd.stop[1]}, out = hd.out_fd;
-    memset(&hd, 0, (size_t)((char *)&hd.run - (char *)&hd)); /* what is behind it is large, and set before it is used */
+    memset(&hd, 0, (size_t)((char *)hd.index - (char *)&hd)); /* what is behind it is large, and set before it is used */
     memset(&hd.plan, 0, offsetof(struct plan, at));
     memset(&hd.before, 0, offsetof(struct plan, at));
+    memset(&hd.list, 0, offsetof(struct hd_list, data));
     hd.helper = &HELPER;
     hd.allocated = RING, hd.capacity = SMALL_RING;
     hd.main = pthread_self();
@@ -98,6 +129,7 @@ static void execute(const unsigned char *data, size_t size)
 {
     size_t at = 0;
     begin();
+    lock();
     while (at < size) {
         size_t piece = pick(4) ? size - at : 1 + pick(40);
         if (piece > size - at) piece = size - at;
@@ -110,6 +142,7 @@ static void execute(const unsigned char *data, size_t size)
         if (is_hopping()) hop_once();
         drain();
     }
+    unlock();
     if (hd.queued > hd.capacity || hd.buffered > sizeof hd.input) abort();
 }
 

@@ -62,10 +62,11 @@ def says_something(line):
 
 
 def test_the_framework_is_small():
-    """Lines of code, without comments, empty lines and lone brackets: what there is to maintain and to audit."""
+    """Lines, and lines of code (no comment, not empty, no lone bracket): what there is to maintain and to audit."""
     texts = [(SDK / name).read_text() for name in ("helperd.h", "helperd.c")]
     code = [re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL).splitlines() for text in texts]
-    assert sum(len(list(filter(says_something, lines))) for lines in code) < 1500
+    assert sum(len(list(filter(says_something, lines))) for lines in code) < 1300
+    assert sum(len(text.splitlines()) for text in texts) < 1700
     assert max(len(line) for text in texts for line in text.splitlines()) <= 110
 
 
