@@ -6,13 +6,12 @@ A check starts the helper anew, so that none depends on another; its docstring i
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 from time import monotonic  # noqa: TID251 - one process at a time is watched, without trio
 from typing import TYPE_CHECKING, NamedTuple
 
-from helperd.conformance.subject import Fault
+from helperd.conformance.subject import PIPE, Fault
 from helperd.wire import bulk, generations
 from helperd.wire.identity import checksum
 from helperd.wire.messages import (
@@ -38,10 +37,6 @@ if TYPE_CHECKING:
 
 GROWTH_KIB = 32 << 10
 """Resident memory that nobody's not reading may cost a helper."""
-
-PIPE = 32 << 10
-"""Bytes unread that count as a pipe that is full: who writes frames of any size leaves some of its 64 KiB free."""
-
 
 GREETED_S, GREETED_TIMES = 2.0, 20.0
 """Who has answered one greeting gets so many seconds for the next, or so many times as long if that is more."""
@@ -289,7 +284,7 @@ def unheard(subject: Subject) -> None:
 def terminated(subject: Subject) -> None:
     """SIGTERM ends it at every point: greeted, open, with a full pipe."""
     with subject.start() as talk:
-        os.kill(talk.process.pid, signal.SIGTERM)
+        talk.process.terminate()
         talk.must_end("SIGTERM", crash=True)
     for full in (False, True):
         if not subject.definition:
@@ -298,7 +293,7 @@ def terminated(subject: Subject) -> None:
         with talk:
             if full:
                 talk.stall()
-            os.kill(talk.process.pid, signal.SIGTERM)
+            talk.process.terminate()
             talk.must_end("SIGTERM" + (" with a full pipe" if full else ""), crash=True, reading=not full)
 
 

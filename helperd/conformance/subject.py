@@ -27,7 +27,7 @@ from helperd.wire.messages import OpenReport, OpenRequest, Ping, Pong, Register
 from helperd.wire.session import Phase, Role, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -36,10 +36,14 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 ENTRY = Path(__file__).resolve().parent.parent / "helpers" / "__main__.py"
+PIPE = 32 << 10
+"""Bytes unread that count as a pipe that is full: who writes frames of any size leaves some of its 64 KiB free."""
 SILENT_S = 0.3
-"""How long a pipe must not have grown to count as full."""
+"""How long such a pipe must not have grown, so that nothing more is on its way."""
+TURN_S = 0.25
+"""After how long it is asked anew how much of its time the machine has taken."""
 STALL_S = 4.0
-"""How long that is waited for."""
+"""How long that is waited for, where little comes."""
 
 
 class Fault(Exception):  # noqa: N818 - what a helper did wrong, in words
@@ -92,6 +96,47 @@ def _unread(pipe: int) -> int:
     found = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, found)
     return found[0]
+
+
+class _Patience:
+    """How long a process may take; what it waited for a processor is the machine's, and does not count.
+
+    Time is up only for who looks again afterwards: what had come until then is seen first, however late the kit
+    itself was.
+
+    Args:
+        pid: the process; its children count too.
+        seconds: what it gets.
+    """
+
+    def __init__(self, pid: int, seconds: float) -> None:
+        self._pid = pid
+        self._until = monotonic() + seconds
+        self._before = self._most = _starved_s(pid)
+
+    def left(self) -> float:
+        """Seconds that are left, 0 at least."""
+        self._most = max(self._most, _starved_s(self._pid))  # less when one of them has ended
+        return max(0.0, self._until + self._most - self._before - monotonic())
+
+    def turns(self) -> Iterator[float]:
+        """Seconds to wait for at most, again and again; the last time 0."""
+        while left := self.left():
+            yield left
+        yield 0.0
+
+
+def _starved_s(pid: int) -> float:
+    """Seconds that a process, or the worst off of its threads and children, was ready to run and did not."""
+    worst = 0
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(
+            OSError, ValueError, IndexError
+        ):  # it has ended, or the kernel does not count
+            worst = max(worst, int((task / "schedstat").read_text().split()[1]))
+            for child in (task / "children").read_text().split():
+                worst = max(worst, int(_starved_s(int(child)) * 1e9))
+    return worst / 1e9
 
 
 class Conversation:
@@ -152,10 +197,15 @@ class Conversation:
         self.to = self.source = -1
         self._said.close()
 
+    def patience(self) -> _Patience:
+        """The time that it has for what comes next."""
+        return _Patience(self.process.pid, self.subject.answer_s)
+
     def last_words(self) -> str:
         """The last line that it wrote to standard error or output, for people; empty: none."""
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        size = os.fstat(self._said.fileno()).st_size
+        said = os.pread(self._said.fileno(), 4096, max(0, size - 4096))  # its own place in the file stays
+        lines = said.decode(errors="replace").strip().splitlines()
         return lines[-1][:160] if lines else ""
 
     # speaking
@@ -166,9 +216,9 @@ class Conversation:
         Raises:
             Fault: it does not read, or has ended.
         """
-        until = monotonic() + self.subject.answer_s
-        while data:
-            readable, writable, _ = select.select([self.source], [self.to], [], 0.1)
+        for left in self.patience().turns():
+            reads = [] if self.ended or self.source < 0 else [self.source]
+            readable, writable, _ = select.select(reads, [self.to], [], min(left, 0.1))
             if readable:
                 self.read(0)
             if writable:
@@ -178,8 +228,9 @@ class Conversation:
                     raise Fault(f"it has ended{self._why()}") from None
                 except BlockingIOError:
                     pass
-            if monotonic() > until:
-                raise Fault("it does not read its input")
+            if not data:
+                return
+        raise Fault("it does not read its input")
 
     def hand_over(self, data: bytes) -> None:
         """Write, and wait until it has been read: what is written next comes in a read of its own.
@@ -188,14 +239,17 @@ class Conversation:
             Fault: as ``write``.
         """
         self.write(data)
-        until = monotonic() + self.subject.answer_s
-        while _unread(self.to):
+        for left in self.patience().turns():
             ended = self.process.poll() is not None
-            if ended and _unread(self.to):  # else it read this first, and then ended
+            if not _unread(self.to):
+                return
+            if ended:  # first, and what it has not read it never will
                 raise Fault(f"it has ended{self._why()}")
-            if monotonic() > until:
-                raise Fault("it does not read its input")
-            self.read(0.001)
+            if self.ended:
+                self._doze(min(left, 0.001))
+            else:
+                self.read(min(left, 0.001))
+        raise Fault("it does not read its input")
 
     def write_bytewise(self, data: bytes) -> None:
         """Write a byte, and the next one once it has been read.
@@ -296,16 +350,18 @@ class Conversation:
         Raises:
             Fault: it does not come in time.
         """
-        until = monotonic() + self.subject.answer_s
-        while True:
-            for at, message in enumerate(self.messages):
-                if isinstance(message, kind):
-                    del self.messages[at]
-                    return message
-            if self.ended or not self.read(max(0.0, until - monotonic()), size):
-                raise Fault(f"it ended without a {kind.__name__}{self._why()}")
-            if monotonic() > until:
-                raise Fault(f"no {kind.__name__} in {self.subject.answer_s:g} s")
+        found: list[_T] = []
+
+        def come() -> bool:
+            found.extend(message for message in self.messages if isinstance(message, kind))
+            return bool(found)
+
+        if not self._read_until(come, size):
+            raise Fault(f"no {kind.__name__} in {self.subject.answer_s:g} s")
+        if not found:
+            raise Fault(f"it ended without a {kind.__name__}{self._why()}")
+        self.messages.remove(found[0])  # type: ignore[arg-type]
+        return found[0]
 
     def until_packets(self, count: int) -> None:
         """Read until so many packets or records came.
@@ -313,12 +369,18 @@ class Conversation:
         Raises:
             Fault: they do not come in time.
         """
-        until = monotonic() + self.subject.answer_s
-        while self.packets < count:
-            if self.ended or not self.read(max(0.0, until - monotonic())):
-                raise Fault(f"it ended after {self.packets} packets{self._why()}")
-            if monotonic() > until:
-                raise Fault(f"{self.packets} packets in {self.subject.answer_s:g} s")
+        if not self._read_until(lambda: self.packets >= count):
+            raise Fault(f"{self.packets} packets in {self.subject.answer_s:g} s")
+        if self.packets < count:
+            raise Fault(f"it ended after {self.packets} packets{self._why()}")
+
+    def _read_until(self, come: Callable[[], bool], size: int = 1 << 20) -> bool:
+        """Read until something has come, or its output has ended; False: neither in time."""
+        for left in self.patience().turns():
+            if come() or self.ended:
+                return True
+            self.read(min(left, TURN_S), size)
+        return come() or self.ended
 
     def look_at_packets(self) -> None:
         """Decode all that came, the slow way.
@@ -337,16 +399,21 @@ class Conversation:
                     raise Fault(str(error)) from None
 
     def stall(self) -> int:
-        """Read nothing until its pipe has stopped growing, or for a while; returns its bytes."""
-        held, since, until = -1, monotonic(), monotonic() + STALL_S
-        while monotonic() < until:
+        """Read nothing until its pipe is full and has stopped growing, or for a while; returns its bytes."""
+        held, silent = -1, _Patience(self.process.pid, STALL_S)
+        for left in _Patience(self.process.pid, max(STALL_S, self.subject.answer_s)).turns():
             now = _unread(self.source)
-            if now != held:
-                held, since = now, monotonic()
-            elif held and monotonic() - since > SILENT_S:
+            if now > held and now >= PIPE:
+                silent = _Patience(self.process.pid, SILENT_S)
+            held = now
+            if not silent.left() and not PIPE // 4 <= held < PIPE:  # between the two it is on its way
                 break
-            select.select([], [], [], 0.02)
+            self._doze(min(left, 0.02))
         return held
+
+    @staticmethod
+    def _doze(seconds: float) -> None:
+        select.select([], [], [], seconds)
 
     def resident_kib(self) -> int:
         """Its resident memory."""
@@ -379,17 +446,18 @@ class Conversation:
         Raises:
             Fault: it is still there, or a signal ended it.
         """
-        until = monotonic() + self.subject.answer_s
-        while self.process.poll() is None:
+        for left in self.patience().turns():
             if reading and not self.ended and self.source >= 0 and self.session.phase is not Phase.ERROR:
                 with contextlib.suppress(Fault):
-                    self.read(0.02)
+                    self.read(min(left, 0.02))
             else:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(0.1)
-            if monotonic() > until:
-                raise Fault(f"it is still there {self.subject.answer_s:g} s after {what}")
+                    self.process.wait(min(left, 0.1))
+            if self.process.poll() is not None:
+                break
         status = self.process.returncode
+        if status is None:
+            raise Fault(f"it is still there {self.subject.answer_s:g} s after {what}")
         if status < 0 and not (crash and status == -signal.SIGTERM):
             raise Fault(f"{signal.Signals(-status).name} ended it after {what}")
         return status
