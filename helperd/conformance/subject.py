@@ -370,7 +370,10 @@ class Conversation:
             Fault: they do not come in time.
         """
         if not self._read_until(lambda: self.packets >= count):
-            raise Fault(f"{self.packets} packets in {self.subject.answer_s:g} s")
+            hint = (
+                "" if self.packets else f"; is there something to capture in {self.subject.definition} now?"
+            )
+            raise Fault(f"{self.packets} packets in {self.subject.answer_s:g} s{hint}")
         if self.packets < count:
             raise Fault(f"it ended after {self.packets} packets{self._why()}")
 

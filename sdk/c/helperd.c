@@ -639,10 +639,14 @@ static int read_definition(hd_definition *to, const char *text, size_t size, int
     return 0;
 }
 
-/* Refuse options nobody knows; leave out and tell what a Kismet server may have made up. */
+/* Refuse another helper's type, and options nobody knows; leave out and tell what a Kismet server may have
+ * made up. */
 static int check_options(hd_definition *definition) {
+    const char *type = hd_get(definition, "type"), *own_type = hd.helper->type;
     char known[512] = "";
     int kept = 0;
+    if (type && !hd.helper->probe && strcasecmp(type, own_type)) /* who has a probe may serve several */
+        return hd_refuse("bad-definition", "type=%s is not for this helper; write type=%s", type, own_type);
     for (const hd_option *own = hd.helper->options; own && own->name; own++)
         append(known, sizeof known, "%s%s", *known ? ", " : "", own->name);
     for (int at = 0; at < definition->options; at++) {
@@ -651,7 +655,7 @@ static int check_options(hd_definition *definition) {
             definition->option[kept++] = definition->option[at];
             continue;
         }
-        hd_refuse("bad-definition", "%s has no option '%.100s'; it knows %s", hd.helper->type, key,
+        hd_refuse("bad-definition", "%s has no option '%.100s'; it knows %s", own_type, key,
                   *known ? known : "none of its own");
         if (!definition->loose) return -1;
         tell(HD_ERROR, why()->text);

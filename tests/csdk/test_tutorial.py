@@ -1,11 +1,15 @@
 """docs/writing-a-helper-in-c.md: its program compiles and runs exactly as printed, and so does its configuration."""
 
+import contextlib
 import re
 import socket
+import threading
 
 import pytest
 
 from helperd import config
+from helperd.conformance import table
+from helperd.conformance.subject import Subject
 from helperd.wire.messages import OpenReport, OpenRequest, ProbeReport, ProbeRequest
 from tests.csdk.build import SDK, compile_c
 from tests.helpers.peer import Peer
@@ -48,6 +52,49 @@ def test_the_helper_runs_exactly_as_printed(program, helperd):
         peer.until_eof()
         assert peer.wait() == 0
         assert peer.stderr() == ""
+
+
+@pytest.mark.need("cc")
+@pytest.mark.timeout(600)
+def test_the_kit_finds_no_fault_in_it(program, root):
+    """While the command that the page has for it sends datagrams."""
+    page = (root / "docs" / "writing-a-helper-in-c.md").read_text()
+    assert """python3 -c 'import socket; s = socket.socket(type=socket.SOCK_DGRAM)""" in page
+    port, over = free_port(), threading.Event()
+
+    def send():
+        with socket.socket(type=socket.SOCK_DGRAM) as sender:
+            while not over.wait(0.001):
+                for _ in range(20):
+                    with contextlib.suppress(ConnectionRefusedError):  # nobody has opened it yet
+                        sender.sendto(bytes(200), ("127.0.0.1", port))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        found = table.examine(Subject((program,), answer_s=20.0, definition=f"{port}:type=datagrams"))
+    finally:
+        over.set()
+        thread.join()
+    assert [one for one in found if one.verdict == "FAULT"] == []
+    assert {one.check for one in found if one.verdict == "-"} == set()
+
+
+@pytest.mark.need("cc")
+@pytest.mark.parametrize(
+    ("definition", "why"),
+    [
+        ("0:type=datagrams", "write a port"),
+        ("nonsense:type=datagrams", "write a port"),
+        ("5555:type=nonsense", "type=nonsense is not for this helper; write type=datagrams"),
+    ],
+)
+def test_what_is_not_for_it_is_refused(program, definition, why):
+    with Peer(argv=[program]) as peer:
+        peer.send(OpenRequest(definition))
+        report = peer.expect(OpenReport)
+        assert (report.success, report.problem) == (False, "bad-definition")
+        assert why in report.message
 
 
 @pytest.mark.need("cc")
