@@ -197,9 +197,9 @@ def gather(data):
             with open(os.path.join(data, name), "rb") as file:
                 content = file.read()
             os.unlink(os.path.join(data, name))
-            if content:
-                found = coverage.CoverageData(os.path.join(data, f".coverage.{name}"))
+            with contextlib.suppress(EOFError):  # of one that was killed while it wrote
                 arcs = marshal.loads(content)
+                found = coverage.CoverageData(os.path.join(data, f".coverage.{name}"))
                 found.add_arcs({file: [unpacked(arc) for arc in those] for file, those in arcs.items()})
                 found.write()
 

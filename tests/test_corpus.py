@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -216,7 +217,9 @@ def by_tshark(file: Path) -> Reading:
         layers = shown["_source"]["layers"]
         if "frame.time_epoch" not in layers["frame"]:
             continue  # a custom block, say
-        seconds, _, nanoseconds = layers["frame"]["frame.time_epoch"].partition(".")
+        seconds, _, nanoseconds = layers["frame"]["frame.time_epoch"].removesuffix("Z").partition(".")
+        if "T" in seconds:  # as Wireshark 4.6 shows it
+            seconds = str(int(datetime.fromisoformat(f"{seconds}+00:00").timestamp()))
         stamp = int(seconds) * 10**9 + int(nanoseconds)
         packets.append(
             Packet(stamp, bytes.fromhex(layers["frame_raw"][0]), int(layers["frame"]["frame.len"]))

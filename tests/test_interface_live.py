@@ -51,13 +51,14 @@ def replay(folder: Path, packets: int, size: int, speed: str) -> int:
         out.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1))
         for number in range(packets):
             out.write(struct.pack("<IIII", 1, 0, size, size) + frame(number, size))
-    before = statistic("hda", "tx_dropped")
+    before = statistic("hda", "tx_packets")
     said = subprocess.run(
         ["tcpreplay", "-q", "-K", "-i", "hda", speed, str(file)], check=True, capture_output=True, text=True
     ).stdout
-    found = re.search(r"Successful packets:\s+(\d+)", said)
-    assert found, said
-    return int(found[1]) - (statistic("hda", "tx_dropped") - before)
+    assert "Successful packets:" in said, (
+        said
+    )  # how many it does not know: 4.5.4 leaves some out and counts them
+    return statistic("hda", "tx_packets") - before
 
 
 class Reader(threading.Thread):
@@ -88,12 +89,14 @@ def test_everything_arrives(veth: None, tmp_path: Path) -> None:
         rig.wait_running()
         reader = Reader(rig, "complete.sock")
         rig.wait(lambda status: bool(status["consumers"]))
-        assert replay(tmp_path, 50_000, 200, "--pps=50000") == 50_000
-        rig.wait(lambda status: status["sources"][0]["packets"] >= 50_000)
+        sent = replay(tmp_path, 50_000, 200, "--pps=50000")
+        rig.wait(lambda status: status["sources"][0]["packets"] >= sent)
         assert rig.stop() == 0
         reader.join(HANGS_S)
         mine = [content for content in reader.contents if content[12:14] == b"\x88\xb5"]
-        assert mine == [frame(number, 200) for number in range(50_000)]
+        whole = iter([frame(number, 200) for number in range(50_000)])
+        assert len(mine) == sent > 49_000
+        assert all(content in whole for content in mine)  # in order: what was passed by is not found again
         assert reader.stream.interfaces[0] == (1, "veth")
 
 

@@ -66,4 +66,4 @@ def test_the_footprint_is_measured(root, tmp_path):
     found = json.loads(file.read_text())
     assert found["running"] == 8
     assert found["fds_per_helper"] <= 6.0
-    assert found["launcher_mb"] <= 17
+    assert found["launcher_mb"] <= (17 if sys.version_info < (3, 14) else 19)

@@ -84,7 +84,7 @@ class _Methods:
 def record(plain: type[T]) -> type[T]:
     """Make a frozen class with slots out of one that only declares fields, and methods if it likes."""
     body = dict(vars(plain))
-    names = tuple(body.get("__annotations__", ()))
+    names = tuple(plain.__annotations__)  # from Python 3.14 on they are not in the body
     given = {name: body.pop(name) for name in names if name in body}
     body.pop("__dict__", None)
     body.pop("__weakref__", None)

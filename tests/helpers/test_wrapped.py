@@ -20,7 +20,7 @@ LEAKY = """
 import os, signal, socket, sys
 page = os.memfd_create("page"); os.ftruncate(page, 4096)
 ends = socket.socketpair()
-for number, fd in ((5, page), (17, os.open("/", os.O_RDONLY)), (18, ends[0].fileno())):
+for number, fd in ((205, page), (217, os.open("/", os.O_RDONLY)), (218, ends[0].fileno())):
     os.dup2(fd, number)
 for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGINT, signal.SIGTSTP, signal.SIGPIPE):
     signal.signal(number, signal.SIG_IGN)
