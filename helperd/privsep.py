@@ -417,7 +417,9 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     ids = profiling.daemon_ids(launcher.config.helperd, launcher.accounts) if root and not client else None
     if "--listen" in options:
         trust.check_folder(os.path.dirname(os.path.abspath(options["--listen"])), root=root)
-        listener = door.listen(options["--listen"], ids[1] if ids else -1, launcher.beat.old)
+        path, gid = options["--listen"], ids[1] if ids else -1
+        listener = door.listen(path, gid, launcher.beat.old)
+        launcher.beat.at, launcher.beat.kept = monotonic(), (listener, lambda: door.listen(path, gid, 0))
     own = not listener and not client
     groups = profiling.daemon_groups(config, launcher.accounts) if ids and own else ()
     more, made = door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids) if own else ([], "")
@@ -434,10 +436,8 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
         gc.freeze()  # what is here stays: looking at it again would copy the pages that a fork shares
         return launcher.run()
     finally:
-        with contextlib.suppress(OSError):  # somebody else's files are in it by now
-            os.rmdir(made)
-        if "--listen" in options:  # still listening: nobody else can have that name by now
-            os.unlink(options["--listen"])
+        with contextlib.suppress(OSError):  # removed, or somebody else's files are in it
+            os.unlink(options["--listen"]) if "--listen" in options else os.rmdir(made)
 
 
 def main(argv: list[str]) -> int:

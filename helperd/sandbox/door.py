@@ -140,7 +140,7 @@ def listen(path: str, gid: int, old: int) -> socket.socket:
             if probe.connect_ex(path) != errno.ECONNREFUSED and not (old and peer(probe)[0] == old):
                 raise UnavailableError("socket-in-use", f"somebody listens at {path} already")
         os.unlink(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     before, own = os.umask(0), os.getegid()
     try:
         os.fchmod(sock.fileno(), 0o660)

@@ -21,7 +21,7 @@ from helperd.errors import CannotDrop, UnavailableError
 from helperd.sandbox import processes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 STATE = "/run/helperd-launcher"  # root's alone: the lock, and the socket when nobody else makes it
 BEAT_S = 15.0  # without a service manager that wants another
@@ -41,6 +41,7 @@ class Beat:
         watched = usec.isdigit() and int(usec) > 0 and pid == str(os.getpid())
         self.every = int(usec) / 2e6 if watched else BEAT_S
         self.at, self.lock, self.old = monotonic() * watched, -1, 0
+        self.kept: tuple[socket.socket, Callable[[], socket.socket]] | None = None  # and to make it again
         path = environ.get("NOTIFY_SOCKET", "") if watched else ""
         self.address = "\0" + path[1:] if path.startswith("@") else path
 
@@ -51,6 +52,9 @@ class Beat:
         self.at = monotonic() + self.every
         if self.lock >= 0:
             os.pwrite(self.lock, f"{self._words}{monotonic():015.3f}\n".encode(), 0)
+        if self.kept and not os.path.lexists(self.kept[0].getsockname()):  # a cleaner was there
+            with contextlib.suppress(OSError, UnavailableError), self.kept[1]() as new:
+                os.dup2(new.fileno(), self.kept[0].fileno(), inheritable=False)
         if self.address:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.setblocking(False)  # noqa: FBT003

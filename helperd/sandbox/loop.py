@@ -68,9 +68,7 @@ class Loop:
         wait = max(0.0, min(due) - monotonic()) * 1000 if due else None
         ready = [(fd, event, self.calls.get(fd)) for fd, event in self.poll.poll(wait)]
         for fd, event, call in ready:
-            if (
-                call is not None and self.calls.get(fd) is call
-            ):  # an earlier call may have ended or replaced it
+            if call is not None and self.calls.get(fd) is call:  # else an earlier call ended or replaced it
                 call(event)
 
 

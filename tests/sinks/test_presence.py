@@ -18,7 +18,7 @@ from helperd.errors import UnavailableError
 from tests.faults.stage import BUILTIN, HEAD
 from tests.faults.test_surroundings import synthetic
 from tests.patience import HANGS_S
-from tests.rig import Rig, Stream, daemon, select_a_moment
+from tests.rig import HELPERD, ROOT, Rig, Stream, daemon, select_a_moment
 
 CONFIG = HEAD + BUILTIN + synthetic("ours")
 MAGIC = b"\x0a\x0d\x0d\x0a"
@@ -207,3 +207,61 @@ def test_a_stop_leaves_nothing_behind_after_all_that(rundir: Path) -> None:
         shutil.rmtree(runtime)
         until(lambda: answers(runtime / "all.sock"), "all is there again")
     assert not runtime.exists()
+
+
+@contextlib.contextmanager
+def a_launcher(rundir: Path, path: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One that listens there, for whoever is this user."""
+    file = rundir / "launcher.toml"
+    file.write_text(CONFIG)
+    argv = [*HELPERD, "launcher", "-c", str(file), "--listen", str(path)]
+    environment = {**os.environ, "HELPERD_UNPRIVILEGED": "1", **more}
+    with subprocess.Popen(argv, cwd=ROOT, env=environment) as launcher:
+        try:
+            until(path.exists, "the launcher listens")
+            yield launcher
+        finally:
+            launcher.terminate()
+            assert launcher.wait(HANGS_S) == 0
+
+
+def test_the_socket_of_a_launcher_comes_back(rundir: Path) -> None:
+    """Whoever is connected goes on meanwhile."""
+    path = rundir / "launcher.sock"
+    with a_launcher(rundir, path, WATCHDOG_USEC="200000"), contextlib.ExitStack() as stack:
+        mode = path.stat().st_mode
+        rigs = []
+        for name in ("one", "two", "three"):
+            runtime = rundir / name
+            runtime.mkdir()
+            rig = stack.enter_context(daemon(runtime, rundir / "launcher.toml", f"--launcher={path}"))
+            rigs.append(rig)
+            rig.wait_running()
+            path.unlink()
+            until(path.exists, "it is there again")
+            assert path.stat().st_mode == mode
+        for rig in rigs:
+            before = rig.status()["sources"][0]["packets"]
+            rig.wait(lambda status, before=before: status["sources"][0]["packets"] > before)  # type: ignore[misc]
+            assert rig.status()["sources"][0]["incarnation"] == 1
+
+
+def test_what_somebody_else_has_put_at_a_launchers_name_stays(rundir: Path) -> None:
+    path = rundir / "launcher.sock"
+    theirs = rundir / "theirs.sock"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other,
+        a_launcher(rundir, path, WATCHDOG_USEC="10000"),
+    ):
+        other.bind(str(theirs))
+        theirs.rename(path)
+        inode = path.stat().st_ino
+        for _ in range(20):
+            select_a_moment()
+        assert path.stat().st_ino == inode
+
+
+def test_a_launcher_whose_socket_is_gone_ends_in_order(rundir: Path) -> None:
+    path = rundir / "launcher.sock"
+    with a_launcher(rundir, path):
+        path.unlink()
