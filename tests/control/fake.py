@@ -136,7 +136,7 @@ class FakeDaemon:
             self.change(name, state=state, why="stopped" if verb == "stop" else "")
 
     async def reload(self, *, check: bool = False) -> dict[str, Any]:
-        return {"stop": [], "start": [], "replace": ["radio0"], "adjust": [], "keep": ["beacons"]}
+        return {"stop": [], "start": [], "replace": ["radio0"], "adjust": [], "keep": ["beacons"], "gone": []}
 
     async def list_devices(self, max_age_s: float | None = None) -> dict[str, Any]:
         self.questions += 1
