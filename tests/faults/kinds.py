@@ -527,8 +527,8 @@ def goodbye_first(stage: Stage) -> None:
 @kind("51", "a goodbye in place of the open report, and a flood")
 def flood_of_the_closed(stage: Stage) -> None:
     victim = stage.fixed("flood")
-    victim.until(lambda row: row["lost"].get("refused", 0) > 20_000)
-    refused(victim, 20_000)
+    victim.until(lambda row: row["lost"].get("refused", 0) > 1_000)  # more than a pipe holds
+    refused(victim, 1_000)
 
 
 @kind("52", "opens the device of another, with packets")
