@@ -138,7 +138,9 @@ if os.fork() == 0:
     os.setresuid({DAEMON}, {DAEMON}, {DAEMON})
     ctypes.CDLL(None).prctl(4, 1)  # dumpable: its map is in a file of its own in /proc
     if uids:
-        assert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0, ctypes.get_errno()
+        if ctypes.CDLL(None, use_errno=True).unshare(0x10000000):
+            print("unshare:", os.strerror(ctypes.get_errno()), file=sys.stderr, flush=True)
+            os._exit(1)
     os.write(ready[1], b"x")
     os.read(mapped[0], 1)
     head, none = struct.pack("Ii", 0x20080522, 0), bytes(24)

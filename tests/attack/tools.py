@@ -942,7 +942,11 @@ def by_sudo(stage: Stage) -> list[str]:
     carried = subprocess.run(cure.split(", ")[1].split()[1:], check=False).returncode
     Path(SITE_CONFIG).write_text(block.replace("PATH", "/usr/local/bin/tool"))
     status, told = by_root(HELPERD, "check")
-    wrong.same(f"carried out: {told!r}", (carried, status, "warning" in told), (0, 0, False))
+    wrong.same(
+        f"carried out: {told!r}",
+        (carried, status, re.findall(r"warning(?!: .* this machine has no)", told)),
+        (0, 0, []),
+    )
     Path("/etc/helperd/conf.d/mine.toml").write_text(
         block.replace("tool", "mine").replace("PATH", "/bin/true")
     )
