@@ -37,6 +37,7 @@ def cure(name: str) -> str:
 def begin() -> int:
     """Serve as the command line says; return the exit status."""
     sys.path += places()
+    os.umask(0o022)  # whoever started us: what Python compiles now is for nobody else to write
     try:
         from helperd.privsep import main
     except ModuleNotFoundError as error:

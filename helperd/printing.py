@@ -29,7 +29,7 @@ def say_json(value: object, indent: int | None = None) -> None:
     """Print a value for programs; JSON has escapes of its own, and all of them are used."""
     import json
 
-    write(json.dumps(value, indent=indent).replace("\x7f", "\\u007f") + "\n", flush=indent is None)
+    write(json.dumps(value, indent=indent) + "\n", flush=indent is None)
 
 
 def write(text: str, file: TextIO | None = None, *, flush: bool = False) -> None:

@@ -340,19 +340,20 @@ class Launcher:
         plain = all(profile.no_new_privs for profile in self.profiles)
         self.have = door.harden(OWN | needed, self.custody, self.accounts.users, no_new_privs=plain)
 
-    def start_supervisor(self, args: list[str], ids: tuple[int, int] | None, groups: tuple[int, ...]) -> None:
+    def start_supervisor(self, args: list[str], ids: tuple[int, int] | None, config: conf.Config) -> None:
         """Start the built-in profile 0 with one end of a socket pair as descriptor 3, and serve the other."""
+        from helperd.config import supervisor
+
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.beat.address = ""  # the supervisor's to tell
         env = door.environment(root=self.root) | {"HELPERD_PATH": os.pathsep.join(places())}
-        env |= {"PATH": profiling.PATH} if self.root else {}
-        profile = profiling.supervisor_profile(f"{HERE}/helperd", [f"--config={self.path}", *args], env=env)
+        profile = supervisor.profile(f"{HERE}/helperd", self.path, args, env, root=self.root)
         fd, words = trust.open_program(profile, root=self.root)
         place = {0: 0, 1: 1, 2: 2, 3: theirs.fileno()}
         child = Child(words, profile.env, place, fd, -1, self.have, os.getpid(), session=False)
         child = child._replace(filter=seccomp.for_profile(1, 0, no_new_privs=True), blocked=profiling.BLOCKED)
         if ids:
-            child = child._replace(uid=ids[0], gid=ids[1], groups=groups)
+            child = child._replace(uid=ids[0], gid=ids[1], groups=supervisor.groups(config, self.accounts))
         self.supervisor, errors, pidfd = forks.fork(child)
         os.close(pidfd)
         self.custody.spared.add(self.supervisor)
@@ -421,7 +422,6 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
         listener = door.listen(path, gid, launcher.beat.old)
         launcher.beat.at, launcher.beat.kept = monotonic(), (listener, lambda: door.listen(path, gid, 0))
     own = not listener and not client
-    groups = profiling.daemon_groups(config, launcher.accounts) if ids and own else ()
     more, made = door.runtime_dir(options, launcher.config.helperd.runtime_dir, ids) if own else ([], "")
     try:
         if root:
@@ -432,7 +432,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
         elif client:
             launcher.admit(Client(client, "client", -1))
         else:
-            launcher.start_supervisor(more + rest, ids, groups)
+            launcher.start_supervisor(more + rest, ids, config)
         gc.freeze()  # what is here stays: looking at it again would copy the pages that a fork shares
         return launcher.run()
     finally:

@@ -29,7 +29,7 @@ from helperd.config.specs import DaemonSpec
 from helperd.errors import CannotDrop
 from helperd.sandbox import attributes, forks, processes
 from helperd.sandbox.become import Child, fits
-from helperd.sandbox.custody import Custody
+from helperd.sandbox.custody import LOOK_S, Custody, Helper
 from helperd.sandbox.loop import Loop
 from helperd.sandbox.post import Client
 from tests.attack.asker import Asker, Refused, Running, connect, pair
@@ -751,3 +751,22 @@ def test_who_is_no_longer_configured_gives_its_shared_uid_back_when_it_is_needed
     assert set(found.values()) == set(DaemonSpec().pool.shared)
     with pytest.raises(OSError, match="every uid for uid = shared"):
         shares([*full, "one too many"])
+
+
+def test_who_is_left_after_a_kill_is_killed_again(monkeypatch: pytest.MonkeyPatch):
+    """The sweeper may have been killed with its order; nobody is asked about for ever."""
+    held = Custody(Loop(), print, lambda *_: None, root=True, folder="")
+    held.ranges = (range(60800, 60810), range(0), range(60810, 60812))
+    orders = list[float]()
+    monkeypatch.setattr(held.sweeper, "ask", lambda _uid, killed: orders.append(killed) or killed or 1.0)
+    monkeypatch.setattr(processes, "of_others", lambda *_: set[int]())
+    monkeypatch.setattr(processes, "alive", lambda uids: uids)
+    child = Child((), (), {}, -1, -1, 0, os.getpid(), uid=60800, alone=True)
+    ours, theirs = pair()
+    with ours, theirs:
+        helper = Helper(1, "it", child, Client(ours, "somebody", -1), (1 << 30, -1, -1))
+        helper.exited = helper.dying = True
+        held.helpers[1], held.pause = helper, LOOK_S
+        for _ in range(3):  # killed; looked for, and found; killed again
+            held.sweep()
+    assert orders == [0.0, 0.0]

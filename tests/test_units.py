@@ -36,7 +36,7 @@ LINES = {
     },
     "helperd-launcher": HARD | {
         "Delegate": "yes", "KillMode": "mixed", "TasksMax": "4096", "MemoryMax": "75%", "OOMPolicy": "continue",
-        "ProtectProc": "invisible", "LimitNOFILE": "4096",
+        "ProtectProc": "invisible", "LimitNOFILE": "4096", "WatchdogSec": "30s",
     },
 }  # fmt: skip
 MOST = {"helperd": 0.7, "helperd-launcher": 3.2}

@@ -339,19 +339,32 @@ def test_each_cell_of_the_table() -> None:
     consumer = {
         "id": evil,
         "sink": evil,
-        "lost": {evil: 3},
+        "lost": 3,
+        "lost_by": {evil: 3},
         "comm": evil,
         "uid": evil,
         "pid": evil,
-        "why": {evil: 3},
     }
+    trouble = dict.fromkeys(("source", "state", "problem", "text"), evil)
+    gone = {"lost": {evil: 3}, "left": {"lost": {evil: 3}}}
     service = {"name": evil, "state": "running", "stderr": [evil], "exit": {"text": evil}}
     sinks = [{"path": evil, "problem": evil, "text": evil, "name": evil, "type": evil}]
     for state in (evil, "running", "backoff"):
         snapshot = {
             "sources": [source | {"state": state}], "consumers": [consumer], "services": [service | {"state": state}],
             "sinks": sinks, "version": evil, "health": evil,
+            "troubles": [trouble], "gone": gone,
         }  # fmt: skip
         rows = [*table.render(snapshot, 20_000), table.summary(snapshot)]
         assert hostile.raw("\n".join(rows)) == []
-        assert "\n".join(rows).count("EVIL") >= 8
+        assert "\n".join(rows).count("EVIL") >= 16
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_for_programs_is_read_on_terminals_too(
+    indent: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_json({hostile.PAYLOAD: hostile.PAYLOAD}, indent=indent)
+    said = capsys.readouterr().out
+    assert hostile.raw(said) == []
+    assert json.loads(said) == {hostile.PAYLOAD: hostile.PAYLOAD}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from helperd import config
 from helperd.cli.defaults import SYSTEM_CONFIG, config_file
 from helperd.cli.feasible import check_definition, implicit_doubt, socket_doubts
-from helperd.config import trust
-from helperd.config.profile import Accounts, compile_profiles, daemon_groups, given
+from helperd.config import supervisor, trust
+from helperd.config.profile import Accounts, compile_profiles
 from helperd.config.sources import source_name
 from helperd.config.whole import UNENDED, unended
 from helperd.errors import Code, ConfigError, ConfigRefused, RequestRefused, UsageError
@@ -77,7 +77,7 @@ def checked(path: str) -> Config:
                 ConfigError(error.problem, error.text, file=source.file, line=source.line, key=key)
             )
     try:
-        daemon_groups(settings, Accounts())
+        supervisor.groups(settings, Accounts())
     except ConfigRefused as refused:
         mistakes += refused.mistakes
     if mistakes:
@@ -184,7 +184,7 @@ def _group_doubts(settings: Config) -> Iterator[ConfigError]:
         return
     who = spec.user if installed else _user_name()
     own = {accounts.group(spec.group)} if installed else {os.getegid(), *os.getgroups()}
-    for name, key, file, line in given(settings):
+    for name, key, file, line in supervisor.given(settings):
         member = accounts.group(name) in own or (installed and who in accounts.members.get(name, ()))
         if not member and not key.endswith("admin_group"):
             cure = f"usermod -aG {name} {who}"

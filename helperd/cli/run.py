@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from helperd.access import no_connection
 from helperd.cli.check import checked
 from helperd.cli.defaults import add_config, config_file
-from helperd.config.profile import BLOCKED, supervisor_profile
+from helperd.config import supervisor
+from helperd.config.profile import BLOCKED
 from helperd.errors import UnavailableError
 from helperd.runtime import LAUNCHER_SOCKET
 
@@ -73,11 +74,9 @@ def become_supervisor(path: str, runtime_dir: str | None, launcher: str) -> NoRe
     places = dict.fromkeys(
         [os.path.dirname(package), *(place for place in sys.path if place.startswith("/"))]
     )
-    options = [f"--config={os.path.abspath(path)}"]
-    if runtime_dir is not None:
-        options.append(f"--runtime-dir={os.path.abspath(runtime_dir)}")
+    options = [] if runtime_dir is None else [f"--runtime-dir={os.path.abspath(runtime_dir)}"]
     environment = dict(os.environ) | {"HELPERD_PATH": os.pathsep.join(places)}
-    profile = supervisor_profile(package, options, env=environment)
+    profile = supervisor.profile(package, os.path.abspath(path), options, environment)
     if sock.fileno() != 3:
         os.dup2(sock.fileno(), 3)
     os.set_inheritable(3, True)  # noqa: FBT003

@@ -225,32 +225,6 @@ def _compile(spec: HelperSpec, accounts: Accounts, package: str, places: str) ->
     )
 
 
-def supervisor_profile(package: str, args: list[str], *, env: dict[str, str]) -> Profile:
-    """Return the built-in profile 0: the supervisor, without any capability, its socket as descriptor 3."""
-    program = os.path.realpath(sys.executable)
-    boot = (
-        "import os, runpy, sys; sys.path[:0] = os.environ['HELPERD_PATH'].split(os.pathsep); "
-        "sys.modules.update(ssl=type(sys)('ssl'), _hashlib=None); "  # OpenSSL: 5 MB that trio loads and nobody uses
-        "runpy.run_module('helperd.daemon', run_name='__main__', alter_sys=True)"
-    )
-    argv = (program, "-I", "-S", "-c", boot, "--launcher-fd=3", *args)
-    return Profile(
-        name="supervisor",
-        program=program,
-        argv=argv,
-        script=f"{package}/daemon.py",
-        want=0,
-        privilege="ambient",
-        no_new_privs=True,
-        uid="self",
-        gid=-1,
-        groups=(),
-        env=tuple(env.items()),
-        limits=(),
-        seal=0,
-    )
-
-
 Share = tuple[int, int, str]
 """Of one profile: helpers at once of a user, of all users of the rule, and its group; a rule for a uid names none."""
 
@@ -295,39 +269,6 @@ def needed(profiles: Iterable[Profile], config: Config) -> int:
     for profile, spec in zip(profiles, config.programs, strict=True):
         bits |= profile.want * spec.present
     return bits
-
-
-def given(config: Config) -> list[tuple[str, str, str, int]]:
-    """Return the groups that the supervisor gives something to, or lets change things: (name, key, file, line)."""
-    daemon = config.helperd
-    found = [(daemon.socket_group, "socket_group"), (daemon.admin_group, "admin_group")]
-    groups = [(name, f"helperd.{key}", *daemon.places.get(key, (config.file, 0))) for name, key in found]
-    numbers: dict[str, int] = {}  # in each file
-    for sink in config.sinks:
-        number = numbers[sink.file] = numbers.get(sink.file, 0) + 1
-        groups.append((sink.file_group, f"sink[{number}].file_group", sink.file, sink.line))
-    return [(name, key, file, line) for name, key, file, line in groups if name is not None]
-
-
-def daemon_groups(config: Config, accounts: Accounts) -> tuple[int, ...]:
-    """Return the supervisor's supplementary groups when root starts it: those that its configuration names, no other.
-
-    Raises:
-        ConfigRefused: one does not exist, or is root's.
-    """
-    numbers, mistakes = set[int](), []
-    for name, key, file, line in given(config):
-        number = accounts.group(name)
-        if number:
-            numbers.add(number)
-            continue
-        text = f"this machine has no group {name!r}: groupadd --system {name}, or name another"
-        if number == 0:
-            text = f"{name} is the group of root's own files: name another"
-        mistakes.append(ConfigError("bad-value", text, file=file, line=line, key=key))
-    if mistakes:
-        raise ConfigRefused(mistakes)
-    return tuple(sorted(numbers - {accounts.group(config.helperd.group)}))
 
 
 def weakness(profile: Profile) -> str:

@@ -201,8 +201,14 @@ def open_program(profile: Profile, *, root: bool) -> tuple[int, tuple[str, ...]]
 
 
 def loaded_files() -> list[str]:
-    """Return every file this process runs code from, and every directory above one, shortest first."""
-    files = {module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
+    """Return every file this process, its children and the helpers of ours run code from, what was compiled of it
+    included, and every directory above one, shortest first.
+    """
+    files = {
+        getattr(each, n, None) for each in list(sys.modules.values()) for n in ("__file__", "__cached__")
+    }
+    for folder, _, names in os.walk(os.path.dirname(os.path.dirname(__file__))):
+        files |= {f"{folder}/{name}" for name in names}
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
         files |= {words[5].rstrip("\n") for line in maps if len(words := line.split(None, 5)) == 6}
     found = {os.path.realpath(file) for file in files if file and file.startswith("/")}
@@ -210,11 +216,11 @@ def loaded_files() -> list[str]:
         while file != "/":
             file = os.path.dirname(file)
             found.add(file)
-    return sorted(found)
+    return sorted(filter(os.path.exists, found))
 
 
 def check_closure() -> None:
-    """As root: refuse to go on when anybody else can change a file this process has loaded.
+    """As root: refuse to go on when anybody else can change a file of ours, or one this process has loaded.
 
     Raises:
         RequestRefused: "unsafe-file", naming the first one.

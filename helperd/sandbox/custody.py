@@ -38,7 +38,10 @@ DYING_S = 0.02  # longer than a process that has closed its files takes to be go
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 MOST_TAKERS = 64
 MANY = 64  # free uids; of fewer none are held for a launch besides its own, in case somebody has that
-LOOK_S = 0.05  # between two looks at all processes, each of which takes milliseconds
+LOOK_S, MOST_S = (
+    0.1,
+    1.0,
+)  # what is killed is gone by then; a look at all processes takes milliseconds and more
 LATER_S = forks.LATER_MS / 1000  # between two children that take what connections have left
 MOST_TRIES = 3  # to remove what a uid has left
 TIDY_S = 1.0  # removing a directory that takes longer is given up
@@ -53,6 +56,7 @@ class Helper:
         until: when one that was launched for a question is killed; 0: it was not.
         errors: the error pipe; -1 once exec is confirmed.
         taken: it has the request that asked for it.
+        killed: when all of its uid was killed; 0: not yet, or some of it may have been left.
         swept: nothing of its uid was left after its end.
         mixed: somebody that is not ours has its uid too.
         tidy: what it left in its directory is removed, or has been tried to be.
@@ -72,7 +76,7 @@ class Helper:
         self.code = 0  # of exec-failed: the errno
         self.taken = self.exited = self.dying = self.swept = self.tidy = self.mixed = self.cleaned = False
         self.remover, self.remover_until = 0, 0.0
-        self.sweeps = 0  # after which something of its uid was left
+        self.killed = 0.0
 
     @property
     def sweepable(self) -> bool:
@@ -105,7 +109,8 @@ class Custody:
         self.shared: dict[str, int] = {}  # uids of helpers with uid = "shared", by name
         self.sweep_at = 0.0  # 0: nothing is dying
         self.pause = 0.001
-        self.looked_at = self.see_at = self.let_at = 0.0
+        self.look_at = self.see_at = self.let_at = 0.0
+        self.others = set[int]()  # uids that others have, too, until see_at
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
         self.littered: dict[int, int] = {}  # uids whose leavings are to be removed; how often it was tried
         self.soiled: set[int] = set()  # uids of the pool that have left what is to stay
@@ -420,26 +425,32 @@ class Custody:
     def on_swept(self, uid: int, alone: bool) -> None:  # noqa: FBT001
         """Note what the sweeper has found of a uid."""
         for helper in [each for each in self.helpers.values() if each.child.uid == uid and each.dying]:
-            helper.sweeps += 1
             helper.swept = helper.exited and alone
             if helper.swept:
                 self.sweep_at = monotonic()
 
     def _see(self, asked: list[Helper], uids: range) -> None:
-        """Note whose uid others have, too: now, for the next moment."""
-        began, others = monotonic(), processes.of_others(uids, os.getpid())
-        self.see_at = monotonic() * 2 - began  # it takes half of the time at most
+        """Note whose uid others have, too. A look is for as long as it took: of all that are killed at once, and half
+        of the time.
+        """
+        if (began := monotonic()) >= self.see_at:
+            self.others = processes.of_others(uids, os.getpid())
+            self.see_at = monotonic() * 2 - began
         for helper in asked:
-            helper.mixed |= helper.child.uid in others
+            helper.mixed |= helper.child.uid in self.others
 
     def _look(self, dying: list[Helper]) -> None:
         """Look for who is left of those with whom the kernel counts others: a container's, or zombies."""
-        found = [helper for helper in dying if helper.exited and not helper.swept and helper.sweeps > 3]
-        if found and monotonic() > self.looked_at + LOOK_S:
+        began = monotonic()
+        late = began - (
+            LOOK_S if self.pause >= LOOK_S else MOST_S
+        )  # not before all are killed that are to be
+        found = [h for h in dying if h.exited and not h.swept and 0 < h.killed < late]
+        if found and began >= self.look_at:
             left = processes.alive({helper.child.uid or 0 for helper in found})
             for helper in found:
-                helper.swept = helper.child.uid not in left
-            self.looked_at = monotonic()
+                helper.swept, helper.killed = helper.child.uid not in left, 0.0
+            self.look_at = monotonic() * 5 - began * 4
 
     def kill_all(self, client: Client | None = None) -> None:
         """Kill every helper, or those of a client that is gone."""
@@ -453,6 +464,8 @@ class Custody:
         helper.dying = True
         if not helper.exited:
             send(helper, signal.SIGKILL)
+        if helper.child.leaf:
+            cgroup.kill(helper.child.leaf)  # needs no look at who else there is
         self.sweep_at, self.pause = monotonic(), 0.001
 
     def sweep(self) -> None:
@@ -461,19 +474,19 @@ class Custody:
             if helper.until and not helper.dying and monotonic() >= helper.until:
                 self.kill(helper)
         dying = [helper for helper in self.helpers.values() if helper.dying]
-        asked = [h for h in dying if h.sweepable and not h.swept and monotonic() >= self.see_at]
+        alive = [h for h in dying if h.sweepable and not h.killed and not h.swept]
         try:
-            if asked and self.ranges:
-                self._see(asked, self.ranges[0])
+            if alive and self.ranges:
+                self._see(alive, self.ranges[0])
             strays = set() if all(helper.sweepable for helper in dying) else self._kill_strays()
         except OSError:  # no descriptor to look with: somebody may be left
-            strays, asked = {0}, []
+            strays, alive = {0}, []
         self._look(dying)
         for helper in dying:
             if helper.child.leaf:
                 cgroup.kill(helper.child.leaf)
-            if helper in asked and helper.sweepable:
-                self.sweeper.ask(helper.child.uid or 0)
+            if helper.sweepable and not helper.swept and (helper.killed or helper in alive):
+                helper.killed = self.sweeper.ask(helper.child.uid or 0, helper.killed)
             gone = helper.swept if helper.sweepable else not {helper.pid, 0} & strays
             gone = gone and helper.exited and self._tidied(helper)
             if gone and (not helper.child.leaf or cgroup.remove(helper.child.leaf)):
@@ -481,7 +494,7 @@ class Custody:
                 os.close(helper.pidfd)
                 self._release(helper.child._replace(leaf=""))
                 self.tell(helper, "empty", 0)
-        self.pause = min(self.pause * 2, 0.1)
+        self.pause = min(self.pause * 2, LOOK_S)
         ends = [h.until for h in self.helpers.values() if h.until] + [self.let_at] * bool(self.leftovers)
         ends += [monotonic() + self.pause for h in self.helpers.values() if h.dying]
         self.sweep_at = min(ends, default=0.0)

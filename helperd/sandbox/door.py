@@ -4,6 +4,7 @@ root.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,6 +14,7 @@ import sys
 
 from helperd.errors import CannotDrop, UnavailableError, UsageError
 from helperd.sandbox import cgroup, custody, kernel, processes
+from helperd.sandbox.become import PRIORITY
 from helperd.sandbox.prctls import prctl
 
 SO_PEERGROUPS = 59
@@ -72,6 +74,8 @@ def shrink(keep: int, *, no_new_privs: bool) -> int:
         prctl.set_no_new_privs(1)
     prctl.set_dumpable(0)
     prctl.set_name(processes.LAUNCHER)
+    with contextlib.suppress(OSError):  # where a unit's filter or a container forbids it
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     if kernel.capget() != (keep, keep, 0):
         raise CannotDrop("privilege-mismatch", "the launcher could not give up its own capabilities")
     return keep

@@ -4,7 +4,8 @@ Rules:
   1. A kill needs no new process: whoever is to be killed may have taken all that there can be.
   2. Between two orders its uids are a keeper's, which no helper has; its only capability is SETUID.
   3. It kills by its effective uid alone: real and saved one stay the keeper's, so that its prey cannot signal it.
-  4. It never waits for its prey: whether some of it is left is told, and asked again by the launcher.
+  4. It never waits for its prey: whether some of it is left is told, and asked again by the launcher. One kill is
+     enough: the kernel lets nobody fork whom it has reached.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from helperd.sandbox.loop import Loop
 
-ORDER = struct.Struct("=I?")  # a uid; in the answer: whether nobody else has it
+ORDER = struct.Struct("=I?")  # a uid; whether it is to be killed; in the answer: whether nobody else has it
 STUCK_S = 0.5  # one that has not answered for so long may have been stopped
 
 
@@ -56,19 +57,21 @@ class Sweeper(Standby):
         keepers = keepers[1:]  # the first is the cleaner's, which it would kill
         serve(orders, prey, keepers[os.urandom(1)[0] % len(keepers)])
 
-    def ask(self, uid: int) -> None:
-        """Have a uid swept; ``answered`` is called with what came of it. Where it cannot be now: nothing, ask again.
+    def ask(self, uid: int, killed: float = 0.0) -> float:
+        """Have all of a uid killed, unless it was; ``answered`` is told whether it is gone. Return when it was killed.
 
-        One that does not answer goes on: it waits for a processor, or was stopped. There may be no room for another.
+        Where it cannot be now: 0, ask again. A sweeper that does not answer goes on: it waits for a processor, or was
+        stopped. There may be no room for another.
         """
         if self.asked and self.pid and monotonic() > self.heard_at + STUCK_S:
             os.kill(self.pid, signal.SIGCONT)  # ours, and not reaped yet
-        if uid in self.asked:
-            return
-        with contextlib.suppress(OSError):
-            self.start().send(ORDER.pack(uid, False))  # noqa: FBT003
-            self.heard_at = self.heard_at if self.asked else monotonic()
-            self.asked.add(uid)
+        if uid not in self.asked:
+            with contextlib.suppress(OSError):
+                self.start().send(ORDER.pack(uid, not killed))
+                self.heard_at = self.heard_at if self.asked else monotonic()
+                self.asked.add(uid)
+                return killed or monotonic()
+        return killed
 
     def sweep_now(self, uid: int) -> bool:
         """Sweep a uid and wait; return whether nothing of it is left. Before the loop begins only."""

@@ -48,14 +48,14 @@ def serve(orders: int, prey: Sequence[int], keeper: int) -> NoReturn:
             data = waiting.recv(ORDER.size)
             if not data:
                 break
-            uid, _ = ORDER.unpack(data)
-            waiting.send(ORDER.pack(uid, uid in prey and _sweep(uid, keeper)))
+            uid, kill = ORDER.unpack(data)
+            waiting.send(ORDER.pack(uid, uid in prey and _sweep(uid, keeper, kill)))
     finally:
         os._exit(0)
 
 
-def _sweep(uid: int, keeper: int) -> bool:
-    """Kill all of a uid; return whether nobody has it any more, what is dying included.
+def _sweep(uid: int, keeper: int, kill: bool) -> bool:  # noqa: FBT001
+    """Kill all of a uid, if that is the order; return whether nobody has it any more, what is dying included.
 
     Being alone is asked of the kernel, and takes no process: who becomes a uid of which there are more than its limit
     allows is not let execute anything (EAGAIN), until there are fewer. A directory is never executed (EACCES).
@@ -63,8 +63,9 @@ def _sweep(uid: int, keeper: int) -> bool:
     os.setresuid(keeper, uid, keeper)
     if os.getresuid() != (keeper, uid, keeper):
         return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
+    if kill:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 1))  # with one other it is noted that there are too many,
     os.setresuid(uid, uid, keeper)
     resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))  # and looked at again: with us there may be one

@@ -1,4 +1,5 @@
-"""Hostile helpers, killed: how long until nothing is left of each, and what is left at all.
+"""Hostile helpers, killed: how long until nothing is left of each, what is left at all, and how much the launcher reads
+for each (a look at all processes reads once for each of them): that does not depend on how busy the machine is.
 
 hostile.py COUNT MODE     as process 1 of namespaces, or by itself as root, which makes them; MODE:
     root     ends by uid
@@ -75,6 +76,12 @@ def left() -> list[str]:
     return found
 
 
+def reads(pid: int) -> int:
+    """How often a process has read something in its life."""
+    with open(f"/proc/{pid}/io", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("syscr"))
+
+
 def batch(asker: Asker, times: list[float], profiles: list[int]) -> None:
     """Start some, kill them all at once."""
     running = [Running(asker, profile) for profile in profiles]
@@ -107,7 +114,7 @@ def main() -> None:
         os.execvp("unshare", ["unshare", *flags, sys.executable, "-m", "tests.attack.hostile", *sys.argv[1:]])
     stage = Stage()
     times: list[float] = []
-    survivors = 0
+    survivors = read = 0
     args = {"weak": ["--unprivileged"], "cgroup": ["--delegated"]}.get(mode, [])
     text, profiles = own_pool() + config(), [1 + number % len(KINDS) for number in range(BATCH)]
     if mode == "full":
@@ -126,14 +133,18 @@ def main() -> None:
                     file.write("0")
 
         asker = stack.enter_context(stage.launcher(text, *args, preexec_fn=preexec))
+        launcher = asker.launcher.pid  # type: ignore[attr-defined]
         while len(times) < count:
+            before = reads(launcher)
             batch(asker, times, profiles)
+            read += reads(launcher) - before
             survivors += len(left())
     times.sort()
     pick = lambda share: round(times[min(len(times) - 1, int(len(times) * share))] * 1000, 1)  # noqa: E731
     say(
         kills=len(times),
         survivors=survivors,
+        reads_each=round(read / len(times)),
         p50_ms=pick(0.5),
         p99_ms=pick(0.99),
         max_ms=pick(1.0),

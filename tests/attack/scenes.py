@@ -23,6 +23,7 @@ from typing import Any
 
 from helperd.config.request import EMPTY, EXITED
 from helperd.sandbox import cgroup, kernel, processes
+from helperd.sandbox.become import PRIORITY
 from helperd.wire.messages import OpenReport, OpenRequest, Pong
 from helperd.wire.session import Role, Session
 from tests.attack.asker import Asker, Refused, Running, connect, pair
@@ -126,6 +127,9 @@ def launcher_itself(stage: Stage) -> list[str]:
         wrong.same("inheritable", found.inheritable, 0)
         wrong.same("no_new_privs", found.no_new_privs, 1)
         wrong.same("threads", status(asker.launcher.pid)["Threads"], "1")  # type: ignore[attr-defined]
+        wrong.same("priority", os.getpriority(os.PRIO_PROCESS, asker.launcher.pid), PRIORITY)  # type: ignore[attr-defined]
+        with Running(asker, 1) as helper:
+            wrong.same("priority of what it starts", helper.run("result = os.getpriority(0, 0)"), 0)
     return wrong
 
 
@@ -272,6 +276,15 @@ FAULTS: dict[str, tuple[Callable[[], object], int | str]] = {
     "directory a symbolic link": (lambda: relink(f"{STAGE}/t"), errno.ELOOP),
     "no code in it": (lambda: Path(f"{STAGE}/t/p").write_text("hello"), errno.ENOEXEC),
 }
+
+
+def compiled() -> None:
+    """Let everybody write where Python looks for what is compiled of a library that the launcher loads."""
+    (folder,) = Path(LIBRARY).glob(".venv/lib/python*/site-packages")
+    os.makedirs(folder / "__pycache__", exist_ok=True)
+    os.chmod(folder / "__pycache__", 0o777)
+
+
 START_FAULTS: dict[str, tuple[Callable[[], object], int]] = {
     "configuration missing": (lambda: os.unlink(f"{STAGE}/t/c.toml"), 77),
     "configuration of another user": (lambda: os.chown(f"{STAGE}/t/c.toml", OTHER, 0), 77),
@@ -287,6 +300,12 @@ START_FAULTS: dict[str, tuple[Callable[[], object], int]] = {
     "configuration a fifo": (lambda: (os.unlink(f"{STAGE}/t/c.toml"), os.mkfifo(f"{STAGE}/t/c.toml")), 77),
     "module writable": (lambda: os.chmod(f"{LIBRARY}/helperd/errors.py", 0o666), 77),
     "module of another user": (lambda: os.chown(f"{LIBRARY}/helperd/sandbox/kernel.py", OTHER, 0), 77),
+    "module that a child loads writable": (
+        lambda: os.chmod(f"{LIBRARY}/helperd/sandbox/cleaner.py", 0o666),
+        77,
+    ),
+    "module of a helper writable": (lambda: os.chmod(f"{LIBRARY}/helperd/helpers/sdk.py", 0o666), 77),
+    "what is compiled writable": (compiled, 77),
     "package directory writable": (lambda: os.chmod(f"{LIBRARY}/helperd", 0o777), 77),
     "library directory writable": (lambda: os.chmod(LIBRARY, 0o777), 77),
 }
@@ -340,16 +359,15 @@ def planted_faults(stage: Stage) -> list[str]:
         Stage.copy()
         plant()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours, theirs:
-            process = stage.start(
-                f"{STAGE}/t/c.toml", f"--client-fd={theirs.fileno()}", fds=(theirs.fileno(),)
-            )
-            try:
-                wrong.same(name, process.wait(HANGS_S), number)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        with ours:
+            with theirs:
+                process = stage.start(
+                    f"{STAGE}/t/c.toml", f"--client-fd={theirs.fileno()}", fds=(theirs.fileno(),)
+                )
+            with contextlib.suppress(EOFError, ConnectionError):  # it has ended
+                Asker(ours).ping()
                 wrong.append(f"{name}: started")
+        wrong.same(name, process.wait(HANGS_S), number)
     shutil.rmtree(LIBRARY)
     Stage.copy()
     os.chmod(LIBRARY, 0o755)
@@ -1025,6 +1043,16 @@ def wrapped_tool(stage: Stage) -> list[str]:
     return wrong
 
 
+def cleaned(launcher: int) -> None:
+    """Wait until nothing of the dead is being removed: of a launcher's children none has its own name any more."""
+    deadline = time.monotonic() + HANGS_S
+    while time.monotonic() < deadline:
+        ours = [pid for pid, row in processes.table().items() if row.parent == launcher]
+        if processes.LAUNCHER not in {name_of(pid) for pid in ours}:
+            return
+        time.sleep(0.01)
+
+
 @scene
 def own_uids(stage: Stage) -> list[str]:
     """A uid is used again only after all others, and never by two at once."""
@@ -1035,6 +1063,7 @@ def own_uids(stage: Stage) -> list[str]:
             with Running(asker, 1) as helper:
                 helper.run("result = 1")
                 seen.append(status(helper.pid)["Uid"].split()[0])
+            cleaned(asker.launcher.pid)  # type: ignore[attr-defined]
         wrong.same("uids one after the other", len(set(seen)), 6)
         both = [Running(asker, 1) for _ in range(2)]
         uids = [both[n].run("result = os.getuid()") for n in range(2)]
