@@ -2,7 +2,8 @@
 
     sudo python -m tests.attack.mutate [WORD]     only mutations whose name has WORD
 
-Works on the copy that each stage makes for itself, and on one for tests that need no stage: the checkout is never touched.
+What is to notice runs first without any mutation, and must be green then: else its red would say nothing. Works on the copy
+that each stage makes for itself, and on one for tests that need no stage: the checkout is never touched.
 """
 
 from __future__ import annotations
@@ -270,9 +271,10 @@ def tests_red(mutation: Mutation) -> str:
         for name in ("helperd", "tests", "config", "packaging"):
             shutil.copytree(ROOT / name, f"{folder}/{name}", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
-        path = Path(folder, "helperd", mutation.file)
-        assert path.read_text().count(mutation.old) > 0, f"nothing to mutate: {mutation}"
-        path.write_text(path.read_text().replace(mutation.old, mutation.new, 1))
+        if mutation.file:
+            path = Path(folder, "helperd", mutation.file)
+            assert path.read_text().count(mutation.old) > 0, f"nothing to mutate: {mutation}"
+            path.write_text(path.read_text().replace(mutation.old, mutation.new, 1))
         argv = [
             sys.executable,
             "-m",
@@ -323,7 +325,11 @@ def main() -> int:
     """Mutate, print, return 1 when something survived."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = [mutation for mutation in MUTATIONS if word in mutation.name]
-    survivors = []
+    survivors, broken = [], []
+    for scenes in dict.fromkeys(mutation.scenes for mutation in chosen):
+        if how := red(Mutation("the control", "", "", "", scenes)):
+            print(f"BROKEN without any mutation: {scenes}: {how}", flush=True)
+            broken.append(scenes)
     for mutation in chosen:
         how = red(mutation)
         print(f"{'red ' if how else 'GREEN'} {mutation.name:28} {how}", flush=True)
@@ -332,7 +338,7 @@ def main() -> int:
     print(
         f"{len(chosen) - len(survivors)} of {len(chosen)} noticed: {100 * (len(chosen) - len(survivors)) // len(chosen)} %"
     )
-    return 1 if survivors else 0
+    return 1 if survivors or broken else 0
 
 
 if __name__ == "__main__":
