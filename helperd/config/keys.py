@@ -255,7 +255,8 @@ KEYS: tuple[Key, ...] = (
         "limits",
         v.RESOURCE_LIMITS,
         "Resource limits as in setrlimit(2): as, data, fsize, memlock, stack (sizes), nofile, nproc "
-        "(numbers). Without: nofile 256, fsize and data 1GiB; nproc, which counts threads too, 128, with "
+        "(numbers). fsize also bounds all together that private_tmp would remove. Without: nofile 256, fsize and data "
+        "1GiB; nproc, which counts threads too, 128, with "
         'uid = "shared" 512 for all its processes, with a uid by number no limit. Core dumps are always off.',
         default={},
         needs_process=True,

@@ -1,4 +1,5 @@
-"""What dead helpers have left: their directories, and where everybody may write files and System V IPC.
+"""What helpers leave, in their directories, where everybody may write, and as System V IPC: how much it is while they
+live, and that it is gone when they are dead.
 
 Rules:
   1. A child of the launcher does it, that loads this; the launcher does not.
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")  # noqa: S108 - everybody's, hence this
+TOLD = "helperd-launcher: uid {} has more in /tmp and its like than its limit of fsize: its helper is ended\n"
+ENTRY = 1 << 10  # bytes that a name counts for, besides what its file takes
 LONGEST_S = 60
 """After which it is given up: somebody's file system that does not answer."""
 _libc = ctypes.CDLL(None)
@@ -35,23 +38,53 @@ IPC: dict[str, Callable[[int], int]] = {
 """Calls that remove, by the file below /proc/sysvipc that lists them."""
 
 
+def _alone(keeper: int) -> bool:
+    """Become a uid that nobody has, with no capability but SETUID, for a time; return whether that has worked."""
+    prctl.set_keepcaps(1)
+    os.setgroups([])
+    os.setresgid(keeper, keeper, keeper)
+    os.setresuid(keeper, keeper, keeper)
+    kernel.capset(SETUID, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    signal.alarm(LONGEST_S)
+    return kernel.capget() == (SETUID, SETUID, 0)
+
+
+def _places() -> list[str]:
+    return sorted({os.path.realpath(place) for place in PLACES if os.path.isdir(place)})
+
+
 def clean(uids: Collection[int], keeper: int) -> NoReturn:
     """In a forked child of root's launcher: remove all that these uids have left; exit 0 when nothing is left of it."""
     left = True
     try:
-        prctl.set_keepcaps(1)
-        os.setgroups([])
-        os.setresgid(keeper, keeper, keeper)
-        os.setresuid(keeper, keeper, keeper)
-        kernel.capset(SETUID, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-        signal.alarm(LONGEST_S)
-        if kernel.capget() == (SETUID, SETUID, 0):
-            places = {os.path.realpath(place) for place in PLACES if os.path.isdir(place)}
-            ends = [*(_files(place, uids, keeper) for place in sorted(places)), _ipc(uids, keeper)]
+        if _alone(keeper):
+            ends = [*(_files(place, uids, keeper) for place in _places()), _ipc(uids, keeper)]
             left = not all(ends)
     finally:
         os._exit(left)
+
+
+def measure(held: Collection[tuple[int, int, int]], keeper: int) -> NoReturn:
+    """In a forked child of root's launcher: end every helper whose uid has more in these places than it may.
+
+    Args:
+        held: uid, pidfd, and how many bytes, of each helper.
+        keeper: our own uid.
+    """
+    try:
+        if _alone(keeper):
+            sizes, seen = dict.fromkeys((uid for uid, _, _ in held), 0), set[tuple[int, int]]()
+            for place in _places():
+                _add(place, (sizes, seen), keeper)
+            _add_memory(sizes)
+            over = [(uid, pidfd) for uid, pidfd, most in held if sizes[uid] > most]
+            for uid, pidfd in over:
+                _as(uid, keeper, lambda pidfd=pidfd: signal.pidfd_send_signal(pidfd, signal.SIGKILL))  # type: ignore[misc]
+            for uid in dict.fromkeys(uid for uid, _ in over):  # whoever reads the log may keep us waiting
+                os.write(2, TOLD.format(uid).encode())
+    finally:
+        os._exit(0)
 
 
 def remove(folder: str, uid: int | None) -> NoReturn:
@@ -116,6 +149,65 @@ def _files(place: str, uids: Collection[int], keeper: int) -> bool:
                 elif folder and found.st_dev == device:
                     waiting.append(path)
     return good
+
+
+Sizes = tuple[dict[int, int], set[tuple[int, int]]]
+"""Bytes by uid, and what has been counted: files may have several names."""
+
+
+def _add(place: str, counted: Sizes, keeper: int) -> None:
+    """Add what files and directories take to those whose they are."""
+    waiting, device = [place], os.lstat(place).st_dev
+    while waiting:
+        try:
+            entries = os.scandir(waiting.pop())
+        except OSError:
+            continue  # not to be looked into, or gone
+        with entries:
+            for entry in entries:
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                path, uid = entry.path, found.st_uid
+                _count(found, counted)
+                if stat.S_ISDIR(found.st_mode) and uid in counted[0]:
+                    _as(uid, keeper, lambda path=path, uid=uid: _add_below(path, counted, uid))  # type: ignore[misc]
+                elif stat.S_ISDIR(found.st_mode) and found.st_dev == device:
+                    waiting.append(path)
+
+
+def _count(found: os.stat_result, counted: Sizes) -> None:
+    sizes, seen = counted
+    if found.st_uid in sizes and (found.st_dev, found.st_ino) not in seen:
+        seen.add((found.st_dev, found.st_ino))
+        sizes[found.st_uid] += found.st_blocks * 512 + ENTRY
+
+
+def _add_below(folder: str, counted: Sizes, uid: int) -> None:
+    """Add what is in a uid's own directory; one that it cannot look into, or not so deep, is more than it may have."""
+    try:
+        for _, folders, names, fd in os.fwalk(folder, onerror=_unless_gone):
+            for name in (*folders, *names):
+                with contextlib.suppress(FileNotFoundError):
+                    _count(os.stat(name, dir_fd=fd, follow_symlinks=False), counted)
+    except (OSError, RecursionError):
+        counted[0][uid] += 1 << 62
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _add_memory(sizes: dict[int, int]) -> None:
+    """Add the shared memory that uids have made."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/sysvipc/shm", encoding="ascii") as file:
+        head, *rows = (line.split() for line in file)
+        for row in rows:
+            named = dict(zip(head, map(int, row), strict=False))
+            if named["cuid"] in sizes:
+                sizes[named["cuid"]] += named["size"]
 
 
 def _remove(folder: str) -> None:

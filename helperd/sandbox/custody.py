@@ -17,6 +17,7 @@ import signal
 import time
 import zlib
 from collections import deque
+from resource import RLIMIT_FSIZE
 from time import monotonic  # noqa: TID251 - the launcher's shell; kill deadlines are real time
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ LOOK_S, MOST_S = (
     1.0,
 )  # what is killed is gone by then; a look at all processes takes milliseconds and more
 LATER_S = forks.LATER_MS / 1000  # between two children that take what connections have left
+MEASURE_S = 3.0  # between two looks at how much the living have where everybody may write
 MOST_TRIES = 3  # to remove what a uid has left
 TIDY_S = 1.0  # removing a directory that takes longer is given up
 
@@ -111,6 +113,10 @@ class Custody:
         self.pause = 0.001
         self.look_at = self.see_at = self.let_at = 0.0
         self.others = set[int]()  # uids that others have, too, until see_at
+        self.meter, self.measure_at = (
+            0,
+            0.0,
+        )  # the child that measures what the living leave; when the next one does
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
         self.littered: dict[int, int] = {}  # uids whose leavings are to be removed; how often it was tried
         self.soiled: set[int] = set()  # uids of the pool that have left what is to stay
@@ -216,6 +222,8 @@ class Custody:
             helper.until = monotonic() + question_s
             self.sweep_at = min(self.sweep_at or helper.until, helper.until)
         self.ahead_at = self.ahead_at or monotonic() + AHEAD_S
+        self.measure_at = self.measure_at or monotonic() + MEASURE_S
+        self.sweep_at = min(self.sweep_at or self.measure_at, self.measure_at)
         return helper
 
     def check_quota(self, client: Client, profile: int, question: int) -> None:
@@ -349,6 +357,20 @@ class Custody:
                 self.cleaning = tuple(self.littered)
                 self.spared.add(self.cleaner)
 
+    def _measure(self) -> None:
+        """Let a child end who has more where everybody may write than one file of it may have."""
+        held = [
+            (h.child.uid, h.pidfd, most)
+            for h in self.helpers.values()
+            if h.child.private and (h.child.alone or h.child.uid in self.shared.values())
+            if (most := dict(h.child.limits).get(RLIMIT_FSIZE)) is not None
+        ]
+        self.measure_at = monotonic() + MEASURE_S if held else 0.0  # where no child can be forked
+        with contextlib.suppress(OSError):
+            if held and self.ranges:
+                self.meter = fork_cleaner("measure", held, self.ranges[2][0])
+                self.spared.add(self.meter)
+
     def _cleaned(self, code: int) -> None:
         """Give back the uids of which nothing is left; others are tried again, then there is no hope."""
         for uid in self.cleaning:
@@ -409,6 +431,9 @@ class Custody:
                 standby.end()
         if self.cleaner == pid:
             self._cleaned(code)
+        if self.meter == pid:
+            self.meter, self.measure_at = 0, monotonic() + MEASURE_S
+            self.sweep_at = min(self.sweep_at or self.measure_at, self.measure_at)
         self._clean()
         for helper in list(self.helpers.values()):
             if helper.pid == pid and not helper.exited:
@@ -473,6 +498,8 @@ class Custody:
         for helper in self.helpers.values():
             if helper.until and not helper.dying and monotonic() >= helper.until:
                 self.kill(helper)
+        if self.measure_at and not self.meter and monotonic() >= self.measure_at:
+            self._measure()
         dying = [helper for helper in self.helpers.values() if helper.dying]
         alive = [h for h in dying if h.sweepable and not h.killed and not h.swept]
         try:
@@ -497,6 +524,7 @@ class Custody:
         self.pause = min(self.pause * 2, LOOK_S)
         ends = [h.until for h in self.helpers.values() if h.until] + [self.let_at] * bool(self.leftovers)
         ends += [monotonic() + self.pause for h in self.helpers.values() if h.dying]
+        ends += [self.measure_at] * (self.measure_at > 0 and not self.meter)
         self.sweep_at = min(ends, default=0.0)
 
     def _tidied(self, helper: Helper) -> bool:

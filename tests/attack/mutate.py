@@ -43,8 +43,11 @@ EXACT = "exact"
 OWNED, INSTALL = "../scripts/owned.sh", "../scripts/install"
 TENDING, DATABASE = "tending.py", "helpers/_database.py"
 TENDED, READ, SHOWN = (
-    "tests/test_tending.py",
-    "tests/helpers/test_database.py tests/helpers/test_pcapfile.py",
+    "tests/test_tending.py --deselect tests/test_tending.py::test_whatever_fails_is_named_and_everything_goes_on",
+    (
+        "tests/helpers/test_database.py tests/helpers/test_pcapfile.py --deselect "
+        "tests/helpers/test_pcapfile.py::test_the_demo_capture_is_what_its_script_makes"
+    ),
     "tests/test_visible.py",
 )
 KEEP = """            await trio.sleep(self._note(name, text, began))
@@ -152,6 +155,14 @@ MUTATIONS = [
     *(Mutation(f"left in {place}", CLEANER, f'"{place}"', '"/nowhere"', "next_holder") for place in ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")),
     Mutation("closed directories", CLEANER, "    os.chmod(folder, 0o700)\n", "", "next_holder"),
     Mutation("closed directories inside", CLEANER, "                os.chmod(path, 0o700)\n", "                pass\n", "next_holder"),
+    Mutation("it is measured", CUSTODY, "            self._measure()\n", "            pass\n", "too_much"),
+    Mutation("again and again", CUSTODY, "            self.meter, self.measure_at = 0, monotonic() + MEASURE_S\n", "            self.meter = 0\n", "too_much"),
+    Mutation("who has much ends", CLEANER, "signal.pidfd_send_signal(pidfd, signal.SIGKILL))", "pidfd)", "too_much"),
+    Mutation("names count", CLEANER, " + ENTRY\n", "\n", "too_much"),
+    Mutation("several names of a file", CLEANER, "        seen.add((found.st_dev, found.st_ino))\n", "        pass\n", "too_much"),
+    Mutation("what lies deeper", CLEANER, "lambda path=path, uid=uid: _add_below(path, counted, uid))", "lambda: None)", "too_much"),
+    Mutation("where nobody can look", CLEANER, "        counted[0][uid] += 1 << 62\n", "        pass\n", "too_much"),
+    Mutation("shared memory counts", CLEANER, "            _add_memory(sizes)\n", "            pass\n", "too_much"),
     Mutation("in others' directories", CLEANER, "                    waiting.append(path)\n", "                    pass\n", "next_holder"),
     Mutation("by its uid's rights alone", CLEANER, "        kernel.capset(SETUID, 0)\n", "", "next_holder"),
     Mutation("message queues", "config/profile.py", "{resource.RLIMIT_MSGQUEUE: 0} if", "{} if", "next_holder"),

@@ -1043,6 +1043,52 @@ def wrapped_tool(stage: Stage) -> list[str]:
     return wrong
 
 
+MUCH = {
+    "one file after the other": "for n in range(9): open(f'PLACE/NAME-{n}', 'wb').write(bytes(1 << 20))",
+    "in a closed directory": "os.mkdir('PLACE/NAME')\n"
+    "for n in range(9): os.mkdir(f'PLACE/NAME/{n}'); open(f'PLACE/NAME/{n}/x', 'wb').write(bytes(1 << 20))",
+    "without a byte": "for n in range(9000): open(f'PLACE/NAME-{n}', 'wb').close()",
+    "where nobody can look": "os.mkdir('PLACE/NAME'); os.chmod('PLACE/NAME', 0)",
+}
+"""More than 8 MiB, which is what one file may have, or nobody knows how much."""
+SHARED_MEMORY = "for n in range(3): assert ctypes.CDLL(None).shmget(0, 4 << 20, 0o1600) >= 0"
+LITTLE = (
+    "f = f'/tmp/little-{os.getpid()}'; open(f, 'wb').write(bytes(6 << 20)); os.link(f, f + '-2'); result = 1"
+)
+
+
+@scene
+def too_much(stage: Stage) -> list[str]:
+    """Who has more where everybody may write than a file of it may have is ended, whatever it is; others go on."""
+    wrong = Wrong()
+    limited = f'{PLAIN}limits = {{ fsize = "8MiB" }}\n'
+    ways = {
+        f"{name}, {place}": code.replace("PLACE", place)
+        for place in ("/tmp", "/var/tmp", "/dev/shm")
+        for name, code in MUCH.items()
+    }
+    ways["shared memory"] = SHARED_MEMORY
+    shared = limited.replace("plain", "shared") + 'uid = "shared"\n'
+    with stage.launcher(own_pool() + limited + shared) as asker:
+        little = [Running(asker, profile) for profile in (1, 2)]
+        for helper in little:  # the control: less is let be, also when it has several names
+            helper.run(LITTLE)
+        running = {}
+        for name, code in ways.items():
+            helper = running[name] = Running(asker, 1)
+            helper.run(f"import ctypes\n{code.replace('NAME', str(helper.handle))}\nresult = 1")
+        for name, helper in running.items():
+            wrong.same(name, asker.exited(helper.handle), ("signal", signal.SIGKILL))
+            asker.empty(helper.handle)
+            helper.close()
+        for helper in little:
+            wrong.same("little", helper.run("result = 1"), 1)
+            helper.kill()
+            helper.close()
+        wrong.same("the log", stage.said().count("than its limit of fsize"), len(ways))
+    return wrong
+
+
 def cleaned(launcher: int) -> None:
     """Wait until nothing of the dead is being removed: of a launcher's children none has its own name any more."""
     deadline = time.monotonic() + HANGS_S
