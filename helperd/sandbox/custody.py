@@ -455,9 +455,7 @@ class Custody:
                 self.sweep_at = monotonic()
 
     def _see(self, asked: list[Helper], uids: range) -> None:
-        """Note whose uid others have, too. A look is for as long as it took: of all that are killed at once, and half
-        of the time.
-        """
+        """Note whose uid others have, too. A look holds as long as it took: for all that are killed at once."""
         if (began := monotonic()) >= self.see_at:
             self.others = processes.of_others(uids, os.getpid())
             self.see_at = monotonic() * 2 - began
