@@ -25,6 +25,7 @@ from tests.patience import HANGS_S, promptly
 from tests.rig import HELPERD, ROOT, Rig, daemon, select_a_moment
 
 CONFIG = HEAD + BUILTIN + synthetic("ours")
+MAY_ASK = f'[[allow]]\nuid = {os.getuid()}\nhelpers = ["synthetic"]\n'
 
 
 def until(true: Callable[[], object], what: str) -> None:
@@ -235,7 +236,7 @@ def test_all_patience_together_is_less_than_the_units(unit: str) -> None:
 
 def test_a_supervisor_ends_although_an_installed_launcher_stands_still(rundir: Path) -> None:
     file = rundir / "helpers.toml"
-    file.write_text(CONFIG)
+    file.write_text(CONFIG + MAY_ASK)
     socket = rundir / "launcher.sock"
     environment = {**os.environ, "HELPERD_UNPRIVILEGED": "1"}
     argv = [*HELPERD, "launcher", "-c", str(file), "--listen", str(socket)]

@@ -102,13 +102,13 @@ FAULTS: dict[str, tuple[Callable[[Path], contextlib.AbstractContextManager[None]
 
 def blocks(folder: Path) -> str:
     text = HEAD
-    for name in FAULTS:
+    for number, name in enumerate(FAULTS):
         program = folder / name / "program"
         whole(program)
         arguments = f', "-c", \'exec "{sys.executable}" -I -S "{PEER}" good\'' if name == "busy" else ""
         arguments = arguments.replace("'exec", "'''exec").replace("good'", "good'''")
         text += f'[[helper]]\nname = "{name}"\ncommand = ["{program}"{arguments}]\ntypes = ["{name}"]\n'
-        text += f'[[source]]\nname = "{name}"\ndefinition = "bad0:type={name},device={name}"\n'
+        text += f'[[source]]\nname = "{name}"\ndefinition = "bad{number}:type={name}"\n'
     return text
 
 

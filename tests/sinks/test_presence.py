@@ -21,6 +21,7 @@ from tests.patience import HANGS_S
 from tests.rig import HELPERD, ROOT, Rig, Stream, daemon, select_a_moment
 
 CONFIG = HEAD + BUILTIN + synthetic("ours")
+MAY_ASK = f'[[allow]]\nuid = {os.getuid()}\nhelpers = ["synthetic"]\n'
 MAGIC = b"\x0a\x0d\x0d\x0a"
 
 
@@ -213,7 +214,7 @@ def test_a_stop_leaves_nothing_behind_after_all_that(rundir: Path) -> None:
 def a_launcher(rundir: Path, path: Path, **more: str) -> Iterator[subprocess.Popen[bytes]]:
     """One that listens there, for whoever is this user."""
     file = rundir / "launcher.toml"
-    file.write_text(CONFIG)
+    file.write_text(CONFIG + MAY_ASK)
     argv = [*HELPERD, "launcher", "-c", str(file), "--listen", str(path)]
     environment = {**os.environ, "HELPERD_UNPRIVILEGED": "1", **more}
     with subprocess.Popen(argv, cwd=ROOT, env=environment) as launcher:
