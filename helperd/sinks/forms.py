@@ -117,7 +117,7 @@ class Pcapng:
                 if interface not in here:  # gone, and some of its packets were still queued
                     parts.append(self._announce(self._table.interfaces[interface]))
         if lost:
-            self._dropped += lost
+            self._dropped.update(lost)
             parts += self._statistics({interface for interface, _ in lost})
         delivered = self._delivered
         for batch in taken:
@@ -166,14 +166,17 @@ class Pcapng:
 
     def _forget(self) -> list[Part]:
         """Tell the totals of interfaces that nobody remembers any more, and forget them."""
-        gone = [number for number in self._here if number not in self._table.interfaces]
-        counted = {interface for interface, _ in self._dropped} | set(self._delivered)
-        blocks = self._statistics(counted.intersection(gone))
+        kept = self._table.interfaces
+        gone = {number for number in self._here if number not in kept}
+        if not gone:
+            return []
+        dropped = [key for key in self._dropped if key[0] in gone]
+        blocks = self._statistics(gone & ({interface for interface, _ in dropped} | self._delivered.keys()))
         for number in gone:
             del self._here[number], self._delivered[number]
             self._moved.pop(number, None)
-        forgotten = set(gone)
-        self._dropped = Counter({key: lost for key, lost in self._dropped.items() if key[0] not in forgotten})
+        for key in dropped:
+            del self._dropped[key]
         return blocks
 
     def _statistics(self, interfaces: Iterable[int]) -> list[Part]:

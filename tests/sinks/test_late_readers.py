@@ -140,7 +140,7 @@ def test_a_year_of_containers_costs_no_memory_and_a_late_reader_nothing() -> Non
     sizes = []
     tracemalloc.start()
     try:
-        for number in range(5 * GONE_KEPT):
+        for number in range(4 * GONE_KEPT):
             route = table.route(f"veth{number}")
             assert table.interfaces.number(f"veth{number}", 1) == number
             stream.parts([batch(number)], Counter({(number, "consumer-slow"): 1}))
