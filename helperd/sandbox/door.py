@@ -69,13 +69,13 @@ def shrink(keep: int, *, no_new_privs: bool) -> int:
     for number in range(kernel.last_capability() + 1):
         if not keep >> number & 1:
             kernel.drop_bounding(number)
+    with contextlib.suppress(OSError):  # where a unit's filter or a container forbids it
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     kernel.capset(keep, 0)
     if no_new_privs:
         prctl.set_no_new_privs(1)
     prctl.set_dumpable(0)
     prctl.set_name(processes.LAUNCHER)
-    with contextlib.suppress(OSError):  # where a unit's filter or a container forbids it
-        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     if kernel.capget() != (keep, keep, 0):
         raise CannotDrop("privilege-mismatch", "the launcher could not give up its own capabilities")
     return keep
