@@ -392,10 +392,15 @@ class Program:
         if self._lock.acquire(timeout=0.05):  # else it is being ended already
             try:
                 if self._status is None:
-                    _kill(self.pid, signal.SIGTERM)
-                    self._told_at = monotonic()
+                    self._tell()
             finally:
                 self._lock.release()
+
+    def _tell(self) -> None:
+        """Ask it to end, unless it was asked before; with the lock."""
+        if self._told_at is None:
+            _kill(self.pid, signal.SIGTERM)
+            self._told_at = monotonic()
 
     def close(self) -> int:
         """Make sure that it has ended.
@@ -405,11 +410,11 @@ class Program:
         """
         with self._lock:
             if self._status is None:
+                if self._stop_fd >= 0 and readable(self._stop_fd, 0.0):
+                    self._tell()  # first: one that still writes would take the closed pipe for its end
                 os.close(self.fd)
-                asked = self._stop_fd >= 0 and readable(self._stop_fd, 0.0)
-                if self._told_at is None and (asked or not readable(self._pidfd, LINGER_S)):
-                    _kill(self.pid, signal.SIGTERM)
-                    self._told_at = monotonic()
+                if self._told_at is None and not readable(self._pidfd, LINGER_S):
+                    self._tell()
                 until = (self._told_at or monotonic()) + GRACE_S
                 readable(self._pidfd, until - monotonic())
                 _unguard(self._guard)
