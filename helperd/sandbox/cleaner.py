@@ -22,7 +22,7 @@ from helperd.sandbox.become import SETUID
 from helperd.sandbox.prctls import prctl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
 PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/lock")  # noqa: S108 - everybody's, hence this
 TOLD = "helperd-launcher: uid {} has more in /tmp and its like than its limit of fsize: its helper is ended\n"
@@ -128,35 +128,8 @@ def _as(uid: int, keeper: int, call: Callable[[], object]) -> bool:
     return True
 
 
-def _files(place: str, uids: Collection[int], keeper: int) -> bool:
-    good, waiting = True, [place]
-    device = os.lstat(place).st_dev
-    while waiting:
-        try:
-            entries = os.scandir(waiting.pop())
-        except OSError:
-            continue  # not to be looked into, or gone
-        with entries:
-            for entry in entries:
-                try:
-                    found = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue
-                path, folder = entry.path, stat.S_ISDIR(found.st_mode)
-                if found.st_uid in uids:
-                    call = _remove if folder else os.unlink
-                    good &= _as(found.st_uid, keeper, lambda call=call, path=path: call(path))  # type: ignore[misc]
-                elif folder and found.st_dev == device:
-                    waiting.append(path)
-    return good
-
-
-Sizes = tuple[dict[int, int], set[tuple[int, int]]]
-"""Bytes by uid, and what has been counted: files may have several names."""
-
-
-def _add(place: str, counted: Sizes, keeper: int) -> None:
-    """Add what files and directories take to those whose they are."""
+def _entries(place: str, uids: Collection[int]) -> Iterator[tuple[str, os.stat_result]]:
+    """What is in a place, by path; directories of these uids are not looked into, nor other file systems."""
     waiting, device = [place], os.lstat(place).st_dev
     while waiting:
         try:
@@ -169,12 +142,31 @@ def _add(place: str, counted: Sizes, keeper: int) -> None:
                     found = entry.stat(follow_symlinks=False)
                 except OSError:
                     continue
-                path, uid = entry.path, found.st_uid
-                _count(found, counted)
-                if stat.S_ISDIR(found.st_mode) and uid in counted[0]:
-                    _as(uid, keeper, lambda path=path, uid=uid: _add_below(path, counted, uid))  # type: ignore[misc]
-                elif stat.S_ISDIR(found.st_mode) and found.st_dev == device:
-                    waiting.append(path)
+                if stat.S_ISDIR(found.st_mode) and found.st_uid not in uids and found.st_dev == device:
+                    waiting.append(entry.path)
+                yield entry.path, found
+
+
+def _files(place: str, uids: Collection[int], keeper: int) -> bool:
+    good = True
+    for path, found in _entries(place, uids):
+        if found.st_uid in uids:
+            call = _remove if stat.S_ISDIR(found.st_mode) else os.unlink
+            good &= _as(found.st_uid, keeper, lambda call=call, path=path: call(path))  # type: ignore[misc]
+    return good
+
+
+Sizes = tuple[dict[int, int], set[tuple[int, int]]]
+"""Bytes by uid, and what has been counted: files may have several names."""
+
+
+def _add(place: str, counted: Sizes, keeper: int) -> None:
+    """Add what files and directories take to those whose they are."""
+    for path, found in _entries(place, counted[0]):
+        uid = found.st_uid
+        _count(found, counted)
+        if stat.S_ISDIR(found.st_mode) and uid in counted[0]:
+            _as(uid, keeper, lambda path=path, uid=uid: _add_below(path, counted, uid))  # type: ignore[misc]
 
 
 def _count(found: os.stat_result, counted: Sizes) -> None:
