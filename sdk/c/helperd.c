@@ -158,11 +158,14 @@ static uint64_t clock_ns(clockid_t clock) {
 }
 static double monotonic(void) { return (double)clock_ns(CLOCK_MONOTONIC) * 1e-9; }
 
-/* Wait for `changed`, until a moment unless that is 0. */
+/* Wait for `changed`, until a moment unless that is 0 or more than any clock here can say (a hop in 10^300 s). */
 static void wait_changed(double until) {
+    if (!(until > 0 && until < 0x7FFFFFFF)) {
+        pthread_cond_wait(&hd.changed, &hd.lock);
+        return;
+    }
     struct timespec at = {(time_t)until, (long)((until - (double)(time_t)until) * 1e9)};
-    if (until > 0) pthread_cond_timedwait(&hd.changed, &hd.lock, &at);
-    else pthread_cond_wait(&hd.changed, &hd.lock);
+    pthread_cond_timedwait(&hd.changed, &hd.lock, &at);
 }
 /* Make a pipe readable; a full one is. */
 static void poke(int fd) { if (write(fd, "w", 1) < 0) return; }

@@ -59,6 +59,14 @@ def ours(tmp_path):
             ConfigureRequest(hopping=hops),
         ],
         "list": [Ping(), ListRequest(), Ping()],
+        "rates": [
+            Ping(),
+            OpenRequest("x:type=fuzz"),
+            *(
+                ConfigureRequest(hopping=Hopping(("1", "2"), rate=rate))
+                for rate in (5e-324, 1e-300, 1e-9, 9e8)
+            ),
+        ],
         "probe": [ProbeRequest("x:type=fuzz," + "o=" + "v" * 3000), Ping()],
         "long": [
             Ping(),
