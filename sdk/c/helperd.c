@@ -158,7 +158,7 @@ static uint64_t clock_ns(clockid_t clock) {
 }
 static double monotonic(void) { return (double)clock_ns(CLOCK_MONOTONIC) * 1e-9; }
 
-/* Wait for `changed`, until a moment unless that is 0 or more than any clock here can say (a hop in 10^300 s). */
+/* Wait for `changed`, until a moment unless that is 0, or beyond any clock here (a hop in 10^300 s). */
 static void wait_changed(double until) {
     if (!(until > 0 && until < 0x7FFFFFFF)) {
         pthread_cond_wait(&hd.changed, &hd.lock);

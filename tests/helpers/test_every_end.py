@@ -156,7 +156,8 @@ def test_an_open_that_would_wait_for_ever_is_ended(tmp_path: Path, waits: str, e
 @pytest.mark.parametrize("at", ["helperd.printing", "helperd.wire.v3", "helperd.helpers._runner"])
 def test_one_that_is_ended_while_it_is_imported_says_nothing(number: signal.Signals, at: str) -> None:
     script = f"""
-import importlib.abc, os, runpy, sys
+import importlib.abc, os, runpy, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a suite under nohup ignores it
 class Ends(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == {at!r}:
