@@ -62,16 +62,16 @@ static int channel_set(const char *name, int64_t value)
 static int capture(void)
 {
     unsigned char *packet = calloc(1, (size_t)size);
-    long number;
+    uint64_t number; /* for ever is longer than a board's long */
     int at, taken = 0;
     if (!packet) return hd_refuse("no-resources", "no memory for a packet of %ld bytes", size);
-    for (number = 0; taken >= 0 && (!count || number < count); number++) {
-        for (at = 0; at < 8; at++) packet[at] = (unsigned char)((uint64_t)number >> 8 * (7 - at));
+    for (number = 0; taken >= 0 && (!count || number < (uint64_t)count); number++) {
+        for (at = 0; at < 8; at++) packet[at] = (unsigned char)(number >> 8 * (7 - at));
         taken = (patient ? hd_packet : hd_offer)(packet, (size_t)size, NULL);
         if (taken >= 0 && rate) taken = hd_wait(1.0 / (double)rate);
     }
     free(packet);
-    return hd_end("counted to %ld", number);
+    return hd_end("counted to %llu", (unsigned long long)number);
 }
 
 int main(int argc, char **argv)

