@@ -532,7 +532,7 @@ class Supervisor:
         if verb == "start" and life.state is State.RUNNING:
             return
         with trio.CancelScope() as patience:
-            while not (life.state is State.RUNNING and life.incarnation >= number):
+            while life.ran < number:  # one that ran, however briefly, was started
                 failed = (
                     life.state in {State.BACKOFF, State.FAILED, State.DOWN} and life.incarnation >= number
                 )

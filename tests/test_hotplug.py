@@ -415,6 +415,37 @@ async def test_who_was_refused_for_another_is_tried_at_once_when_that_one_rests(
                         await supervisor.wait_change()
 
 
+async def test_one_that_ran_and_fell_before_anybody_looked_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether an order succeeds must not depend on how soon its task has a turn."""
+    path = tmp_path / "dev0"
+    async with refused(tmp_path, monkeypatch, f"{path}:type=it") as room:
+        make_file(path)
+        supervisor, source = room.supervisor, room.source
+        await room.until(State.RUNNING)
+        await supervisor.order("one", "stop")
+        soon = supervisor.wait_change
+
+        async def late() -> None:
+            while source.life.state is not State.BACKOFF:
+                await soon()
+
+        async def fall() -> None:
+            while source.life.state is not State.RUNNING:
+                await soon()
+            source.life.history = replace(source.life.history, n=9)  # stays in BACKOFF for a while
+            os.kill(source.incarnation.process.pid, 9)  # type: ignore[union-attr]
+
+        with monkeypatch.context() as patch, trio.fail_after(HANGS_S):
+            patch.setattr(supervisor, "wait_change", late)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fall)
+                await supervisor.order("one", "start")
+        assert source.life.state is State.BACKOFF
+        assert source.life.ran == source.life.incarnation
+
+
 # every event of the table is somebody's
 
 

@@ -37,6 +37,7 @@ class Life:
         state: where the coroutine stands; ``since`` when it came there.
         why: in DOWN and FAILED, the reason; in STOPPING what ended the incarnation; else empty.
         incarnation: number of the present or last process tree, from 1; 0 before the first.
+        ran: number of the last one that came to RUNNING; it may have left it since; 0 before the first.
         wanted: ``up`` or ``down``; changed by orders alone.
         kept: False once removed.
         woken: an order, a due time or a device asks for STARTING; level, not edge: the parked coroutine
@@ -56,6 +57,7 @@ class Life:
     state: State = State.DOWN
     why: str = "never-started"
     incarnation: int = 0
+    ran: int = 0
     wanted: str = "down"
     kept: bool = True
     woken: bool = False
@@ -174,6 +176,8 @@ class Life:
 
     def _arrive(self, state: State, now: float, why: str) -> None:
         """Bring what belongs to a state in line with it."""
+        if state is State.RUNNING:
+            self.ran = self.incarnation
         if state is not State.BACKOFF:
             self.next_try_at = None
         if state is State.STARTING and self.history.n and not self.history.v0_tried:
