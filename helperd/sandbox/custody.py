@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import signal
 import time
 import zlib
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from helperd.sandbox.loop import Loop
     from helperd.sandbox.post import Client
 
-DYING_S = 0.02  # longer than a process that has closed its files takes to be gone
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 MOST_TAKERS = 64
 MANY = 64  # free uids; of fewer none are held for a launch besides its own, in case somebody has that
@@ -409,9 +407,7 @@ class Custody:
                     self.pool = deque(sorted(self.pool, key=processes.uids_in_use().__contains__))
             return True
         why = "" if helper.exited else doubt(helper)
-        if why and not has_ended(
-            helper.pidfd, DYING_S
-        ):  # else it was ended before exec, or seen on its way out
+        if why and not ends(helper):  # else it was ended before exec, or seen on its way out
             helper.how = "unverified"
             self.say(f"{helper.name} is killed, {why}")
             self.kill(helper)
@@ -603,8 +599,9 @@ def fork_cleaner(call: str, *args: Any) -> int:
     return pid
 
 
-def has_ended(pidfd: int, seconds: float) -> bool:
-    """Whether a process ends within a time."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+def ends(helper: Helper) -> bool:
+    """Whether a helper is on its way out: nothing of it runs again."""
+    try:
+        return processes.never_runs(helper.pid)
+    except OSError:
+        return False

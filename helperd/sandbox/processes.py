@@ -157,16 +157,16 @@ def row(pid: int) -> Row | None:
 
 
 def never_runs(pid: int) -> bool:
-    """Whether a process never comes back from the kernel: it has SIGKILL pending, or is on its way out.
+    """Whether a process never comes back from the kernel: it has SIGKILL pending, or its last thread is on its way out.
 
     Raises:
         OSError: it is gone.
     """
     lines = status(pid)
     with open(f"/proc/{pid}/stat", "rb") as file:
-        flags = int(file.read().rpartition(b")")[2].split()[6])
+        words = file.read().rpartition(b")")[2].split()
     pending = int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)
-    return bool(pending >> (signal.SIGKILL - 1) & 1 or flags & PF_EXITING)
+    return bool(pending >> (signal.SIGKILL - 1) & 1 or (int(words[6]) & PF_EXITING and int(words[17]) <= 1))
 
 
 def table() -> dict[int, Row]:

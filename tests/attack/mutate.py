@@ -120,7 +120,7 @@ MUTATIONS = [
     Mutation("look at the parent", BECOME, "    if os.getppid() != child.parent:", "    if False:", "self_check"),
     Mutation("own check", BECOME, "        for name, good in check(child).items():", "        for name, good in ():", "self_check"),
     Mutation("environment", BECOME, "dict(child.env)", "dict(os.environ)", "dirty_start"),
-    Mutation("look from outside", CUSTODY, "        if why and not has_ended(", "        if False and not has_ended(", "verification"),
+    Mutation("look from outside", CUSTODY, "        if why and not ends(", "        if False and not ends(", "verification"),
     Mutation("kill what differs", CUSTODY, '            self.kill(helper)\n        return True\n', '            pass\n        return True\n', "verification"),
     Mutation("quiet fork", FORKS, "signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)", "signal.pthread_sigmask(signal.SIG_BLOCK, [])", "early_signals"),
     Mutation("nothing open while it waits", FORKS, "        kernel.close_from(errors + 1)\n", "", "forked_ahead"),
