@@ -60,6 +60,7 @@ def wordy(folder: Path, mode: str) -> str:
     command = json.dumps([sys.executable, str(script)])
     return (
         f'[[helper]]\nname = "wordy"\ncommand = {command}\ntypes = ["wordy"]\n'
+        'list_timeout = "30s"\nprobe_timeout = "30s"\n'
         '[[source]]\nname = "r"\ndefinition = "radio0:type=wordy"\nhop = false\nrestart = "temporary"\n'
     )
 

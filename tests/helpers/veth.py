@@ -8,12 +8,15 @@ import os
 import socket
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 from tests.conftest import demand
+from tests.patience import HANGS_S
 
 CLONE_NEWNET = 0x40000000
 PROTOCOL = 0x88B5  # for local experiments
+SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,10 +42,21 @@ def ip(words):
 
 
 def pair():
-    """Make the pair, both ends up."""
+    """Make the pair, both ends up and, what the kernel does some time later, carrying: until then it drops frames."""
     ip("link add hda type veth peer name hdb")
     ip("link set hda up")
     ip("link set hdb up")
+    until = time.monotonic() + HANGS_S
+    while not (carries("hda") and carries("hdb")):
+        assert time.monotonic() < until, "no carrier"
+        time.sleep(0.002)
+
+
+def carries(interface):
+    """Whether an interface is up and has a carrier."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        found = fcntl.ioctl(asked, SIOCGIFFLAGS, struct.pack("16sh14x", interface.encode(), 0))
+    return bool(struct.unpack_from("H", found, 16)[0] & IFF_RUNNING)
 
 
 def frame(number, size=64, *, tag=None, kind=PROTOCOL):
