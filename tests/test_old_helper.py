@@ -17,6 +17,8 @@ CONFIG = f"""
 name = "old"
 command = ["{PYTHON}", "{HELPER}"]
 types = ["old"]
+list_timeout = "30s"
+probe_timeout = "30s"
 [[source]]
 name = "old"
 definition = "counter:type=old,packets={{count}}"

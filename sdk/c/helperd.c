@@ -48,8 +48,7 @@
 
 enum { /* types of frames; the report that answers a request has the next number */
     REGISTER = 1, PING = 2, PONG = 3, SHUTDOWN = 4, MESSAGE = 5, ERROR = 6, PROBEREQ = 10, OPENREQ = 12,
-    LISTREQ = 14, PACKET = 16, CONFIGREQ = 17, CONFIGREPORT = 18, NEWSOURCE = 19, BULK = 0x4844,
-    COUNT = 0x4845
+    LISTREQ = 14, PACKET = 16, CONFIGREQ = 17, CONFIGREPORT = 18, NEWSOURCE = 19, BULK = 0x4844, COUNT = 0x4845
 };
 enum {
     HEADER = 20, HEADER_V2 = 48,
@@ -508,9 +507,8 @@ void hd_message(int severity, const char *format, ...) {
 
 /* Options that every definition may have. A server may have cut the value of a list to its first word. */
 static const char LISTS[] = ",name,channels,add_channels,block_channels,info_antenna_type,info_amp_type,";
-static const char WORDS[] =
-    ",type,uuid,retry,timestamp,channel,channel_hop,channel_hoprate,metagps,info_antenna_gain,"
-    "info_antenna_orientation,info_antenna_beamwidth,info_amp_gain,";
+static const char WORDS[] = ",type,uuid,retry,timestamp,channel,channel_hop,channel_hoprate,metagps,info_amp_gain,"
+                            "info_antenna_gain,info_antenna_orientation,info_antenna_beamwidth,";
 static int is_among(const char *words, const char *key) {
     char word[64];
     return snprintf(word, sizeof word, ",%s,", key) < (int)sizeof word && strstr(words, word) != NULL;
@@ -726,17 +724,15 @@ static size_t block_options(unsigned char to[OPTIONS_ROOM], uint32_t flags) {
     const hd_position *at = &hd.position;
     const struct { const char *word, *unit; double value; } words[] = {
         {"signal", "dBm", radio->dbm}, {"noise", "dBm", radio->noise_dbm}, {"rssi", "", radio->rssi},
-        {"noise_rssi", "", radio->noise_rssi}, {"freq", "kHz", (double)radio->khz},
-        {"rate", "", (double)radio->rate}};
+        {"noise_rssi", "", radio->noise_rssi}, {"freq", "kHz", (double)radio->khz}, {"rate", "", (double)radio->rate}};
     if (!flags && !hd.has_radio && !hd.has_position) return 0;
     for (size_t word = 0; hd.has_radio && word < LENGTH(words); word++)
         if (words[word].value < 0 || words[word].value > 0)
             append(text, sizeof text, " %s=%.15g%s", words[word].word, words[word].value, words[word].unit);
     if (hd.has_radio && has(radio->channel)) append(text, sizeof text, " channel=%.63s", radio->channel);
     if (hd.has_position)
-        append(text, sizeof text,
-               " lat=%.15g lon=%.15g alt=%.15gm speed=%.15gkm/h heading=%.15g precision=%.15gm", at->latitude,
-               at->longitude, at->altitude, at->speed, at->heading, at->precision);
+        append(text, sizeof text, " lat=%.15g lon=%.15g alt=%.15gm speed=%.15gkm/h heading=%.15g precision=%.15gm",
+               at->latitude, at->longitude, at->altitude, at->speed, at->heading, at->precision);
     size_t length = *text ? strlen(text) - 1 : 0, size = length ? 4 + ((length + 3) & ~(size_t)3) : 0;
     memset(to, 0, OPTIONS_ROOM);
     if (length) store_little(to, 1 | (uint32_t)length << 16), memcpy(to + 4, text + 1, length);
@@ -1316,7 +1312,8 @@ static int timeout_ms(void) {
 }
 static void turn(void) {
     char dust[256];
-    int reads = hd.listening && hd.buffered < INPUT && room() >= RESERVE, late = hd.packets && !hd.queued, wait_ms = timeout_ms();
+    int reads = hd.listening && hd.buffered < INPUT && room() >= RESERVE, wait_ms = timeout_ms();
+    int late = hd.packets && !hd.queued;
     hd.polls_out = hd.queued > 0, hd.idle = !hd.packets && !hd.queued;
     struct pollfd on[3] = {
         {hd.wake[0], POLLIN, 0}, {hd.out_fd, hd.polls_out ? POLLOUT : 0, 0}, {hd.in_fd, POLLIN, 0}};

@@ -246,9 +246,9 @@ def starts(stage: Stage) -> int | None:
 
 
 def owner() -> int:
-    """The pid in the lock."""
+    """The pid in the lock; 0 when whoever holds it now has written nothing yet."""
     (path,) = Path("/run/helperd-launcher").glob("pool-*.lock")
-    return int(path.read_text().split()[0])
+    return int(path.read_text().partition(" ")[0] or 0)
 
 
 def beats(manager: socket.socket, seconds: float) -> bool:
