@@ -145,8 +145,9 @@ class Asked:
 
     async def answered_in_time(self) -> None:
         """Wait for the answer, or until it is too late for one."""
-        with trio.move_on_at(self._deadline + LATE_S):
-            await self.answered.wait()
+        while not self.answered.is_set() and trio.current_time() < self._deadline + LATE_S:
+            with trio.move_on_at(self._deadline + LATE_S):
+                await self.answered.wait()
 
     async def run(self) -> None:
         """Ask; returns when no process is left."""
@@ -170,6 +171,7 @@ class Asked:
         for generation in self._ways_to_greet():
             if await self._ask_once(generation):
                 return
+            self._deadline = trio.current_time() + self._limit  # each start has the time of one
         self.failure = self._unheard
 
     def _ways_to_greet(self) -> tuple[Generation | None, ...]:

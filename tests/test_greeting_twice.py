@@ -49,6 +49,14 @@ def test_it_is_remembered_for_every_source_and_question(rundir: Path) -> None:
             assert (row["state"], row["generation"], row["incarnation"]) == ("running", "v0", 1)
 
 
+def test_each_start_has_the_time_of_one(rundir: Path) -> None:
+    """One that is slow to start is not said to have failed because its first start was of no use."""
+    slow = json.dumps(["/bin/sh", "-c", 'sleep 2.2; exec "$0" "$@"', sys.executable, str(PEER), "v0"])
+    text = HELPER.replace(HELPER.splitlines()[3], f"command = {slow}")
+    with daemon(rundir, text + 'probe_timeout = "4s"\n') as rig:
+        assert rig.call("Probe", definition="x")["helper"] == "old"
+
+
 def test_another_file_is_greeted_anew(rundir: Path) -> None:
     script = rundir / "helper.py"
     script.write_text(

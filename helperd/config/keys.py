@@ -292,16 +292,16 @@ KEYS: tuple[Key, ...] = (
         "helper",
         "list_timeout",
         v.duration(0.1, MAX_TIMEOUT_S),
-        "How long it may take to name its devices, its start included. What it has named is remembered, so that a slow "
-        "one is waited for once.",
+        "How long it may take to name its devices, its start included, for each if it is started twice to be greeted. "
+        "What it has named is remembered, so that a slow one is waited for once.",
         otherwise="10s for builtin:extcap, whose tools may ask their devices first; else 2s",
     ),
     Key(
         "helper",
         "probe_timeout",
         v.duration(0.1, MAX_TIMEOUT_S),
-        "How long it may take to say whether a definition is its own, its start included; and how long the tool of "
-        "builtin:extcap may take to answer one question.",
+        "How long it may take to say whether a definition is its own, its start included, for each when it is started "
+        "twice to be greeted; and how long the tool of builtin:extcap may take to answer one question.",
         otherwise="10s for builtin:extcap, whose tools may ask their devices first; else 2s",
     ),
     # sink: the launcher gives the supervisor that group
