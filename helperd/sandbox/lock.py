@@ -53,8 +53,10 @@ class Beat:
         if self.lock >= 0:
             os.pwrite(self.lock, f"{self._words}{monotonic():015.3f}\n".encode(), 0)
         if self.kept and not os.path.lexists(self.kept[0].getsockname()):  # a cleaner was there
-            with contextlib.suppress(OSError, UnavailableError), self.kept[1]() as new:
-                os.dup2(new.fileno(), self.kept[0].fileno(), inheritable=False)
+            with contextlib.suppress(OSError, UnavailableError):
+                os.makedirs(os.path.dirname(self.kept[0].getsockname()), 0o755, exist_ok=True)
+                with self.kept[1]() as new:
+                    os.dup2(new.fileno(), self.kept[0].fileno(), inheritable=False)
         if self.address:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.setblocking(False)  # noqa: FBT003

@@ -228,17 +228,19 @@ def a_launcher(rundir: Path, path: Path, **more: str) -> Iterator[subprocess.Pop
 
 def test_the_socket_of_a_launcher_comes_back(rundir: Path) -> None:
     """Whoever is connected goes on meanwhile."""
-    path = rundir / "launcher.sock"
+    folder = rundir / "place" / "of launchers"
+    folder.mkdir(parents=True)
+    path = folder / "launcher.sock"
     with a_launcher(rundir, path, WATCHDOG_USEC="200000"), contextlib.ExitStack() as stack:
         mode = path.stat().st_mode
         rigs = []
-        for name in ("one", "two", "three"):
+        for name, gone in (("one", path), ("two", folder), ("three", folder.parent)):
             runtime = rundir / name
             runtime.mkdir()
             rig = stack.enter_context(daemon(runtime, rundir / "launcher.toml", f"--launcher={path}"))
             rigs.append(rig)
             rig.wait_running()
-            path.unlink()
+            path.unlink() if gone == path else shutil.rmtree(gone)
             until(path.exists, "it is there again")
             assert path.stat().st_mode == mode
         for rig in rigs:
