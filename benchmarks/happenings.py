@@ -23,7 +23,7 @@ from helperd.control.client import Client
 from helperd.errors import HelperdError
 from tests.faults.witness import Reader
 from tests.patience import HANGS_S
-from tests.rig import Rig
+from tests.rig import Rig, until_listening
 
 SOURCES: Final = 20
 TUNABLE: Final = 4
@@ -537,10 +537,7 @@ class Happenings:
         def back(_status: dict[str, Any]) -> bool:
             return all(path.is_socket() or not self._is_wanted(path) for path in names)
 
-        limit = time.monotonic() + HANGS_S
-        while not (self.rig.runtime / "control.sock").exists():
-            assert time.monotonic() < limit
-            time.sleep(0.05)
+        until_listening(self.rig)
         self.rig.wait(back)
 
     def _is_wanted(self, path: Path) -> bool:

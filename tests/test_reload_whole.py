@@ -22,7 +22,7 @@ from helperd.control.client import ControlError
 from tests.faults.witness import listening
 from tests.fuse import mounted
 from tests.patience import HANGS_S
-from tests.rig import HELPERD, Rig, daemon
+from tests.rig import HELPERD, Rig, daemon, until_listening
 
 CONFIG = """
 [[helper]]
@@ -413,6 +413,7 @@ def test_a_hangup_while_it_starts_is_no_end(tmp_path: Path) -> None:
             assert rig.process.poll() is None
             assert time.monotonic() < limit
             os.kill(rig.process.pid, signal.SIGHUP)
+        until_listening(rig)
         rig.wait_running("radio0")
         assert rig.status()["bugs"] == 0
 

@@ -22,7 +22,7 @@ from tests.faults.test_starved_helpers import Freezer, group
 from tests.faults.test_surroundings import synthetic
 from tests.faults.witness import below, state_of
 from tests.patience import HANGS_S, promptly
-from tests.rig import HELPERD, ROOT, Rig, daemon, select_a_moment
+from tests.rig import HELPERD, ROOT, Rig, daemon, select_a_moment, until_listening
 
 CONFIG = HEAD + BUILTIN + synthetic("ours")
 MAY_ASK = f'[[allow]]\nuid = {os.getuid()}\nhelpers = ["synthetic"]\n'
@@ -89,7 +89,7 @@ def test_it_runs_whatever_descriptors_are_closed(rundir: Path, words: str) -> No
     with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment) as process:
         rig = Rig(process, rundir)
         try:
-            until(lambda: (rundir / "control.sock").exists() or process.poll() is not None, "it listens")
+            until_listening(rig)
             status = rig.wait_running()
             assert status["sources"][0]["pid"] > 0
             with rig.connect() as reader:
