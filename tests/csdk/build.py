@@ -1,5 +1,6 @@
 """Programs of the C SDK, compiled once a session."""
 
+import atexit
 import functools
 import os
 import shutil
@@ -16,7 +17,9 @@ BUILD_S = 300
 @functools.cache
 def folder():
     """Where this session's programs are; the census of left-over files looks at no directory of the process."""
-    return Path(tempfile.mkdtemp(prefix="helperd-csdk-"))
+    path = tempfile.mkdtemp(prefix="helperd-csdk-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
 
 
 def compiler():
