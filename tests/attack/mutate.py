@@ -136,7 +136,7 @@ MUTATIONS = [
     Mutation("least recently used", CUSTODY, "                self.pool.extend([uid] if", "                self.pool.extendleft([uid] if", "own_uids"),
     Mutation("empty the pool", DOOR, "    helpers.empty_pool()\n", "", "stale_pool"),
     Mutation("sweepers nobody can signal", SWEEPING, "    os.setresuid(keeper, uid, keeper)\n    if os.getresuid() != (keeper, uid, keeper):", "    os.setresuid(uid, uid, keeper)\n    if False:", "sweepers"),
-    Mutation("sweepers of one capability", SWEEPING, "        kernel.capset(SETUID, 0)\n        while kernel.capget() == (SETUID, SETUID, 0):", "        kernel.capset(kernel.capget()[1], 0)\n        while True:", "sweepers"),
+    Mutation("sweepers of one capability", SWEEPING, "        kernel.capset(SETUID, 0)\n        while kernel.capget() == (SETUID, SETUID, 0):", "        kernel.capset(SETUID | 1 << 6, 0)\n        while True:", "sweepers"),
     Mutation("sweepers of no group", SWEEPING, "        os.setgroups([])\n", "", "sweepers"),
     Mutation("sweepers of pool uids", SWEEPING, "uid in prey and _sweep", "_sweep", "sweepers"),
     Mutation("a sweeper knows whether it is alone", SWEEPING, "alone = error.errno == errno.EACCES", "alone = True", "sweepers"),
