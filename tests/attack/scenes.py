@@ -925,6 +925,14 @@ def next_holder(stage: Stage) -> list[str]:
                 [path for path in [*mine, kept, "/etc/passwd"] if not os.path.exists(path)],
                 [],
             )
+    with stage.launcher(few + PLAIN) as asker:
+        last = Running(asker, 1)
+        last.run("open('/tmp/last', 'w').close(); result = 1")
+    last.close()
+    deadline = time.monotonic() + 15  # the child that cleans is not waited for
+    while os.path.exists("/tmp/last") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    wrong.same("what the last has left when the launcher ends", os.path.exists("/tmp/last"), False)
     with (
         stage.launcher(few + PLAIN) as asker,
         Running(asker, 1) as helper,
