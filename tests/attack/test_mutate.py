@@ -102,6 +102,9 @@ def test_only_what_a_scene_has_noticed_is_red(code, out, err, wanted):
         (1, "E       AssertionError: they are here\nE       assert 1 == 2", RED),
         (1, "E   Failed: DID NOT RAISE <class 'OSError'>", RED),
         (1, "E   ExceptionGroup: nursery (1 sub-exception)\nE   | AssertionError: lost", RED),
+        (1, "  | ExceptionGroup: 1\n    | Traceback\n      |     assert x\n      | KeyError: 'x'", BROKEN),
+        (1, "  | ExceptionGroup: 1\n    | Traceback\n      |     f()\n      | AssertionError: lost", RED),
+        (1, "E   trio.TooSlowError", RED),
         (1, "E   ModuleNotFoundError: No module named 'x'", BROKEN),
         (1, "E   SyntaxError: invalid syntax", BROKEN),
         (1, "E   NameError: name 'x' is not defined\nE   assert None", BROKEN),
@@ -115,6 +118,12 @@ def test_only_what_a_scene_has_noticed_is_red(code, out, err, wanted):
 )
 def test_only_what_a_test_has_noticed_is_red(code, out, wanted):
     assert mutate.of_tests(code, out).kind == wanted
+
+
+def test_an_error_that_a_step_keeps_back_is_noticed_where_the_row_says_so():
+    out = "E   UnicodeEncodeError: 'ascii' codec can't encode"
+    assert mutate.of_tests(1, out).kind == BROKEN
+    assert mutate.of_tests(1, out, "UnicodeEncodeError").kind == RED
 
 
 def test_what_hangs_has_noticed_nothing(monkeypatch):
