@@ -2,12 +2,14 @@
 
     sudo .venv/bin/python benchmarks/privsep.py [COUNT]     as root in namespaces of its own: the whole sequence
     .venv/bin/python benchmarks/privsep.py [COUNT]          without root: what is left of it
+    sudo .venv/bin/python benchmarks/privsep.py --price     what each guarantee costs of it
 
 Bars: request to pidfd p50 <= 1 ms, p99 <= 5 ms; to the first byte of a Python helper p50 <= 60 ms.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -18,10 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.price import HELLO, prices, table  # noqa: E402
 from tests.attack.asker import Asker, Running, pair  # noqa: E402
 from tests.attack.stage import Stage, interpreter  # noqa: E402
 
-HELLO = "import os; os.write(4, b'up\\\\n'); os.read(3, 1)"
 CONFIG = """
 [[helper]]
 name = "python"
@@ -60,14 +62,25 @@ def measure(asker: Asker, count: int) -> None:
 
 def main() -> None:
     """Choose a door."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
-    if os.getpid() == 1:
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("count", type=int, nargs="?", default=300, help="how many launches; 300")
+    parser.add_argument("--price", action="store_true", help="what each guarantee costs; as root")
+    parser.add_argument("--rounds", type=int, default=3, help="of --price; 3")
+    options = parser.parse_args()
+    count = options.count
+    if options.price and not (os.geteuid() == 0 and interpreter()):
+        parser.error("--price needs root, and a Python that any user may execute")
+    if options.price and os.getpid() == 1:
+        print(table(prices(count, options.rounds)))
+        print(f"{options.rounds} rounds of {count} launches each; load {os.getloadavg()[0]:.1f}")
+    elif os.getpid() == 1:
         text = CONFIG.format(python=interpreter(), hello=HELLO, capabilities='"net_raw"')
         with Stage().launcher(text) as asker:
             measure(asker, count)
     elif os.geteuid() == 0 and interpreter():
         flags = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
-        os.execvp("unshare", ["unshare", *flags, sys.executable, __file__, str(count)])
+        os.execvp("unshare", ["unshare", *flags, sys.executable, __file__, *sys.argv[1:]])
     else:
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             file.write(CONFIG.format(python=os.path.realpath(sys.executable), hello=HELLO, capabilities=""))

@@ -33,10 +33,10 @@ from helperd import config as conf
 from helperd.config import profile as profiling
 from helperd.config import request as wire
 from helperd.config import trust
-from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UnavailableError, UsageError
-from helperd.launch import HERE, cure, places
+from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UsageError
+from helperd.launch import HERE, places
 from helperd.sandbox import cgroup, custody, door, forks, kernel, lock, prctls, seccomp
-from helperd.sandbox.become import ASKED, SETGID, SETPCAP, SETUID, Child
+from helperd.sandbox.become import ASKED, SETGID, SETPCAP, SETUID, Child, child_of
 from helperd.sandbox.loop import Log, Loop
 from helperd.sandbox.post import LATE, Client, Packet
 from helperd.visible import visible
@@ -54,13 +54,12 @@ class Launcher:
     """The event loop and all it owns."""
 
     def __init__(self, path: str, *, root: bool, delegated: bool = False) -> None:
-        self.path = path
-        self.root = root
+        self.path, self.root = path, root
         self.have = kernel.capget()[1]
         self.config, self.accounts = conf.Config(), profiling.Accounts()
         self.profiles: tuple[Profile, ...] = ()
-        self.fingerprint, self.read_at = 0, 0.0
-        self.end_at = 0.0  # when patience ends; 0: not planned
+        self.last: Profile | None = None  # what was launched last
+        self.fingerprint, self.read_at, self.end_at = 0, 0.0, 0.0  # end_at: of patience; 0: not planned
         self.loop = Loop()
         self.say = Log().say
         self.clients, folder = list[Client](), cgroup.own_folder() if delegated else ""
@@ -100,7 +99,7 @@ class Launcher:
         while self.ending is None or self.custody.helpers:
             self.loop.turn([self.custody.sweep_at, self.custody.ahead_at, self.end_at, self.beat.at])
             self.beat.give()
-            self.custody.fork_ahead()
+            self.fork_ahead()
             if self.custody.sweep_at and monotonic() >= self.custody.sweep_at:
                 self.reap()
                 self.custody.sweep()
@@ -112,6 +111,13 @@ class Launcher:
                 self.end_at = monotonic() + 5
         self.custody.close()
         return self.ending
+
+    def fork_ahead(self) -> None:
+        """Fork the next helper, if it is time to; then do what a launch does and changes nothing."""
+        if self.custody.fork_ahead() and self.last and self.custody.blank:
+            with contextlib.suppress(HelperdError, OSError):
+                opened = trust.open_program(self.last, root=self.root)
+                self.custody.blank.rehearse(child_of(self.last, opened, 0, self.have, self.null))
 
     def on_signals(self, numbers: bytes) -> None:
         """Answer the signals that came: children to reap, an order to end, or to the supervisor to read again."""
@@ -294,22 +300,19 @@ class Launcher:
         if lacking and (self.root or profile.no_new_privs or profile.privilege == "ambient"):
             words = ", ".join(word for word, bit in conf.CAPABILITIES.items() if lacking >> bit & 1)
             raise RequestRefused("no-capability", f"{profile.name} needs {words}", errno=errno.EPERM)
-        program, argv = trust.open_program(profile, root=self.root)
-        place = {0: self.null, 1: self.null, 2: self.null, ASKED: client.sock.fileno()}
-        rules = seccomp.for_profile(profile.seal, profile.want, no_new_privs=profile.no_new_privs)
+        opened = trust.open_program(profile, root=self.root)
         try:
             uid = self.custody.take_uid(*profile.owner, client.quotas) if self.root else None
-            what = profile.becoming(uid)
-            child = Child(argv, profile.env, place, program, -1, self.have, os.getpid(), *what)
-            child = child._replace(filter=rules, asked=request.fds, private=profile.private_tmp)
+            child = child_of(profile, opened, uid, self.have, self.null)
+            child = child._replace(asked=request.fds, place=child.place | {ASKED: client.sock.fileno()})
             limit = profile.question_s if request.handle else 0.0
             helper = self.custody.start(profile.name, child, client, request.profile, limit)
         except OSError as error:
             number = errno.EDQUOT if error.errno == errno.EAGAIN else error.errno or errno.ENOMEM
             raise RequestRefused("no-resources", str(error), errno=number) from None
         finally:
-            os.close(program)
-        client.taker = helper.pid
+            os.close(opened[0])
+        self.last, client.taker = profile, helper.pid
         self.loop.watch(helper.errors, lambda _: self.on_exec(helper))
         return helper
 
@@ -405,9 +408,6 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
     root = os.geteuid() == 0 and "--unprivileged" not in options
     if root:
         door.check_surroundings()
-        if prctls.LACKING:
-            text = f"the launcher of root needs python-prctl, {prctls.LACKING}: {cure('prctl')}"
-            raise UnavailableError("not-installed", text)
     launcher = Launcher(os.path.abspath(options["--config"]), root=root, delegated="--delegated" in options)
     config = launcher.read()
     prctls.prctl.set_child_subreaper(1)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import baselines, crowd, growth, path
+from benchmarks import baselines, crowd, growth, path, price
 from benchmarks.measure import Bench, Case, Figure
+from tests.attack.stage import interpreter
 
 SECONDS = 0.03
 
@@ -96,3 +97,32 @@ def test_a_case_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str
         benchmark.main(["--case=nonsense"])
     assert caught.value.code == 2
     assert "there are: cat, producer straight" in capsys.readouterr().err
+
+
+def test_every_guarantee_that_has_a_price_is_there(root: Path) -> None:
+    for name, steps in price.GUARANTEES.items():
+        for step in steps:
+            text = (root / "helperd" / step.file).read_text()
+            assert step.old in text, name
+            compile(text.replace(step.old, step.new, 1), name, "exec")
+
+
+def test_a_launch_has_its_prices() -> None:
+    words = [[0.5, 4.0], [20.0, 30.0], [3.0, 9.0]]
+    lines = price.table({"all": words, "limits": [[0.25, 4.0], [20.5, 30.0], [3.0, 9.0]]}).splitlines()
+    assert lines[2].split() == ["limits", "0.25", "+0.25", "4.00", "20.50", "-0.50", "3.00", "+0.00"]
+
+
+@pytest.mark.need("root", "netns", "mountns", "seccomp", "ip")
+def test_launches_are_measured_without_each_guarantee(root: Path) -> None:
+    if not interpreter():
+        pytest.skip("no Python of this version that any user may execute")
+    argv = [sys.executable, "benchmarks/privsep.py", "--price", "5", "--rounds=1"]
+    done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=True, timeout=120)
+    assert len(done.stdout.splitlines()) == len(price.GUARANTEES) + 2
+
+
+def test_the_benchmark_of_launches_says_how_it_is_asked(root: Path) -> None:
+    argv = [sys.executable, "benchmarks/privsep.py", "--help"]
+    done = subprocess.run(argv, cwd=root, capture_output=True, text=True, check=True, timeout=60)
+    assert "--price" in done.stdout

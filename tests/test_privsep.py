@@ -27,6 +27,7 @@ from helperd.config.profile import Accounts, daemon_ids, script_of
 from helperd.config.request import LAUNCH, MAGIC, SIGNAL, WIRE, Request, parse
 from helperd.config.specs import DaemonSpec
 from helperd.errors import CannotDrop
+from helperd.privsep import Launcher
 from helperd.sandbox import attributes, forks, processes
 from helperd.sandbox.become import Child, fits
 from helperd.sandbox.custody import LOOK_S, Custody, Helper
@@ -751,6 +752,30 @@ def test_who_is_no_longer_configured_gives_its_shared_uid_back_when_it_is_needed
     assert set(found.values()) == set(DaemonSpec().pool.shared)
     with pytest.raises(OSError, match="every uid for uid = shared"):
         shares([*full, "one too many"])
+
+
+def test_what_a_launch_does_is_done_for_nothing_after_a_fork(tmp_path, monkeypatch):
+    """Else the next launch waits for a copy of each page that the fork has left shared."""
+    (tmp_path / "helpers.toml").write_text('[[helper]]\nname = "x"\ncommand = ["/usr/bin/env", "x"]\n')
+    launcher = Launcher(str(tmp_path / "helpers.toml"), root=False)
+    launcher.read()
+    launcher.last, launcher.custody.ahead_at = launcher.profiles[0], 1.0
+    seen, real, before = list[Child](), forks.Blank.rehearse, len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(forks.Blank, "rehearse", lambda *args: real(*args) or seen.append(args[1]))
+    launcher.fork_ahead()
+    blank = launcher.custody.blank
+    assert blank is not None
+    try:
+        assert [child.argv[:2] for child in seen] == [("/usr/bin/env", "x")]
+        assert blank.untouched
+        left = len(os.listdir("/proc/self/fd")) - before
+        assert left == 3, "its orders, its errors, its pidfd"
+        launcher.fork_ahead()
+        assert len(seen) == 1
+    finally:
+        blank.end()
+        os.waitpid(blank.pid, 0)
+        os.close(launcher.null)
 
 
 def test_who_is_left_after_a_kill_is_killed_again(monkeypatch: pytest.MonkeyPatch):

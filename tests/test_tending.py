@@ -77,29 +77,32 @@ async def test_whatever_ends_it_it_is_told_and_begun_again(autojump_clock, work,
         here.set()
         await trio.sleep_forever()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(heard.tending.keep, "work", task)
-        while not heard.said:
-            await trio.lowlevel.checkpoint()
-        (trouble,) = heard.tending.troubles(trio.current_time())
-        assert (trouble["source"], trouble["state"], trouble["problem"]) == ("work", "backoff", "bug")
-        assert why in trouble["text"]
-        await here.wait()
-        assert [round(later - before) for before, later in pairwise(begun)] == [1, 2, 4]
-        assert len(heard.said) == 3
-        assert all(text.startswith("work: ") and why in text for text in heard.said)
-        assert len(heard.bugs) == 3 * bugs
-        assert heard.changes >= 6
-        assert heard.tending.troubles(trio.current_time())[0]["state"] == "running"
-        await trio.sleep(CALM_S)
-        assert heard.tending.troubles(trio.current_time()) == []
-        nursery.cancel_scope.cancel()
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heard.tending.keep, "work", task)
+            await trio.sleep(FIRST_S / 2)
+            found = heard.tending.troubles(trio.current_time())
+            assert [(each["source"], each["state"], each["problem"]) for each in found] == [
+                ("work", "backoff", "bug")
+            ]
+            assert why in found[0]["text"]
+            await here.wait()
+            assert [round(later - before) for before, later in pairwise(begun)] == [1, 2, 4]
+            assert len(heard.said) == 3
+            assert all(text.startswith("work: ") and why in text for text in heard.said)
+            assert len(heard.bugs) == 3 * bugs
+            assert heard.changes >= 6
+            assert heard.tending.troubles(trio.current_time())[0]["state"] == "running"
+            await trio.sleep(CALM_S)
+            assert heard.tending.troubles(trio.current_time()) == []
+            nursery.cancel_scope.cancel()
 
 
 async def test_it_may_end_when_asked_and_pauses_are_bounded(autojump_clock) -> None:
     heard = Heard()
-    await heard.tending.keep("work", returns, lambda: True)
-    await heard.tending.keep("work", fails, lambda: True)
+    with trio.fail_after(1000):
+        await heard.tending.keep("work", returns, lambda: True)
+        await heard.tending.keep("work", fails, lambda: True)
     assert heard.said == []
     ends = 0
 
@@ -109,7 +112,8 @@ async def test_it_may_end_when_asked_and_pauses_are_bounded(autojump_clock) -> N
         raise ValueError
 
     began = trio.current_time()
-    await heard.tending.keep("work", task, lambda: ends == 12)
+    with trio.fail_after(1000):
+        await heard.tending.keep("work", task, lambda: ends == 12)
     assert trio.current_time() - began == FIRST_S * (1 + 2 + 4 + 8 + 16 + 32) + 5 * MOST_S
 
 

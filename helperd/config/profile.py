@@ -89,9 +89,7 @@ class Profile(NamedTuple):
         limits = dict(self.limits)
         if uid is not None and (most := NPROC.get(str(self.uid))):
             limits = {resource.RLIMIT_NPROC: most} | limits
-            limits |= (
-                {resource.RLIMIT_MSGQUEUE: 0} if self.private_tmp else {}
-            )  # no place where to look for them
+            limits |= {resource.RLIMIT_MSGQUEUE: 0} if self.private_tmp else {}  # not to be looked for
         return self.want, self.privilege, self.no_new_privs, uid, gid, self.groups, tuple(limits.items())
 
 

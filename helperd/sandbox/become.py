@@ -22,6 +22,7 @@ from helperd.sandbox.prctls import prctl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from helperd.config.profile import Profile
     from helperd.sandbox.processes import Privilege
 
 SETGID, SETUID, SETPCAP = 1 << 6, 1 << 7, 1 << 8
@@ -95,10 +96,18 @@ class Child(NamedTuple):
         return (want, 0, want) if self.privilege == "file" else (0, 0, want)
 
 
+def child_of(
+    profile: Profile, opened: tuple[int, tuple[str, ...]], uid: int | None, have: int, null: int
+) -> Child:
+    """What a helper of a profile is, as ``uid``; the program that was opened for it, and its arguments."""
+    place, what = dict.fromkeys(range(3), null), profile.becoming(uid)
+    rules = seccomp.for_profile(profile.seal, profile.want, no_new_privs=profile.no_new_privs)
+    child = Child(opened[1], profile.env, place, opened[0], -1, have, os.getpid(), *what)
+    return child._replace(filter=rules, private=profile.private_tmp)
+
+
 def become(child: Child) -> NoReturn:
-    """In the forked child: become a helper and execute it; what fails goes to the error pipe as "step
-    errno".
-    """
+    """In the forked child: become a helper and execute it; what fails goes to the error pipe: "step errno"."""
     told, steps = [child.errors], ["start"]
     try:
         if child.asked:
@@ -152,9 +161,7 @@ def _take(child: Child, step: Callable[[str], None]) -> dict[int, int]:
 
 
 def fits(position: int, fd: int) -> bool:
-    """Whether a descriptor is what its place is for: pipes and unix sockets of the right direction, the fourth sealed
-    memory.
-    """
+    """Whether it is what its place is for: pipes and unix sockets of the right direction, the fourth sealed memory."""
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
     if access == os.O_ACCMODE:
         return False
@@ -210,9 +217,7 @@ def _surroundings(child: Child, step: Callable[[str], None]) -> None:
 def _privilege(child: Child, step: Callable[[str], None]) -> None:
     granted, inherited, bounding = child.sets
     step("capabilities")
-    kernel.capset(
-        granted | child.have & (SETPCAP | SETUID | SETGID), inherited
-    )  # inheritable now: EPERM later
+    kernel.capset(granted | child.have & (SETPCAP | SETUID | SETGID), inherited)  # later it is EPERM
     if child.whole:
         for number in set(range(kernel.last_capability() + 1)) - set(kernel.bits(bounding)):
             kernel.drop_bounding(number)  # the wanted ones too: ambient survives it

@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 AHEAD_S = 0.005  # by then whoever has asked for a helper has it
 MOST_TAKERS = 64
 MANY = 64  # free uids; of fewer none are held for a launch besides its own, in case somebody has that
-LOOK_S, MOST_S = (
-    0.1,
-    1.0,
-)  # what is killed is gone by then; a look at all processes takes milliseconds and more
+LOOK_S, MOST_S = 0.1, 1.0  # what is killed is gone by then; a look at all processes takes milliseconds
 LATER_S = forks.LATER_MS / 1000  # between two children that take what connections have left
 MEASURE_S = 3.0  # between two looks at how much the living have where everybody may write
 MOST_TRIES = 3  # to remove what a uid has left
@@ -111,10 +108,7 @@ class Custody:
         self.pause = 0.001
         self.look_at = self.see_at = self.let_at = 0.0
         self.others = set[int]()  # uids that others have, too, until see_at
-        self.meter, self.measure_at = (
-            0,
-            0.0,
-        )  # the child that measures what the living leave; when the next one does
+        self.meter, self.measure_at = 0, 0.0  # the child that measures what the living leave; the next one
         self.spared: set[int] = {os.getpid()}  # our children that are no helpers
         self.littered: dict[int, int] = {}  # uids whose leavings are to be removed; how often it was tried
         self.soiled: set[int] = set()  # uids of the pool that have left what is to stay
@@ -122,7 +116,8 @@ class Custody:
         self.loop = loop
         self.sweeper, self.taker = Sweeper(loop, self.on_swept), Taker(loop)
         self.blank: Blank | None = None  # the next helper, forked ahead
-        self.ahead_at = 0.0  # when to fork it; 0: there is one, or nobody has asked for a helper yet
+        self.ending = False
+        self.ahead_at = 0.0  # when to fork it, and who cleans; 0: nobody has asked for a helper since
         self.takers = set[int]()  # children that take what nobody is to have
         self.leftovers: list[Client] = []  # ended, with such in them: no child could be forked
 
@@ -233,9 +228,8 @@ class Custody:
         most, together, rule = client.share(profile, question)
         alike = [h for h in self.helpers.values() if (h.profile, h.until > 0) == (profile, question > 0)]
         if not most:
-            raise RequestRefused(
-                "not-permitted", f"no [[allow]] gives it profile {profile}", errno=errno.EACCES
-            )
+            text = f"no [[allow]] gives it profile {profile}"
+            raise RequestRefused("not-permitted", text, errno=errno.EACCES)
         if sum(h.asker == client.uid for h in alike) >= most:
             raise RequestRefused("launcher-busy", f"it has {most} of profile {profile}", errno=errno.EAGAIN)
         if rule and sum(h.rule == rule for h in alike) >= together:
@@ -280,9 +274,8 @@ class Custody:
             OSError: EBUSY.
         """
         if len(self.leftovers) >= MOST_TAKERS:
-            raise OSError(
-                errno.EBUSY, "too many connections have ended with descriptors that hang whoever takes them"
-            )
+            text = "too many connections have ended with descriptors that hang whoever takes them"
+            raise OSError(errno.EBUSY, text)
 
     def _taker(self, *clients: Client, all_of_it: bool) -> int:
         pid = fork_taker([client.sock.fileno() for client in clients], all_of_it=all_of_it)
@@ -301,26 +294,29 @@ class Custody:
             blank.end()  # spared until it is reaped
         return fork_blank().become(child)
 
-    def fork_ahead(self) -> None:
+    def fork_ahead(self) -> bool:
         """Fork the next helper, if it is time to, before it is asked for: a fork takes longer than all else that a
-        request waits for. Where it cannot be, the next request tries again, and is told why not.
+        request waits for; and who cleans. Where it cannot be, the next request tries again, and is told why not.
         """
         if not self.ahead_at or monotonic() < self.ahead_at:
-            return
+            return False
         self.ahead_at = 0.0
-        if not self.blank:
+        self._clean()
+        if not self.blank and not self.ending:
             with contextlib.suppress(OSError):
                 self.blank = fork_blank()
                 self.spared.add(self.blank.pid)
+        return True
 
     def close(self) -> None:
         """End the children that wait for orders; no helper is left."""
+        self._clean()
         self.sweeper.end()
         self.taker.end()
 
     def end_blank(self) -> None:
-        """End what was forked ahead."""
-        self.ahead_at = 0.0
+        """End what was forked ahead; nothing more is."""
+        self.ending = True
         if self.blank:
             self.blank.end()
             os.waitpid(self.blank.pid, 0)
@@ -340,7 +336,7 @@ class Custody:
         if child.uid is not None and child.alone:
             if child.private:
                 self.littered[child.uid] = 0
-                self._clean()
+                self.ahead_at = self.ahead_at or monotonic() + AHEAD_S
             else:
                 self.soiled.add(child.uid)
                 self.pool.append(child.uid)
@@ -461,9 +457,7 @@ class Custody:
     def _look(self, dying: list[Helper]) -> None:
         """Look for who is left of those with whom the kernel counts others: a container's, or zombies."""
         began = monotonic()
-        late = began - (
-            LOOK_S if self.pause >= LOOK_S else MOST_S
-        )  # not before all are killed that are to be
+        late = began - (LOOK_S if self.pause >= LOOK_S else MOST_S)  # all are killed that are to be
         found = [h for h in dying if h.exited and not h.swept and 0 < h.killed < late]
         if found and began >= self.look_at:
             left = processes.alive({helper.child.uid or 0 for helper in found})

@@ -1,6 +1,4 @@
-"""The launcher's ways in: listening sockets, who is at the other end, and its own surroundings when it is
-root.
-"""
+"""The launcher's ways in: listening sockets, who is at the other end; its own surroundings when it is root."""
 
 from __future__ import annotations
 
@@ -13,9 +11,10 @@ import struct
 import sys
 
 from helperd.errors import CannotDrop, UnavailableError, UsageError
+from helperd.launch import cure
 from helperd.sandbox import cgroup, custody, kernel, processes
 from helperd.sandbox.become import PRIORITY
-from helperd.sandbox.prctls import prctl
+from helperd.sandbox.prctls import LACKING, prctl
 
 SO_PEERGROUPS = 59
 KEPT = {"TERM", "COLUMNS", "NO_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
@@ -42,18 +41,20 @@ def environment(*, root: bool) -> dict[str, str]:
 
 
 def check_surroundings() -> None:
-    """As root: refuse an interpreter that is not isolated, and an environment that could have steered it.
+    """As root: refuse an interpreter that is not isolated, an environment that could have steered it, no python-prctl.
 
     Raises:
-        CannotDrop: "unsafe-file", exit status 100.
+        CannotDrop: "unsafe-file", exit status 100. UnavailableError: "not-installed".
     """
     if not (sys.flags.isolated and sys.flags.no_site):
         raise CannotDrop("unsafe-file", "as root the launcher must be started with python3 -I -S")
     found = [name for name in os.environ if name.startswith(("PYTHON", "LD_"))]
     if found:
-        raise CannotDrop(
-            "unsafe-file", f"as root the launcher takes no {', '.join(found)} in its environment"
-        )
+        text = f"as root the launcher takes no {', '.join(found)} in its environment"
+        raise CannotDrop("unsafe-file", text)
+    if LACKING:
+        text = f"the launcher of root needs python-prctl, {LACKING}: {cure('prctl')}"
+        raise UnavailableError("not-installed", text)
 
 
 def shrink(keep: int, *, no_new_privs: bool) -> int:
@@ -184,9 +185,8 @@ def from_systemd() -> socket.socket:
         UnavailableError: we were not started by it.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-        raise UnavailableError(
-            "usage", "no socket from systemd: start helperd-launcher.socket, or use --listen"
-        )
+        text = "no socket from systemd: start helperd-launcher.socket, or use --listen"
+        raise UnavailableError("usage", text)
     return inherited(3, listening=True)
 
 

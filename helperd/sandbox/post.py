@@ -103,9 +103,7 @@ class Client:
             self.sock.recv(1)
 
     def put(self, packet: bytes, fd: int = -1) -> None:
-        """Queue a packet; the descriptor is duplicated. Bounded by one reply and two events per running
-        helper.
-        """
+        """Queue a packet; the descriptor is duplicated. Bounded by one reply and two events per helper."""
         self.out.append((packet, os.dup(fd) if fd >= 0 else -1))
 
     def flush(self) -> bool:

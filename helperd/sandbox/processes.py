@@ -1,6 +1,4 @@
-"""What /proc says of processes: privilege, and who is whose; and how to kill exactly the one that is
-meant.
-"""
+"""What /proc says of processes: privilege, and who is whose; how to kill exactly the one that is meant."""
 
 from __future__ import annotations
 
@@ -132,12 +130,8 @@ def privilege(pid: int | str) -> Privilege | None:
         return None
     if lines["State"][0] in "ZX":
         return None
-    inh, prm, eff, bnd, amb = (
-        int(lines[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-    )
-    uids, gids, groups = (
-        tuple(int(word) for word in lines[name].split()) for name in ("Uid", "Gid", "Groups")
-    )
+    inh, prm, eff, bnd, amb = (int(lines[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"))
+    uids, gids, groups = (tuple(map(int, lines[name].split())) for name in ("Uid", "Gid", "Groups"))
     others = int(lines.get("NoNewPrivs", "0")), int(lines.get("Seccomp", "0"))
     return Privilege(uids, gids, groups, inh, prm, eff, bnd, amb, *others)
 

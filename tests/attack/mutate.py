@@ -1,13 +1,16 @@
 """Takes one step of the privilege sequence away at a time; the scenes must notice every one. Prints the score.
 
-    sudo python -m tests.attack.mutate [WORD]     only mutations whose name has WORD
+    sudo python -m tests.attack.mutate [WORD]     only mutations whose name has WORD; --help says what else
 
-What is to notice runs first without any mutation, and must be green then: else its red would say nothing. Works on the copy
-that each stage makes for itself, and on one for tests that need no stage: the checkout is never touched.
+What is to notice runs first without any mutation, and must be green then: else its red would say nothing. Red is what a scene
+or test has found not to be as it must be. A mutation that is not there, that is no program any more, or with which the scene
+stumbles or hangs has shown nothing: its row is broken. Works on the copy that each stage makes for itself, and on one for tests
+that need no stage: the checkout is never touched.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -15,6 +18,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,13 +35,18 @@ POST, LOCK, SEALING = "sandbox/post.py", "sandbox/lock.py", "sandbox/sealing.py"
 
 
 class Mutation(NamedTuple):
-    """One step taken away: ``old`` becomes ``new`` in a file of the package; which scenes, or files of tests, are to notice."""
+    """One step taken away: ``old`` becomes ``new`` in a file of the package; which scenes, or files of tests, are to notice.
+
+    Attributes:
+        lets: the error that the step keeps from coming through, where that is what is to be noticed.
+    """
 
     name: str
     file: str
     old: str
     new: str
     scenes: str
+    lets: str = ""
 
 
 EXACT = "exact"
@@ -79,7 +89,7 @@ MUTATIONS = [
     Mutation("signal mask", BECOME, "    signal.pthread_sigmask(signal.SIG_SETMASK, child.blocked)\n", "", "dirty_start"),
     Mutation("limits", BECOME, "        resource.setrlimit(which, (value, value))\n", "        pass\n", EXACT),
     Mutation("first capset", BECOME,
-             "    kernel.capset(\n        granted | child.have & (SETPCAP | SETUID | SETGID), inherited\n    )", "    pass", EXACT),
+             "    kernel.capset(granted | child.have & (SETPCAP | SETUID | SETGID), inherited)", "    pass", EXACT),
     Mutation("bounding set", BECOME, "            kernel.drop_bounding(number)", "            pass", EXACT),
     Mutation("keep capabilities", BECOME, "        prctl.set_keepcaps(1)\n", "", EXACT),
     Mutation("groups", BECOME, "        os.setgroups(child.groups)\n", "", EXACT),
@@ -124,6 +134,8 @@ MUTATIONS = [
     Mutation("kill what differs", CUSTODY, '            self.kill(helper)\n        return True\n', '            pass\n        return True\n', "verification"),
     Mutation("quiet fork", FORKS, "signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)", "signal.pthread_sigmask(signal.SIG_BLOCK, [])", "early_signals"),
     Mutation("nothing open while it waits", FORKS, "        kernel.close_from(errors + 1)\n", "", "forked_ahead"),
+    Mutation("pages are copied before", LAUNCHER, "                self.custody.blank.rehearse(", "                (lambda child: os.close(child.program))(", "tests/test_privsep.py -k for_nothing"),
+    Mutation("who cleans does so at the end", CUSTODY, "        self._clean()\n        self.sweeper.end()\n", "        self.sweeper.end()\n", "next_holder"),
     Mutation("a waiting child's death signal", FORKS, "        prctl.set_pdeathsig(signal.SIGKILL)", "        pass", "forked_ahead"),
     Mutation("touched while it waited", FORKS, "and not int(lines[\"SigPnd\"] + lines[\"ShdPnd\"], 16)", "", "forked_ahead"),
     Mutation("stopped while it waited", FORKS, "in \"SRD\"", "in \"SRDT\"", "forked_ahead"),
@@ -131,7 +143,7 @@ MUTATIONS = [
     Mutation("least recently used", CUSTODY, "                self.pool.extend([uid] if", "                self.pool.extendleft([uid] if", "own_uids"),
     Mutation("empty the pool", DOOR, "    helpers.empty_pool()\n", "", "stale_pool"),
     Mutation("sweepers nobody can signal", SWEEPING, "    os.setresuid(keeper, uid, keeper)\n    if os.getresuid() != (keeper, uid, keeper):", "    os.setresuid(uid, uid, keeper)\n    if False:", "sweepers"),
-    Mutation("sweepers of one capability", SWEEPING, "        kernel.capset(SETUID, 0)\n        while kernel.capget() == (SETUID, SETUID, 0):", "        while True:", "sweepers"),
+    Mutation("sweepers of one capability", SWEEPING, "        kernel.capset(SETUID, 0)\n        while kernel.capget() == (SETUID, SETUID, 0):", "        kernel.capset(SETUID | 1 << 6, 0)\n        while True:", "sweepers"),
     Mutation("sweepers of no group", SWEEPING, "        os.setgroups([])\n", "", "sweepers"),
     Mutation("sweepers of pool uids", SWEEPING, "uid in prey and _sweep", "_sweep", "sweepers"),
     Mutation("a sweeper knows whether it is alone", SWEEPING, "alone = error.errno == errno.EACCES", "alone = True", "sweepers"),
@@ -145,7 +157,7 @@ MUTATIONS = [
     Mutation("for a second", "sandbox/taking.py", "            signal.alarm(LONGEST_S)\n", "", "none_to_take"),
     Mutation("others wait for it to be", CUSTODY, "            self.loop.rest(client.sock.fileno())\n", "            pass\n", "none_to_take"),
     Mutation("who leaves meanwhile is let go", LAUNCHER, "        if client.taker and event & select.POLLHUP:\n", "        if False:\n", "none_to_take"),
-    Mutation("what is left is removed", CUSTODY, "                self.littered[child.uid] = 0\n                self._clean()\n", "                self.pool.append(child.uid)\n", "next_holder"),
+    Mutation("what is left is removed", CUSTODY, "                self.littered[child.uid] = 0\n                self.ahead_at", "                self.pool.append(child.uid)\n                self.ahead_at", "next_holder"),
     Mutation("before anybody has the uid", CUSTODY, "                self.littered[child.uid] = 0\n", "                self.littered[child.uid] = 0\n                self.pool.appendleft(child.uid)\n", "next_holder"),
     Mutation("when the last of a shared uid ends", CUSTODY, "                self.littered[uid] = 0  # the last of them\n", "                pass\n", "lock_file"),
     Mutation("not before the last", CUSTODY, "            if not any(other.child.uid == uid for", "            if True or any(other.child.uid == uid for", "lock_file"),
@@ -174,7 +186,7 @@ MUTATIONS = [
     Mutation("own bounding set", DOOR, "            kernel.drop_bounding(number)\n", "            pass\n", "launcher_itself"),
     Mutation("own no_new_privs", DOOR, "        prctl.set_no_new_privs(1)\n", "        pass\n", "launcher_itself"),
     Mutation("socket's mode", DOOR, "        os.fchmod(sock.fileno(), 0o660)\n", "        os.fchmod(sock.fileno(), 0o666)\n", "doors"),
-    Mutation("socket's group", DOOR, "            os.setegid(gid)\n", "", "doors"),
+    Mutation("socket's group", DOOR, "            os.setegid(gid)\n", "            pass\n", "doors"),
     Mutation("import closure", LAUNCHER, "        trust.check_closure()\n", "", "planted_faults"),
     Mutation("who may write what it compiles", "launch.py", "    os.umask(0o022)", "    pass", "dirty_start"),
     Mutation("priority", BECOME, "        os.setpriority(os.PRIO_PROCESS, 0, 0)\n", "        pass\n", EXACT),
@@ -228,10 +240,10 @@ MUTATIONS = [
     *(Mutation(f"shown: {file}: {line.strip()[:40]}", file, line, re.sub(r"\bvisible([(,])", r"str\1", line), SHOWN) for file, line in exits()),
     Mutation("control characters", "visible.py", "    if raw.isprintable():\n", "    if True:\n", SHOWN),
     Mutation("marks of direction", "visible.py", "if letter.isprintable() else ascii", "if letter > ' ' else ascii", SHOWN),
-    Mutation("a terminal without a letter", "printing.py", "    if not text.isascii() and", "    if False and", SHOWN),
+    Mutation("a terminal without a letter", "printing.py", "    if not text.isascii() and", "    if False and", SHOWN, "UnicodeEncodeError"),
     Mutation("escapes in JSON", "printing.py", "indent=indent) +", "indent=indent, ensure_ascii=False) +", SHOWN),
     Mutation("a task is begun anew", TENDING, KEEP, KEEP + "            return\n", TENDED),
-    Mutation("an error ends one task", TENDING, "except* Exception as errors", "except* KeyError as errors", TENDED),
+    Mutation("an error ends one task", TENDING, "except* Exception as errors", "except* KeyError as errors", TENDED, "ValueError: three"),
     Mutation("an error is counted", TENDING, '                    self.bug("helperd", errors)\n', "", TENDED),
     Mutation("it is told", TENDING, '        self.say("error", f"{name}', '        (lambda *_: 0)("error", f"{name}', TENDED),
     Mutation("it is shown", TENDING, "        self._troubles[name] = Trouble(name, text, ends)\n", "", TENDED),
@@ -249,7 +261,7 @@ MUTATIONS = [
     Mutation("temporary storage", DATABASE, '"temp_store = MEMORY", ', "", READ),
     Mutation("a schema that is not trusted", DATABASE, '"trusted_schema = OFF", ', "", READ),
     Mutation("a file that is only read", DATABASE, '"query_only = ON", ', "", READ),
-    Mutation("bounded memory", DATABASE, ', f"hard_heap_limit = {_HEAP}"', "", READ),
+    Mutation("bounded memory", DATABASE, ', f"hard_heap_limit = {_HEAP}"', ",", READ),
     Mutation("bounded values", DATABASE, "        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)\n", "", READ),
     Mutation("no other file", DATABASE, "        database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)\n", "", READ),
     Mutation("a checkout's owners", OWNED, "            ! -uid 0 ! -uid \"$caller\" -printf", "            -false -printf", "tools whose_checkout"),
@@ -277,7 +289,62 @@ MUTATIONS = [
 ]  # fmt: skip
 
 
-def tests_red(mutation: Mutation) -> str:
+NO_PROGRAM = re.compile(
+    r"\b(Syntax|Indentation|Name|UnboundLocal|Import|ModuleNotFound|Attribute)Error\b|nothing to mutate"
+)
+"""What a step that was taken away with too much, or too little, leads to, wherever it is told."""
+NOTICES = re.compile(
+    r"(AssertionError|EOFError|TimeoutError|trio\.TooSlowError|Refused|Failed: DID NOT RAISE)\b|assert "
+)
+"""How a scene or a test ends that has noticed: an assertion, a launcher or helper that has gone, or does not answer."""
+RED, GREEN, BROKEN = "red", "GREEN", "broken row"
+APART = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+LONGEST_S = 400
+"""No scene takes as long: it waits for nothing without end, whatever was taken away."""
+
+
+class Outcome(NamedTuple):
+    """Whether what was to notice did, and what it said."""
+
+    kind: str
+    how: str = ""
+
+
+def judged(raised: str, said: str, lets: str = "") -> Outcome:
+    """What an error says of a mutation: ``raised`` is how it is told at its end, ``said`` all that is known of it."""
+    if found := NO_PROGRAM.search(said):
+        return Outcome(BROKEN, said[max(0, found.start() - 20) :][:100])
+    noticed = NOTICES.match(raised) or (lets and raised.startswith(lets))
+    return Outcome(RED if noticed else BROKEN, raised[:100])
+
+
+def of_scenes(code: int, out: str, err: str) -> Outcome:
+    """What scenes have found: each prints a line, and ends with an error only when it could not be played."""
+    if code:
+        return Outcome(BROKEN, (err.strip().splitlines() or [f"status {code}"])[-1][:100])
+    rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    if not rows or any("skipped" in row for row in rows):
+        return Outcome(BROKEN, "nothing was played here")
+    for row in rows:
+        for wrong in row.get("wrong") or row.get("succeeded") or ():
+            return judged(row.get("raised") or f"AssertionError: {wrong}", str(wrong))
+    return Outcome(GREEN)
+
+
+def of_tests(code: int, out: str, lets: str = "") -> Outcome:
+    """What the first test that failed says; of pytest's statuses only 1 means that one did."""
+    if code == 0:
+        return Outcome(GREEN)
+    errors = [
+        re.sub(r"^[E |+-]*", "", line) for line in out.splitlines() if re.match(r"E |[ |]+\| [\w.]+: ", line)
+    ]
+    if code != 1 or not errors:
+        return Outcome(BROKEN, (out.strip().splitlines() or [f"status {code}"])[-1][:100])
+    noticed = [line for line in errors if NOTICES.match(line)]
+    return judged(noticed[0] if noticed else errors[-1], "\n".join(errors), lets)
+
+
+def by_tests(mutation: Mutation) -> Outcome:
     """Run the files of tests on a mutated copy."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("helperd", "tests", "config", "packaging"):
@@ -285,72 +352,86 @@ def tests_red(mutation: Mutation) -> str:
         shutil.copy(ROOT / "pyproject.toml", folder)
         if mutation.file:
             path = Path(folder, "helperd", mutation.file)
-            assert path.read_text().count(mutation.old) > 0, f"nothing to mutate: {mutation}"
-            path.write_text(path.read_text().replace(mutation.old, mutation.new, 1))
-        argv = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            *mutation.scenes.split(),
-        ]
+            text = path.read_text()
+            if mutation.old not in text:
+                return Outcome(BROKEN, "nothing to mutate")
+            path.write_text(text.replace(mutation.old, mutation.new, 1))
+        words = ["-x", "-q", "-n0", "-p", "no:cacheprovider", *mutation.scenes.split()]
+        argv = [*APART, sys.executable, "-m", "pytest", *words]
         env = {"PATH": os.environ["PATH"], "PYTHONPATH": folder}
-        try:
-            done = subprocess.run(
-                argv, cwd=folder, env=env, capture_output=True, text=True, timeout=180, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return "hung"
-    why = [line for line in done.stdout.splitlines() if line.startswith(("E  ", "FAILED", "ERROR"))]
-    return (why[-1] if why else done.stdout[-100:])[:100] if done.returncode else ""
+        done = subprocess.run(
+            argv, cwd=folder, env=env, capture_output=True, text=True, timeout=LONGEST_S, check=False
+        )
+    return of_tests(done.returncode, done.stdout, mutation.lets)
 
 
-def red(mutation: Mutation) -> str:
-    """Run what is to notice; return how it did, or nothing."""
-    if mutation.scenes.startswith("tests/"):
-        return tests_red(mutation)
+def by_scenes(mutation: Mutation) -> Outcome:
+    """Play scenes, whose stage makes the mutated copy."""
     env = dict(os.environ) | {"HELPERD_MUTATION": json.dumps(mutation[1:4])}
     module = ["scenes", *mutation.scenes.split()]
     if mutation.scenes == EXACT:
         module = [EXACT, "48", "3"]
     elif mutation.scenes.split()[0] in {"foreign", "tools"}:
         module = mutation.scenes.split()
-    flags = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
-    argv = ["unshare", *flags, sys.executable, "-m", f"tests.attack.{module[0]}", *module[1:]]
+    argv = [*APART, "--net", "--uts", "--ipc", sys.executable, "-m", f"tests.attack.{module[0]}", *module[1:]]
+    done = subprocess.run(
+        argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LONGEST_S, check=False
+    )
+    return of_scenes(done.returncode, done.stdout, done.stderr)
+
+
+def tried(mutation: Mutation) -> Outcome:
+    """Run what is to notice."""
     try:
-        done = subprocess.run(
-            argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False
-        )
+        return (by_tests if mutation.scenes.startswith("tests/") else by_scenes)(mutation)
     except subprocess.TimeoutExpired:
-        return "hung"
-    if done.returncode:
-        return done.stderr.strip().splitlines()[-1][:100]
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    wrong = [found for row in rows if (found := row.get("wrong") or row.get("succeeded"))]
-    return str(wrong[0])[:100] if wrong else ""
+        return Outcome(BROKEN, "hung")
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.attack.mutate", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("word", nargs="?", default="", help="only mutations whose name has it")
+    parser.add_argument("--first", type=int, default=1, help="the number of the first row")
+    parser.add_argument("--last", type=int, default=len(MUTATIONS), help="the number of the last one")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at once")
+    return parser.parse_args()
 
 
 def main() -> int:
-    """Mutate, print, return 1 when something survived."""
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
-    chosen = [mutation for mutation in MUTATIONS if word in mutation.name]
-    survivors, broken = [], []
-    for scenes in dict.fromkeys(mutation.scenes for mutation in chosen):
-        if how := red(Mutation("the control", "", "", "", scenes)):
-            print(f"BROKEN without any mutation: {scenes}: {how}", flush=True)
-            broken.append(scenes)
-    for mutation in chosen:
-        how = red(mutation)
-        print(f"{'red ' if how else 'GREEN'} {mutation.name:28} {how}", flush=True)
-        if not how:
-            survivors.append(mutation.name)
-    print(
-        f"{len(chosen) - len(survivors)} of {len(chosen)} noticed: {100 * (len(chosen) - len(survivors)) // len(chosen)} %"
-    )
-    return 1 if survivors or broken else 0
+    """Mutate, print, return 1 when something survived or says nothing."""
+    options = arguments()
+    chosen = [
+        (number, row)
+        for number, row in enumerate(MUTATIONS, 1)
+        if options.word in row.name and options.first <= number <= options.last
+    ]
+
+    def told(number: int, row: Mutation) -> Outcome:
+        began = time.monotonic()
+        found = tried(row)
+        took = f"{time.strftime('%H:%M:%S')} {time.monotonic() - began:6.1f} s"
+        print(f"{took} {number:3} {found.kind:10} {row.name:32} {found.how!r}", flush=True)
+        return found
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        controls = [
+            Mutation("the control", "", "", "", scenes)
+            for scenes in dict.fromkeys(row.scenes for _, row in chosen)
+        ]
+        green = list(pool.map(lambda control: tried(control), controls))
+        for control, found in zip(controls, green, strict=True):
+            if found.kind != GREEN:
+                print(f"BROKEN without any mutation: {control.scenes}: {found.how}", flush=True)
+        found = list(pool.map(lambda row: told(*row), chosen))
+    count = sum(each.kind == RED for each in found)
+    print(f"{count} of {len(chosen)} noticed: {100 * count // max(1, len(chosen))} %")
+    for (number, row), each in zip(chosen, found, strict=True):
+        if each.kind != RED:
+            print(f"{each.kind} {number} {row.name}: {each.how}")
+    return int(count < len(chosen) or any(each.kind != GREEN for each in green))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from tests.attack.stage import (
     Stage,
     interpreter,
     own_pool,
+    raised,
     say,
     status,
 )
@@ -591,7 +592,7 @@ def fought_back(stage: Stage) -> list[str]:
 
 
 SWEEPER = """
-import os, sys; sys.path[:0] = [LIB, SITE]
+import os, signal, sys; sys.path[:0] = [LIB, SITE]
 from helperd.config.specs import DaemonSpec
 from helperd.sandbox import kernel, sweeper
 from helperd.sandbox.loop import Loop
@@ -606,6 +607,7 @@ made = sweeper.Sweeper(Loop(), print, DaemonSpec().pool)
 made.start()
 prey = os.fork()
 if prey == 0:
+    signal.alarm(20)  # one that is not swept is not waited for without end
     os.setresuid(60807, 60807, 60807)
     while True: os.read(os.pipe()[0], 1)
 while os.stat(f"/proc/{prey}").st_uid != 60807: pass
@@ -923,6 +925,14 @@ def next_holder(stage: Stage) -> list[str]:
                 [path for path in [*mine, kept, "/etc/passwd"] if not os.path.exists(path)],
                 [],
             )
+    with stage.launcher(few + PLAIN) as asker:
+        last = Running(asker, 1)
+        last.run("open('/tmp/last', 'w').close(); result = 1")
+    last.close()
+    deadline = time.monotonic() + 15  # the child that cleans is not waited for
+    while os.path.exists("/tmp/last") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    wrong.same("what the last has left when the launcher ends", os.path.exists("/tmp/last"), False)
     with (
         stage.launcher(few + PLAIN) as asker,
         Running(asker, 1) as helper,
@@ -2139,9 +2149,12 @@ def main() -> None:
     for name in sys.argv[1:] or SCENES:
         try:
             wrong = SCENES[name](stage)
-        except Exception:
-            wrong = [traceback.format_exc()[-1500:] + stage.said()[-800:]]
-        say(scene=name, wrong=wrong)
+        except Exception as error:
+            say(
+                scene=name, wrong=[traceback.format_exc()[-1500:] + stage.said()[-800:]], raised=raised(error)
+            )
+        else:
+            say(scene=name, wrong=wrong)
         with contextlib.suppress(OSError):
             os.unlink(stage.log)
 

@@ -79,6 +79,11 @@ def say(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 
+def raised(error: Exception) -> str:
+    """How a scene tells the error that ended it."""
+    return f"{type(error).__name__}: {error}"
+
+
 def mutate(package: str, *, inside: bool) -> None:
     """Take the step of tests/attack/mutate.py away, if it is one of the package, or of what lies beside it."""
     file, old, new = json.loads(os.environ.get("HELPERD_MUTATION", '["", "", ""]'))

@@ -144,6 +144,7 @@ def test_abuse(module, name):
     (row,) = stage.run(module, name)
     if "skipped" in row:
         pytest.skip(row["skipped"])
+    assert "raised" not in row, row
     counts = {word: len(row[word]) for word in ("attempts", "live", "succeeded")}
     print(f"{name}: {counts}")
     assert row["succeeded"] == []

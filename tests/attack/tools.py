@@ -28,7 +28,19 @@ from typing import Any
 from helperd.config.request import MAGIC, PING, WIRE
 from helperd.sandbox import processes
 from tests.attack.scenes import Wrong
-from tests.attack.stage import ALLOWED, LIBRARY, OTHER, ROOT, STAGE, STRANGER, Stage, interpreter, mutate, say
+from tests.attack.stage import (
+    ALLOWED,
+    LIBRARY,
+    OTHER,
+    ROOT,
+    STAGE,
+    STRANGER,
+    Stage,
+    interpreter,
+    mutate,
+    raised,
+    say,
+)
 from tests.patience import HANGS_S
 
 HELPERD = "/usr/local/bin/helperd"
@@ -1099,10 +1111,12 @@ def main() -> None:
     for name in sys.argv[1:]:
         try:
             wrong = SCENES[name](stage)
-        except Exception:
+        except Exception as error:
             log = Path(f"{STAGE}/launcher.log")
             wrong = [traceback.format_exc()[-1500:] + (log.read_text()[-800:] if log.exists() else "")]
-        say(scene=name, wrong=wrong)
+            say(scene=name, wrong=wrong, raised=raised(error))
+        else:
+            say(scene=name, wrong=wrong)
 
 
 if __name__ == "__main__":
