@@ -162,7 +162,10 @@ class Running:
 
     def run(self, code: str, **values: Any) -> Any:
         """Let a probe run Python code; return what it set ``result`` to. Raises what the kernel said, as OSError."""
-        os.write(self.write, json.dumps({"code": code, "values": values}).encode() + b"\n")
+        try:
+            os.write(self.write, json.dumps({"code": code, "values": values}).encode() + b"\n")
+        except BrokenPipeError:
+            raise EOFError("the helper is gone") from None
         answer = json.loads(self.line())
         if answer.get("errno"):
             raise OSError(answer["errno"], answer["error"])

@@ -54,10 +54,7 @@ OWNED, INSTALL = "../scripts/owned.sh", "../scripts/install"
 TENDING, DATABASE = "tending.py", "helpers/_database.py"
 TENDED, READ, SHOWN = (
     "tests/test_tending.py --deselect tests/test_tending.py::test_whatever_fails_is_named_and_everything_goes_on",
-    (
-        "tests/helpers/test_database.py tests/helpers/test_pcapfile.py --deselect "
-        "tests/helpers/test_pcapfile.py::test_the_demo_capture_is_what_its_script_makes"
-    ),
+    "tests/helpers/test_database.py",
     "tests/test_visible.py",
 )
 KEEP = """            await trio.sleep(self._note(name, text, began))

@@ -1107,6 +1107,9 @@ def analyst(stage: Stage) -> list[str]:
 
 def main() -> None:
     """Play the named scenes."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # whoever was started in the background ignores it, with its children
     stage = Stage()
     for name in sys.argv[1:]:
         try:
