@@ -362,7 +362,7 @@ def node(kitchen: Kitchen, recipe: Recipe) -> None:
         deadline = time.monotonic() + PATIENCE_S
         kitchen.says(recipe.line("helperd check"))
         shown, status = "", recipe.line("helperd status")
-        while "radio0 running" not in shown:  # a helper that has no processor for a while is "starved" meanwhile
+        while "radio0 running" not in shown:  # on a busy machine it may be "starved" for a while
             assert time.monotonic() < deadline, shown
             shown = kitchen.says(status)
         while not any(name.endswith(".part") for name in os.listdir("/var/lib/helperd")):
