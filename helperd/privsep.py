@@ -34,7 +34,7 @@ from helperd.config import profile as profiling
 from helperd.config import request as wire
 from helperd.config import trust
 from helperd.errors import Code, ConfigRefused, HelperdError, RequestRefused, UsageError
-from helperd.launch import HERE, places
+from helperd.launch import HERE, cure, places
 from helperd.sandbox import cgroup, custody, door, forks, kernel, lock, prctls, seccomp
 from helperd.sandbox.become import ASKED, SETGID, SETPCAP, SETUID, Child, child_of
 from helperd.sandbox.loop import Log, Loop
@@ -117,7 +117,7 @@ class Launcher:
         if self.custody.fork_ahead() and self.last and self.custody.blank:
             with contextlib.suppress(HelperdError, OSError):
                 opened = trust.open_program(self.last, root=self.root)
-                self.custody.blank.rehearse(child_of(self.last, opened, 0, self.have, self.null))
+                self.custody.blank.rehearse(child_of(opened, *self.last.becoming(0), self.have, self.null))
 
     def on_signals(self, numbers: bytes) -> None:
         """Answer the signals that came: children to reap, an order to end, or to the supervisor to read again."""
@@ -303,7 +303,7 @@ class Launcher:
         opened = trust.open_program(profile, root=self.root)
         try:
             uid = self.custody.take_uid(*profile.owner, client.quotas) if self.root else None
-            child = child_of(profile, opened, uid, self.have, self.null)
+            child = child_of(opened, *profile.becoming(uid), self.have, self.null)
             child = child._replace(asked=request.fds, place=child.place | {ASKED: client.sock.fileno()})
             limit = profile.question_s if request.handle else 0.0
             helper = self.custody.start(profile.name, child, client, request.profile, limit)
@@ -407,7 +407,7 @@ def serve(options: dict[str, str], rest: list[str]) -> int:
         raise UsageError("usage", "--config=FILE is needed")
     root = os.geteuid() == 0 and "--unprivileged" not in options
     if root:
-        door.check_surroundings()
+        door.check_surroundings(cure("prctl"))
     launcher = Launcher(os.path.abspath(options["--config"]), root=root, delegated="--delegated" in options)
     config = launcher.read()
     prctls.prctl.set_child_subreaper(1)

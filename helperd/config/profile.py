@@ -45,6 +45,7 @@ HEARD = [signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *IDLE_SIG
 
 
 Becoming = tuple[int, str, bool, int | None, int, tuple[int, ...], tuple[tuple[int, int], ...]]
+Same = tuple[tuple[tuple[str, str], ...], int, bool]  # environment, seal, private_tmp
 
 
 class Profile(NamedTuple):
@@ -83,14 +84,15 @@ class Profile(NamedTuple):
         """What its uid depends on."""
         return self.uid, self.name, self.private_tmp
 
-    def becoming(self, uid: int | None) -> Becoming:
-        """Return what a child that gets ``uid`` becomes; None: it stays who the launcher is."""
+    def becoming(self, uid: int | None) -> tuple[Becoming, Same]:
+        """Return what a child that gets ``uid`` becomes; None: it stays who the launcher is. And what each has."""
         gid = self.gid if self.gid >= 0 else uid or 0
         limits = dict(self.limits)
         if uid is not None and (most := NPROC.get(str(self.uid))):
             limits = {resource.RLIMIT_NPROC: most} | limits
             limits |= {resource.RLIMIT_MSGQUEUE: 0} if self.private_tmp else {}  # not to be looked for
-        return self.want, self.privilege, self.no_new_privs, uid, gid, self.groups, tuple(limits.items())
+        what = self.want, self.privilege, self.no_new_privs, uid, gid, self.groups, tuple(limits.items())
+        return what, (self.env, self.seal, self.private_tmp)
 
 
 class Accounts:

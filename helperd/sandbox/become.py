@@ -22,8 +22,10 @@ from helperd.sandbox.prctls import prctl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from helperd.config.profile import Profile
     from helperd.sandbox.processes import Privilege
+
+    Becoming = tuple[int, str, bool, int | None, int, tuple[int, ...], tuple[tuple[int, int], ...]]
+    Same = tuple[tuple[tuple[str, str], ...], int, bool]
 
 SETGID, SETUID, SETPCAP = 1 << 6, 1 << 7, 1 << 8
 PRIORITY = -10  # the launcher's own: whoever ends helpers does not wait for a thousand of theirs
@@ -96,14 +98,12 @@ class Child(NamedTuple):
         return (want, 0, want) if self.privilege == "file" else (0, 0, want)
 
 
-def child_of(
-    profile: Profile, opened: tuple[int, tuple[str, ...]], uid: int | None, have: int, null: int
-) -> Child:
-    """What a helper of a profile is, as ``uid``; the program that was opened for it, and its arguments."""
-    place, what = dict.fromkeys(range(3), null), profile.becoming(uid)
-    rules = seccomp.for_profile(profile.seal, profile.want, no_new_privs=profile.no_new_privs)
-    child = Child(opened[1], profile.env, place, opened[0], -1, have, os.getpid(), *what)
-    return child._replace(filter=rules, private=profile.private_tmp)
+def child_of(opened: tuple[int, tuple[str, ...]], what: Becoming, same: Same, have: int, null: int) -> Child:
+    """What a helper is: the program that was opened for it, and its arguments; what a profile says of it."""
+    (env, seal, private), place = same, dict.fromkeys(range(3), null)
+    rules = seccomp.for_profile(seal, what[0], no_new_privs=what[2])
+    child = Child(opened[1], env, place, opened[0], -1, have, os.getpid(), *what)
+    return child._replace(filter=rules, private=private)
 
 
 def become(child: Child) -> NoReturn:

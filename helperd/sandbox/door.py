@@ -11,7 +11,6 @@ import struct
 import sys
 
 from helperd.errors import CannotDrop, UnavailableError, UsageError
-from helperd.launch import cure
 from helperd.sandbox import cgroup, custody, kernel, processes
 from helperd.sandbox.become import PRIORITY
 from helperd.sandbox.prctls import LACKING, prctl
@@ -40,7 +39,7 @@ def environment(*, root: bool) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not root or name in KEPT}
 
 
-def check_surroundings() -> None:
+def check_surroundings(cure: str) -> None:
     """As root: refuse an interpreter that is not isolated, an environment that could have steered it, no python-prctl.
 
     Raises:
@@ -53,7 +52,7 @@ def check_surroundings() -> None:
         text = f"as root the launcher takes no {', '.join(found)} in its environment"
         raise CannotDrop("unsafe-file", text)
     if LACKING:
-        text = f"the launcher of root needs python-prctl, {LACKING}: {cure('prctl')}"
+        text = f"the launcher of root needs python-prctl, {LACKING}: {cure}"
         raise UnavailableError("not-installed", text)
 
 
