@@ -39,8 +39,8 @@ def test_packets_arrive_whole_and_in_order_and_it_stays_small(rundir, config):
         assert (row["generation"], row["lost"], row["hardware"]) == ("v3", {}, "a counter")
         assert row["packets"] >= COUNT
         lines = Path(f"/proc/{row['pid']}/status").read_text().splitlines()
-        resident = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-        assert resident <= 2048
+        own = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+        assert own <= 512, "of the C library the kernel maps what it likes: benchmarks/csdk.py looks at all"
 
 
 def test_it_is_listed_probed_tuned_and_stopped(rundir, config):
