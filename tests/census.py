@@ -165,10 +165,13 @@ def named_netns() -> frozenset[str]:
         return frozenset()
 
 
-def mounts() -> frozenset[str]:
-    """Mount points seen by this process, except what kernel and desktop mount by themselves."""
+def mounts(base: Path | None = None) -> frozenset[str]:
+    """Mount points seen by this process; with the folder of its tests, those of other runs of tests left out."""
     lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-    return frozenset(line.split()[4] for line in lines)
+    points = {line.split()[4] for line in lines}
+    return frozenset(
+        name for name in points if base is None or "/pytest-of-" not in name or f"{base}/" in name
+    )
 
 
 def sockets_under(directory: Path) -> list[str]:

@@ -93,8 +93,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def settled(request: pytest.FixtureRequest) -> Iterator[None]:
+def settled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test that leaves a process, descriptor, socket file, network namespace or mount behind."""
+    base = tmp_path_factory.getbasetemp()
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     before = census.take()
     yield
@@ -105,7 +106,7 @@ def settled(request: pytest.FixtureRequest) -> Iterator[None]:
         census.await_end(before.processes, census.GRACE)
     census.reap()
     found += [f"network namespace {name}" for name in sorted(census.named_netns() - before.namespaces)]
-    found += [f"mount {name}" for name in sorted(census.mounts() - before.mounts)]
+    found += [f"mount {name}" for name in sorted(census.mounts(base) - before.mounts)]
     if os.readlink("/proc/self/ns/net") != before.own_netns:
         found.append("the test process is in another network namespace")
     if folder is not None:

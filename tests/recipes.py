@@ -365,6 +365,7 @@ def node(kitchen: Kitchen, recipe: Recipe) -> None:
         while "radio0 running" not in shown:  # on a busy machine it may be "starved" for a while
             assert time.monotonic() < deadline, shown
             shown = kitchen.says(status)
+        kitchen.says(recipe.line("sudo helperd reload").removeprefix("sudo "), root=True)
         while not any(name.endswith(".part") for name in os.listdir("/var/lib/helperd")):
             assert time.monotonic() < deadline, kitchen.status()
             time.sleep(0.02)
